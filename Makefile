@@ -1,0 +1,51 @@
+# Two commands for a fresh clone: `make quickstart` and `make test`. Everything lives in .venv inside the checkout.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STAMPS := pyproject.toml constraints.txt
+
+.PHONY: quickstart test lint format benchmark-quickstart clean help
+
+help:
+	@echo "make quickstart  install what running needs, then: polyrank run"
+	@echo "make test        install what testing needs, then the whole test suite"
+	@echo "make lint        ruff, mypy and the import rules"
+	@echo "make clean       remove the environment and caches (runs/ stays)"
+
+quickstart: $(VENV)/.run
+	$(BIN)/polyrank run
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "PolyRank needs Python 3.11 or newer, found " + v + "; name another one: make quickstart PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python $(STAMPS)
+	@echo "installing PolyRank into $(VENV); the first time this downloads PyTorch and takes some minutes"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(PIP) -e '.[lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist

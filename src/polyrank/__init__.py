@@ -1,0 +1,60 @@
+"""PolyRank: federated LoRA fine-tuning of language models in which every client has a rank of its own.
+
+Names are imported when they are used, so that ``import polyrank`` and the command line's help stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polyrank.adapter import Adapter, Factors
+    from polyrank.aggregation import METHODS
+    from polyrank.aggregation import build as method
+    from polyrank.config import Config
+    from polyrank.config import load as load_config
+    from polyrank.errors import PolyRankError
+    from polyrank.federation.listener import Listener
+    from polyrank.federation.runner import run
+    from polyrank.hf.peft_folder import base_model
+    from polyrank.state import ClientUpdate, ServerState
+
+__version__ = metadata.version("polyrank")
+
+_PLACES = {
+    "Adapter": "polyrank.adapter:Adapter",
+    "Factors": "polyrank.adapter:Factors",
+    "METHODS": "polyrank.aggregation:METHODS",
+    "method": "polyrank.aggregation:build",
+    "Config": "polyrank.config:Config",
+    "load_config": "polyrank.config:load",
+    "PolyRankError": "polyrank.errors:PolyRankError",
+    "Listener": "polyrank.federation.listener:Listener",
+    "run": "polyrank.federation.runner:run",
+    "base_model": "polyrank.hf.peft_folder:base_model",
+    "ClientUpdate": "polyrank.state:ClientUpdate",
+    "ServerState": "polyrank.state:ServerState",
+}
+
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "ClientUpdate",
+    "Config",
+    "Factors",
+    "Listener",
+    "PolyRankError",
+    "ServerState",
+    "base_model",
+    "load_config",
+    "method",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:  # Any: classes and functions alike
+    if name not in _PLACES:
+        raise AttributeError(f"module 'polyrank' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(module), attribute)

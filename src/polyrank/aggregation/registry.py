@@ -1,0 +1,55 @@
+"""Every aggregation method, by name. A new one costs its file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from polyrank.aggregation.fedavg import FedAvg
+from polyrank.aggregation.hetlora import HetLoRA
+from polyrank.aggregation.method import Method, options
+from polyrank.aggregation.owner_mean import OwnerMean
+from polyrank.aggregation.replication import Replication
+from polyrank.aggregation.tempered import Tempered
+from polyrank.aggregation.zero_padding import ZeroPadding
+from polyrank.aggregation.zero_padding_delta import ZeroPaddingDelta
+from polyrank.errors import ConfigError, did_you_mean
+
+_CLASSES = (
+    FedAvg,
+    ZeroPadding,
+    ZeroPaddingDelta,
+    HetLoRA,
+    Replication,
+    OwnerMean,
+    Tempered,
+)
+
+# cast: types cannot say that the decorator `method` attaches `info`
+METHODS: Mapping[str, type[Method]] = {cls.info.name: cls for cls in cast("tuple[type[Method], ...]", _CLASSES)}
+
+
+def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any: option values as read from TOML
+    """The method ``name`` with its options.
+
+    Raises:
+        ConfigError: the name, an option or an option's value is unknown; the message names the nearest known one.
+    """
+    cls = METHODS.get(name)
+    if cls is None:
+        raise ConfigError(f"there is no aggregation method {name!r}: {did_you_mean(name, METHODS)}")
+    known = options(cls)
+    for key in values or {}:
+        if key not in known:
+            hint = did_you_mean(key, known) if known else "it has no options"
+            raise ConfigError(f"aggregation method {name} has no option {key!r}: {hint}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(values or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"aggregation method {name}, option {where}: found {first['input']!r}; {first['msg']}"
+        ) from None

@@ -1,0 +1,45 @@
+"""Replication: the method this project exists for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from polyrank.aggregation.method import method
+from polyrank.aggregation.row_mean import RowMean, Rows
+from polyrank.state import ServerState
+
+
+@method(
+    "replication",
+    paper="https://arxiv.org/abs/2406.17477",
+    averages="A and B, missing rows from high-rank clients",
+    exact=False,
+    linear=True,
+)
+@dataclass(frozen=True)
+class Replication:
+    """Fill the rows that a client lacks with what the donors learned, then average.
+
+    ``f_j`` is the weighted mean of the donors' row j. Source: Byun and Lee, NAACL 2025. With two rank levels, as in
+    the paper, the donors are the owners and the result is the owners' mean; with three levels or more the choice of
+    donors matters, and is ours to offer: ``"highest"`` follows the paper's words.
+
+    Args:
+        donor: ``"highest"``: the clients of the highest rank present in the round; ``"owners"``: all owners of the
+            row, which is owner_mean for any ranks and weights.
+        min_owners: a row with fewer owners keeps its previous value.
+    """
+
+    donor: Literal["highest", "owners"] = "highest"
+    min_owners: int = 1
+
+    def start(self, server: ServerState) -> RowMean:
+        """An empty accumulator."""
+
+        def fill(rows: Rows) -> Tensor:
+            return rows.filled(rows.owners_mean() if rows.donated is None else rows.donated)
+
+        return RowMean(server, fill, donors=self.donor == "highest", min_owners=self.min_owners)

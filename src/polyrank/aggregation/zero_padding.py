@@ -1,0 +1,37 @@
+"""Zero padding: what everybody does, and the baseline of HetLoRA and of the seed paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polyrank.aggregation.method import method
+from polyrank.aggregation.row_mean import RowMean
+from polyrank.state import ServerState
+
+
+@method(
+    "zero_padding",
+    paper="https://arxiv.org/abs/2401.06432",
+    averages="A and B, missing rows as zeros",
+    exact=False,
+    linear=True,
+)
+@dataclass(frozen=True)
+class ZeroPadding:
+    """Pad smaller adapters with zeros, then average: fill ``f_j = 0``.
+
+    A row owned by the weight share q shrinks by q each round, its product ``B A`` by q squared; a row that nobody
+    owns in a round becomes 0. The baseline of Cho et al. 2024 and of Byun and Lee 2025.
+
+    Args:
+        keep_unowned: keep the previous value of a row that nobody owns, to tell dilution from wiping.
+        min_owners: a row with fewer owners keeps its previous value; 0 is the published baseline.
+    """
+
+    keep_unowned: bool = False
+    min_owners: int = 0
+
+    def start(self, server: ServerState) -> RowMean:
+        """An empty accumulator."""
+        min_owners = max(self.min_owners, int(self.keep_unowned))
+        return RowMean(server, lambda rows: rows.filled(0.0), min_owners=min_owners)

@@ -1,0 +1,299 @@
+"""The configuration: TOML in, validated pydantic models out, and back to TOML.
+
+Every value has a default, and the defaults are the quickstart: `Config()` is the federation that ``polyrank run`` runs
+without arguments. Values that are ``"auto"`` are resolved when a run starts; the resolved configuration is written to
+the run folder, and running that file again gives the same run.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from polyrank.errors import ConfigError, did_you_mean
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """``[model]``: the base model and where it is adapted."""
+
+    name: str = "quickstart"
+    """A Hugging Face id, a local folder, or ``quickstart``, the embedded backbone."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    head: Literal["auto", "model", "mean-pool"] = "auto"
+    """``model``: the architecture's own head; ``mean-pool``: mean of the last hidden states and a linear layer;
+    ``auto``: mean-pool where the checkpoint has no trained pooler, else model."""
+    targets: str | list[str] = "default"
+    """Modules that get LoRA: PEFT's ``default`` for the architecture, a list of names, or ``all-linear``."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before A."""
+    config: dict[str, Any] = {}  # Any: whatever the architecture's own configuration takes
+    """Values that replace those of the checkpoint's configuration, e.g. ``{num_hidden_layers = 3}``."""
+
+
+class DataConfig(Section):
+    """``[data]``: what is learned, and who holds what."""
+
+    train: str = "stdlib-docs"
+    """A local csv, tsv, jsonl or parquet file, a Hub data set id, or ``stdlib-docs``, the embedded data set."""
+    test: str | None = None
+    """The same for held-out text; without it the data set's own test split, or ``test_share`` of a local file."""
+    text: str | list[str] = "text"
+    """Name of the text column; several are joined by a space."""
+    label: str = "label"
+    """Name of the label column."""
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of a local training file that is held out where no test file is given."""
+    limit_train: Count | None = None
+    """Use at most so many training texts (a seeded sample)."""
+    limit_test: Count | None = None
+    """Use at most so many test texts (a seeded sample)."""
+    partition: str = "quality-groups"
+    """Who holds what: iid, dirichlet, by-label, by-column, quality-groups."""
+    size: Count | None = None
+    """Examples per client; by default all examples are shared out."""
+    alpha: float = Field(default=0.1, gt=0)
+    """Concentration of the Dirichlet draws; small is skewed."""
+    balanced_share: Share = 0.1
+    """quality-groups: share of clients whose labels are near balanced."""
+    balanced_alpha: float = Field(default=100.0, gt=0)
+    """quality-groups: concentration for the balanced clients."""
+    labels_per_client: Count = 1
+    """by-label: how many labels a client holds."""
+    column: str | None = None
+    """by-column: the column whose value is the client."""
+    min_examples: Count = 1
+    """The least number of examples that a client must hold."""
+    max_tokens: Count = 64
+    """Texts are cut to so many tokens."""
+
+
+class FederationConfig(Section):
+    """``[federation]``: how many clients, how often, for how long."""
+
+    clients: Count | None = None
+    """Number of clients; by default 100, or one per value of ``data.column``."""
+    participation: Share = 0.1
+    """Share of the clients that take part in a round; at least one does."""
+    rounds: Count = 25
+    seed: int = 0
+    head: Literal["mean", "local"] = "mean"
+    """Whether the classification head is averaged or stays with the client."""
+
+
+class RanksConfig(Section):
+    """``[ranks]``: who trains how wide."""
+
+    policy: Literal["fixed", "random", "validation"] = "validation"
+    """``fixed``: in the order of the clients' names; ``random``: drawn; ``validation``: the seed paper's scoring."""
+    levels: Annotated[list[int], Field(min_length=1)] = [5, 20]
+    """The ranks that are given out, ascending."""
+    shares: list[float] | None = None
+    """Share of the clients per level; the default is nine tenths at the lowest and the rest at the highest."""
+    counts: list[int] | None = None
+    """Number of clients per level, instead of shares."""
+    by_name: dict[str, int] = {}
+    """fixed: rank of single clients, or of a group of the partition (``balanced``, ``skewed``)."""
+    validation_per_label: Count = 20
+    """validation: texts per label that the server keeps to score clients."""
+    scaling: Literal["constant", "lora", "rslora"] = "constant"
+    """``constant``: every client's scale is ``alpha``; ``lora``: ``alpha / r``; ``rslora``: ``alpha / sqrt(r)``."""
+    alpha: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Self:
+        if any(rank < 1 for rank in self.levels):
+            raise ValueError(f"levels: found {self.levels}; expected ranks of 1 or more")
+        if sorted(set(self.levels)) != list(self.levels):
+            raise ValueError(f"levels: found {self.levels}; expected different ranks in ascending order")
+        if self.by_name and self.policy != "fixed":
+            raise ValueError(f"by_name: found the policy {self.policy}, which takes no names; expected fixed")
+        for name, rank in self.by_name.items():
+            if rank < 1:
+                raise ValueError(f"by_name: client {name} has rank {rank}; expected 1 or more")
+        if self.shares is not None and self.counts is not None:
+            raise ValueError("shares and counts are both given; expected one of them")
+        for key, values in (("shares", self.shares), ("counts", self.counts)):
+            if values is not None and len(values) != len(self.levels):
+                raise ValueError(f"{key}: found {len(values)} values for {len(self.levels)} levels; expected one each")
+            if values is not None and any(value < 0 for value in values):
+                raise ValueError(f"{key}: found {values}; expected no negative value")
+        if self.shares is not None and abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(f"shares: found {self.shares} with the sum {sum(self.shares):g}; expected the sum 1")
+        return self
+
+
+class AggregationConfig(Section):
+    """``[aggregation]``: clients -> server."""
+
+    method: str = "replication"
+    """A name from ``polyrank methods``."""
+    weights: Literal["examples", "uniform"] = "examples"
+    options: dict[str, Any] = {}  # Any: each method has options of its own
+    """Options of the method, e.g. ``{donor = "owners"}``."""
+
+
+class TrainingConfig(Section):
+    """``[training]``: one client's local fine-tuning."""
+
+    engine: Literal["auto", "sequential"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the base model; adapters and optimiser are float32. ``auto`` measures which is faster here."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """``auto`` measures which is faster here."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=2e-3, gt=0)
+    epochs: Count = 1
+    batch_size: Count = 16
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """sgd only."""
+    warmup: float = Field(default=0.0, ge=0, le=1)
+    """Share of a client's steps of the round over which the learning rate rises from 0."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the learning rate falls to 0 over the rest of the client's steps of the round."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of a client's gradient."""
+
+
+class EvaluationConfig(Section):
+    """``[evaluation]``: what is measured on the test set."""
+
+    every: Count = 1
+    """Rounds between two evaluations; the last round is always evaluated."""
+    batch_size: Count = 256
+    aggregation_error: bool = True
+    """Whether each round measures how far the global adapter is from the mean of the products."""
+    rank_groups: bool = True
+    """Whether the adapter of each rank group is evaluated at the end."""
+
+
+class OutputConfig(Section):
+    """``[output]``: where results go besides the run folder."""
+
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    """Trackers of accelerate.tracking; each needs its own package."""
+    project: str = "polyrank"
+    """Name under which trackers file the run."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(value))
+
+
+class Config(Section):
+    """All of it."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    federation: FederationConfig = FederationConfig()
+    ranks: RanksConfig = RanksConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: OutputConfig = OutputConfig()
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file (or the defaults) and apply overrides such as ``training.lr=1e-3``.
+
+    Raises:
+        ConfigError: the file is missing or no TOML; a key is unknown (with the nearest known one) or a value is wrong.
+    """
+    values = _read(path) if path is not None else {}
+    for text in overrides:
+        _set(values, text)
+    return parse(values, str(path) if path else "configuration")
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with single values changed, as `load` does it.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    values = config.model_dump()
+    for text in overrides:
+        _set(values, text)
+    return parse(values, "configuration")
+
+
+def parse(values: Mapping[str, Any], where: str) -> Config:  # Any: TOML values
+    """Validate plain values.
+
+    Raises:
+        ConfigError: as `load`; the message names ``where``.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+
+
+def dump(config: Config) -> str:
+    """TOML that `load` reads back to an equal configuration; values that are None are left out."""
+    return tomlkit.dumps(config.model_dump(exclude_none=True))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {path}; expected a TOML file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; expected a TOML file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _set(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts) or len(parts) < 2:
+        raise ConfigError(f"--set {text}: expected section.key=value, for example training.lr=1e-3")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    table = values
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text}: {part} is a value, not a section")
+    table[parts[-1]] = parsed
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem as one line."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if part not in ("str", "list[str]")]  # pydantic's names of alternatives
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        return f"{name} is not known: {did_you_mean(path[-1], section.model_fields)}"
+    if first["type"] == "model_type":
+        return f"{name}: found {first['input']!r}; expected a table, [{name}]"
+    message = str(first["ctx"]["error"]) if "error" in first.get("ctx", {}) else first["msg"]
+    if first["type"] == "value_error":
+        return f"{name}.{message}" if name else message
+    return f"{name}: found {first['input']!r}; {message[0].lower()}{message[1:]}"

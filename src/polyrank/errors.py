@@ -1,0 +1,47 @@
+"""What a user did that PolyRank cannot work with.
+
+Every error here is caused by input, not by a fault of ours: the command line prints its message as one line and exits
+with code 2. A message says what was found, what was expected, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PolyRankError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class ConfigError(PolyRankError):
+    """A configuration value is unknown, missing or out of range."""
+
+
+class DataError(PolyRankError):
+    """A data set cannot be read, split or labelled as asked."""
+
+
+class ModelError(PolyRankError):
+    """A base model cannot be loaded or adapted as asked."""
+
+
+class AdapterError(PolyRankError):
+    """An adapter or update does not have the modules, shapes or values that were expected."""
+
+
+class RunFolderError(PolyRankError):
+    """A run folder or checkpoint is missing, damaged or of another run."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known name, or else all of them.
+
+    >>> did_you_mean("replicaton", ["replication", "fedavg"])
+    "did you mean 'replication'?"
+    >>> did_you_mean("xyz", ["replication", "fedavg"])
+    'known: fedavg, replication'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
