@@ -1,0 +1,75 @@
+"""Labelled texts in memory: the one form in which data travels through PolyRank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polyrank.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class TextDataset:
+    """Texts with one label each.
+
+    `labels` is int64 of shape (n,), an index into `label_names`; `columns` holds extra columns that were asked for,
+    such as the one that says which client an example belongs to, as strings and in the order of the texts.
+
+    Raises:
+        DataError: the columns differ in length, or a label is not an index into `label_names`.
+    """
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {"labels": len(self.labels)} | {name: len(values) for name, values in self.columns.items()}
+        for name, length in lengths.items():
+            if length != len(self.texts):
+                raise DataError(f"{len(self.texts)} texts, but {length} values in {name!r}: expected one for each text")
+        if self.labels.dtype != np.int64:
+            raise DataError(f"labels are {self.labels.dtype}, expected int64: convert them with astype")
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.label_names):
+            raise DataError(
+                f"labels go from {self.labels.min()} to {self.labels.max()}, "
+                f"expected 0 to {len(self.label_names) - 1}, an index into label_names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> TextDataset:
+        """The examples at `indices`, in that order; the label names stay, also those that no example has any more."""
+        at = np.asarray(indices, dtype=np.int64)
+        return TextDataset(
+            texts=tuple(self.texts[i] for i in at),
+            labels=self.labels[at],
+            label_names=self.label_names,
+            columns={name: tuple(values[i] for i in at) for name, values in self.columns.items()},
+        )
+
+    def label_counts(self) -> np.ndarray:
+        """Number of examples of every label, int64, shape (labels,)."""
+        return np.bincount(self.labels, minlength=len(self.label_names))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What is trained on and what is tested on, with the same label names.
+
+    Raises:
+        DataError: the label names differ.
+    """
+
+    train: TextDataset
+    test: TextDataset
+
+    def __post_init__(self) -> None:
+        if self.train.label_names != self.test.label_names:
+            raise DataError(
+                f"train has the labels {self.train.label_names} and test {self.test.label_names}; expected the same"
+            )

@@ -1,0 +1,147 @@
+"""From the name of a data source to training and test data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from polyrank.data.dataset import Split, TextDataset
+from polyrank.data.files import looks_like_path, read_file
+from polyrank.data.hub import HubName, choose, read_hub
+from polyrank.data.sampling import stratified
+from polyrank.data.tables import Table, examples
+from polyrank.errors import ConfigError, DataError
+from polyrank.seeds import numpy_generator
+
+EMBEDDED = "stdlib-docs"
+
+
+def load(
+    train: str,
+    test: str | None = None,
+    *,
+    text: str | Sequence[str] = "text",
+    label: str = "label",
+    extra_columns: Sequence[str] = (),
+    test_share: float = 0.2,
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> Split:
+    """Training and test data from wherever they are.
+
+    `train` and `test` are each one of
+
+    - ``stdlib-docs``, the embedded data set, with the columns text, label, topic (= label) and module;
+    - a file ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` (see `polyrank.data.files`);
+    - a data set on the Hub, ``id[:configuration][#split]``; the split of `train` is "train" unless named, that of
+      `test` "test" or else "validation";
+    - for `test` only, ``#split``: another split of the data set that `train` names.
+
+    Without `test`: the test split of the embedded data set, or the split "test" or else "validation" of the Hub's;
+    where there is none, as in a file, the share `test_share` of the training data, drawn by label with `seed` so that
+    every label stays in training. The embedded split never changes, because the embedded model has seen its training
+    part.
+
+    Label names come from the training data: declared classes (`ClassLabel`) in their order, else sorted, numbers as
+    numbers. `extra_columns` must be in the training data, and are taken from the test data if they are there. Limits
+    draw that many examples by label with `seed`, and keep all label names.
+
+    Raises:
+        DataError: a source is missing, unreadable, or has rows that cannot be used; `test` has labels that `train` has
+            not, or is the training data.
+        ConfigError: a share or a limit is out of range.
+    """
+    _check(test_share, limit_train, limit_test)
+    shown_text = text if isinstance(text, str) else " and ".join(text)
+    train_table, test_table = _tables(train, test, shown_text, label)
+    if test_table is not None and test_table.where == train_table.where:
+        raise DataError(
+            f"training and test data are both {train_table.where}: name other test data, or leave data.test out to "
+            "have a part of the training data set aside"
+        )
+    training = examples(train_table, text, label, extra_columns)
+    names = training.label_names()
+    train_set = training.encode(names)
+    if test_table is None:
+        train_set, test_set = _split(train_set, test_share, seed, train)
+    else:
+        present = [column for column in extra_columns if column in test_table.columns]
+        test_set = examples(test_table, text, label, present).encode(names)
+    return Split(
+        train=_limited(train_set, limit_train, seed, "train"),
+        test=_limited(test_set, limit_test, seed, "test"),
+    )
+
+
+def _check(test_share: float, limit_train: int | None, limit_test: int | None) -> None:
+    if not 0 < test_share < 1:
+        raise ConfigError(f"data.test_share is {test_share}; expected a number between 0 and 1, such as 0.2")
+    for name, limit in {"data.limit_train": limit_train, "data.limit_test": limit_test}.items():
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{name} is {limit}; expected 1 or more, or leave it out to use all examples")
+
+
+def _tables(train: str, test: str | None, text: str, label: str) -> tuple[Table, Table | None]:
+    """The table of `train`, and that of `test`; None where the test data are to be cut from the training data."""
+    if train == EMBEDDED or looks_like_path(train):
+        train_table = _embedded(0) if train == EMBEDDED else read_file(train)
+        if test is None:
+            return train_table, _embedded(1) if train == EMBEDDED else None
+        if test.startswith("#"):
+            raise DataError(
+                f"data.test is {test!r}, a split, but data.train is {train!r}, which has no named splits: "
+                "leave data.test out, or give a file or a data set on the Hub"
+            )
+        return train_table, _test_table(test, text, label)
+
+    name = HubName.parse(train)
+    splits = read_hub(name, text, label)
+    train_table = choose(splits, (name.split or "train",), name)
+    if test is None:
+        own = {"test", "validation"} & splits.keys()
+        return train_table, choose(splits, ("test", "validation"), name) if own else None
+    if test.startswith("#"):
+        return train_table, choose(splits, (test[1:],), name)
+    return train_table, _test_table(test, text, label)
+
+
+def _test_table(test: str, text: str, label: str) -> Table:
+    if test == EMBEDDED:
+        return _embedded(1)
+    if looks_like_path(test):
+        return read_file(test)
+    name = HubName.parse(test)
+    return choose(read_hub(name, text, label), (name.split,) if name.split else ("test", "validation"), name)
+
+
+def _embedded(part: int) -> Table:
+    from polyrank.quickstart import stdlib_docs
+
+    documents = stdlib_docs.split()[part]
+    topics = [document.topic for document in documents]
+    columns = {
+        "text": [document.text for document in documents],
+        "label": topics,
+        "topic": topics,
+        "module": [document.module for document in documents],
+    }
+    return Table(f"{EMBEDDED}#{('train', 'test')[part]}", columns)
+
+
+def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[TextDataset, TextDataset]:
+    size = max(round(len(dataset) * share), 1)
+    test = stratified(dataset.labels, size, numpy_generator(seed, "data", "test split"), keep=1)
+    if len(test) == 0:
+        raise DataError(
+            f"{where} has {len(dataset)} rows, one for each label, so no test data can be cut from it: "
+            "add rows, or name test data with data.test"
+        )
+    mask = dataset.labels >= 0
+    mask[test] = False
+    return dataset.subset(mask.nonzero()[0]), dataset.subset(test)
+
+
+def _limited(dataset: TextDataset, limit: int | None, seed: int, purpose: str) -> TextDataset:
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.subset(stratified(dataset.labels, limit, numpy_generator(seed, "data", "limit", purpose)))

@@ -1,0 +1,26 @@
+"""Who gets which rank: one file per policy, one registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from polyrank.config import RanksConfig
+from polyrank.ranks.fixed import Fixed
+from polyrank.ranks.levels import level_counts, scale_of
+from polyrank.ranks.policy import RankPolicy
+from polyrank.ranks.random import Random
+from polyrank.ranks.validation import Validation
+
+POLICIES: Mapping[str, type[Fixed | Random | Validation]] = {
+    "fixed": Fixed,
+    "random": Random,
+    "validation": Validation,
+}
+
+
+def policy(config: RanksConfig) -> RankPolicy:
+    """The policy that the configuration names."""
+    return POLICIES[config.policy](config)
+
+
+__all__ = ["POLICIES", "RankPolicy", "level_counts", "policy", "scale_of"]

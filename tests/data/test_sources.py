@@ -1,0 +1,101 @@
+import subprocess
+import sys
+
+import pytest
+
+from polyrank.data import load
+from polyrank.errors import ConfigError, DataError
+
+
+def write(path, labels, start=0):
+    rows = [f"text {start + i},{label},user{i % 2}" for i, label in enumerate(labels)]
+    path.write_text("\n".join(["text,label,user", *rows]) + "\n")
+    return str(path)
+
+
+def test_two_files(tmp_path):
+    train = write(tmp_path / "train.csv", ["b", "a", "a"])
+    test = write(tmp_path / "test.csv", ["b"], start=10)
+    split = load(train, test, extra_columns=["user"])
+    assert split.train.label_names == split.test.label_names == ("a", "b")
+    assert split.train.labels.tolist() == [1, 0, 0]
+    assert split.train.columns["user"] == ("user0", "user1", "user0")
+    assert (split.test.texts, split.test.labels.tolist()) == (("text 10",), [1])
+
+
+def test_a_test_file_needs_no_client_column(tmp_path):
+    train = write(tmp_path / "train.csv", ["b", "a"])
+    (tmp_path / "test.jsonl").write_text('{"text": "x", "label": "a"}')
+    assert load(train, str(tmp_path / "test.jsonl"), extra_columns=["user"]).test.columns == {}
+
+
+def test_a_share_is_cut_by_label_and_by_seed(tmp_path):
+    """A fifth of 40 a and 10 b is 8 and 2."""
+    train = write(tmp_path / "x.csv", ["a"] * 40 + ["b"] * 10)
+    first, again, other = (load(train, seed=seed) for seed in (0, 0, 1))
+    assert first.test.label_counts().tolist() == [8, 2]
+    assert first.train.label_counts().tolist() == [32, 8]
+    assert not set(first.train.texts) & set(first.test.texts)
+    assert first.test.texts == again.test.texts != other.test.texts
+
+
+def test_a_label_with_one_row_stays_in_training(tmp_path):
+    split = load(write(tmp_path / "x.csv", ["a"] * 5 + ["b"]), test_share=0.9)
+    assert split.train.label_counts().tolist() == [1, 1]
+    assert split.test.label_counts().tolist() == [4, 0]
+
+
+def test_limits_keep_shares_and_label_names(tmp_path):
+    """Of 40 + 10 a fifth, 8 + 2, is for testing and 32 + 8 for training; 10 of these are 8 + 2, 2 of those 1 + 1."""
+    train = write(tmp_path / "x.csv", ["a"] * 40 + ["b"] * 10)
+    split = load(train, limit_train=10, limit_test=2)
+    assert split.train.label_counts().tolist() == [8, 2]
+    assert split.test.label_counts().tolist() == [1, 1]
+    assert load(train, limit_train=1).train.label_names == ("a", "b")
+    assert len(load(train, limit_train=10**6).train) == 40
+
+
+def test_a_label_that_only_the_test_data_have(tmp_path):
+    train, test = write(tmp_path / "a.csv", ["a", "b"]), write(tmp_path / "b.csv", ["a", "c", "c"])
+    with pytest.raises(DataError, match=r"2 row.s. of .*b.csv have labels that the training data do not have: 'c'"):
+        load(train, test)
+
+
+def test_what_cannot_be_split(tmp_path):
+    one_each = write(tmp_path / "x.csv", ["a", "b"])
+    with pytest.raises(DataError, match=r"2 rows, one for each label, so no test data"):
+        load(one_each)
+    with pytest.raises(DataError, match=r"training and test data are both"):
+        load(one_each, one_each)
+    with pytest.raises(DataError, match=r"'#test', a split, but data.train"):
+        load(one_each, "#test")
+
+
+def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub():
+    with pytest.raises(DataError, match=r"no such file: data/train.csv"):
+        load("data/train.csv")
+    with pytest.raises(DataError, match=r"no such file: ./nothing"):
+        load("./nothing")
+
+
+@pytest.mark.parametrize("wrong", [{"test_share": 0.0}, {"test_share": 1.0}, {"limit_train": 0}, {"limit_test": -1}])
+def test_shares_and_limits_out_of_range(wrong):
+    with pytest.raises(ConfigError, match=f"data.{next(iter(wrong))} is"):
+        load("stdlib-docs", **wrong)
+
+
+def test_the_embedded_data_set():
+    split = load("stdlib-docs", extra_columns=["module"], limit_train=200)
+    assert len(split.train) == 200
+    assert len(split.test) > 100
+    assert list(split.train.label_names) == sorted(split.train.label_names)
+    assert not set(split.train.texts) & set(split.test.texts)
+    assert len(set(split.train.columns["module"])) > 10
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, polyrank.data; print([m for m in ('torch', 'datasets', 'pyarrow', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
