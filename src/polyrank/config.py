@@ -156,7 +156,7 @@ class TrainingConfig(Section):
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """``auto`` measures which is faster here."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=5e-3, gt=0)
     epochs: Count = 1
     batch_size: Count = 16
     weight_decay: float = Field(default=0.0, ge=0)
@@ -166,8 +166,8 @@ class TrainingConfig(Section):
     """Share of a client's steps of the round over which the learning rate rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the learning rate falls to 0 over the rest of the client's steps of the round."""
-    clip: float | None = Field(default=1.0, gt=0)
-    """Largest norm of a client's gradient."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest norm of a client's gradient; 0 switches clipping off."""
 
 
 class EvaluationConfig(Section):

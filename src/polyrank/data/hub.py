@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from polyrank.data.tables import Table
 from polyrank.errors import DataError, did_you_mean
+from polyrank.hub import reachable
 
 logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<config>[^#]+))?(#(?P<split>.+))?")
-_PROBE_SECONDS = 8.0
 _UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "TransportError", "ConnectionError", "TimeoutError")
 
 
@@ -127,22 +126,3 @@ def _offline_if_unreachable() -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-def reachable() -> bool:
-    """Whether the Hub gives any answer within eight seconds; asks through the session that downloads use (proxies)."""
-    from huggingface_hub import constants, get_session
-
-    answers = []
-
-    def ask() -> None:
-        try:
-            answers.append(get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS))
-        except Exception:  # requests, httpx and httpx2, by version of huggingface_hub, have no common base
-            logger.debug("no answer from %s", constants.ENDPOINT, exc_info=True)
-
-    # In a thread, because the timeout holds for each of the Hub's addresses, and a firewall can swallow all of them.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS)
-    return bool(answers)

@@ -1,0 +1,1 @@
+"""The only place that touches transformers and PEFT: load, install strictly, export."""

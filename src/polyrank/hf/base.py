@@ -1,0 +1,217 @@
+"""Load a base model with a classification head, and say which parts of it are new and must be trained."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from polyrank.config import ModelConfig
+from polyrank.errors import ModelError, did_you_mean
+from polyrank.hf.files import explained, origin, resolve_name
+from polyrank.hf.mean_pool import MeanPoolClassifier
+from polyrank.seeds import derive
+
+log = logging.getLogger(__name__)
+
+Head = Literal["model", "mean-pool"]
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """A loaded model, frozen but for nothing yet, and what belongs to it.
+
+    Args:
+        model: gives ``.logits`` for ``input_ids`` and ``attention_mask``.
+        tokenizer: the model's own, with a padding token.
+        head_modules: names of the modules that are new and hence trained whole and sent.
+        config: the model section that loaded it, with ``head`` resolved.
+    """
+
+    model: nn.Module
+    tokenizer: Any  # transformers' tokenizers have no common typed base
+    head_modules: tuple[str, ...]
+    config: ModelConfig
+
+
+def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers have no common typed base
+    """The model's tokenizer, with a padding token (the end token, where it has none of its own).
+
+    Its ``model_max_length`` is at most the number of the model's positions: many tokenizers name no limit.
+
+    Raises:
+        ModelError: it cannot be loaded, or has neither token.
+    """
+    path = resolve_name(config.name)
+    with explained(config.name):
+        tokenizer = AutoTokenizer.from_pretrained(path, **origin(config))
+        settings = _settings(path, config)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
+        raise ModelError(f"model {config.name!r} has no tokenizer; save it with the model: tokenizer.save_pretrained")
+    positions = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of {config.name} has neither a padding nor an end token; add one to it")
+    return tokenizer
+
+
+def load_base(
+    config: ModelConfig,
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+) -> BaseModel:
+    """Load ``config.name`` for a classification into ``labels``.
+
+    New head parameters are drawn from ``seed`` and kept in float32, whatever the dtype of the base.
+
+    Raises:
+        ModelError: the folder is no model, the hub cannot be reached, or the architecture cannot classify.
+    """
+    path = resolve_name(config.name)
+    tokenizer = load_tokenizer(config)
+    with explained(config.name):
+        settings = _settings(path, config)
+        settings.num_labels = len(labels)
+        settings.id2label = dict(enumerate(labels))
+        settings.label2id = {label: i for i, label in enumerate(labels)}
+        text = settings.get_text_config()
+        if tokenizer.pad_token_id >= getattr(text, "vocab_size", math.inf):
+            raise ModelError(
+                f"its padding token is number {tokenizer.pad_token_id}, beyond its {text.vocab_size} embeddings"
+            )
+        text.pad_token_id = tokenizer.pad_token_id
+        settings.use_cache = False  # keys and values of decoders serve generation only
+        common = {**origin(config), "config": settings, "dtype": dtype}
+        if attention is not None:
+            common["attn_implementation"] = attention
+        model, head_modules = _load(path, common, config.head, len(labels), derive(seed, "head"))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for name in head_modules:
+        model.get_submodule(name).float()
+    model.eval()
+    head: Head = "mean-pool" if isinstance(model, MeanPoolClassifier) else "model"
+    return BaseModel(model, tokenizer, head_modules, config.model_copy(update={"head": head}))
+
+
+def _settings(path: str, config: ModelConfig) -> Any:  # Any: every architecture has its own class
+    settings = AutoConfig.from_pretrained(path, **origin(config), **config.config)
+    for key in config.config:
+        if not hasattr(settings, key):
+            hint = did_you_mean(key, settings.to_dict())
+            hint = hint if hint.startswith("did") else "expected a key of its config.json"
+            raise ModelError(f"model.config: a {settings.model_type} model has no {key!r}; {hint}")
+    return settings
+
+
+def _load(path: str, common: dict[str, Any], head: str, labels: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model under the head that was asked for, and the modules that the checkpoint left new.
+
+    ``auto`` takes the mean-pooling head where the backbone's own part of the head is absent or was not made for
+    classifying. Absent: parameters inside the backbone are new (a pooler; ``classifier`` and the like lie outside of
+    it). Not made for it: the checkpoint says of itself that a sentence is the mean of its states.
+    """
+    if head == "mean-pool" or (head == "auto" and _pools_sentences(path, common)):
+        return _load_mean_pool(path, common, labels, seed)
+    with _seeded(seed):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **common
+        )
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    parameters = {name for name, _ in model.named_parameters()}
+    new = (set(info["missing_keys"]) | mismatched) & parameters
+    backbone = model.base_model_prefix + "."
+    inside = sorted(name for name in new if name.startswith(backbone))
+    _check_backbone(inside)
+    if head == "auto" and inside:
+        log.info("head: mean-pool, because the checkpoint has no %s", inside[0])
+        return _load_mean_pool(path, common, labels, seed)
+    if not new:  # a fine-tuned classifier of as many labels: its head is trained on, as PEFT does
+        new = {name for name in parameters if not name.startswith(backbone)}
+    return model, _covering(model, new)
+
+
+def _check_backbone(new: Iterable[str]) -> None:
+    """Refuse a backbone with random weights in it: they would be frozen. Only a pooler may be new.
+
+    Raises:
+        ModelError: names what is missing.
+    """
+    lacking = sorted(name for name in new if "pooler" not in name.split("."))
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ModelError(f"the checkpoint has no {lacking[0]}{more} of the shape that its configuration asks for")
+
+
+def _covering(model: nn.Module, new: set[str]) -> tuple[str, ...]:
+    """The outermost modules that hold new parameters only, and, where old and new ones mix, the innermost that do."""
+
+    def all_new(module: str) -> bool:
+        return bool(module) and all(f"{module}.{n}" in new for n, _ in model.get_submodule(module).named_parameters())
+
+    found: set[str] = set()
+    for name in new:
+        module = name.rpartition(".")[0]
+        while all_new(parent := module.rpartition(".")[0]):
+            module = parent
+        found.add(module)
+    return tuple(sorted(found))
+
+
+def _load_mean_pool(path: str, common: dict[str, Any], labels: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """The bare encoder under a mean-pooling head; a pooler is left out where the class lets us."""
+    classes = AutoModel._model_mapping[type(common["config"])]
+    first = classes[0] if isinstance(classes, tuple) else classes
+    pooler = "add_pooling_layer" in inspect.signature(first.__init__).parameters
+    with _seeded(seed):
+        encoder, info = AutoModel.from_pretrained(
+            path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **common,
+            **({"add_pooling_layer": False} if pooler else {}),
+        )
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    _check_backbone(set(info["missing_keys"]) | mismatched)
+    if encoder.main_input_name != "input_ids":
+        raise ModelError(f"a {encoder.config.model_type} model reads {encoder.main_input_name}; expected one of text")
+    with _seeded(seed):
+        return MeanPoolClassifier(encoder, labels), ("classifier",)
+
+
+def _pools_sentences(path: str, common: dict[str, Any]) -> bool:
+    """Whether the checkpoint is a sentence encoder, as its ``modules.json`` says."""
+    origin = {key: common[key] for key in ("revision", "local_files_only") if key in common}
+    found = cached_file(path, "modules.json", _raise_exceptions_for_missing_entries=False, **origin)
+    if found is None:
+        return False
+    modules = json.loads(Path(found).read_text(encoding="utf-8"))
+    pools = any("Pooling" in str(module.get("type")) for module in modules)
+    if pools:
+        log.info("head: mean-pool, because %s is a sentence encoder", path)
+    return pools
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """New parameters are drawn by torch's global generator: seed it, and put it back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

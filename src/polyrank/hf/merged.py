@@ -1,0 +1,83 @@
+"""A base model with an adapter added into its weights, as a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from polyrank.adapter import Adapter
+from polyrank.config import ModelConfig
+from polyrank.errors import AdapterError, ModelError
+from polyrank.hf.base import BaseModel, load_base
+from polyrank.hf.mean_pool import MeanPoolClassifier
+
+HEAD = "mean_pool_head.safetensors"
+LABELS = "labels.json"
+
+
+def merge_into(base: BaseModel, adapter: Adapter) -> None:
+    """Add every delta into the base's own weights, and set the head; in place.
+
+    Raises:
+        AdapterError: the adapter names a linear layer or tensor that the model lacks, or one of another shape;
+            nothing is changed.
+    """
+    layers = {name: layer for name, layer in base.model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    parameters = dict(base.model.named_parameters())
+    deltas: dict[str, Tensor] = {}
+    for name, factors in adapter.modules.items():
+        delta = factors.delta()
+        deltas[f"{name}.weight"] = delta.T if isinstance(layers.get(name), Conv1D) else delta
+    problems = [f"it lacks {name}" for name in sorted({*adapter.modules} - layers.keys())]
+    for name, tensor in {**deltas, **adapter.dense}.items():
+        found = parameters.get(name)
+        if found is None and name in adapter.dense:
+            problems.append(f"it lacks {name}")
+        elif found is not None and found.shape != tensor.shape:
+            problems.append(f"its {name} is {tuple(found.shape)}, the adapter's {tuple(tensor.shape)}")
+    if problems:
+        raise AdapterError(f"the adapter does not fit {base.config.name}: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, delta in deltas.items():
+            parameters[name].add_(delta.to(parameters[name]))
+        for name, tensor in adapter.dense.items():
+            parameters[name].copy_(tensor)
+
+
+def write_merged(folder: Path, base: BaseModel, adapter: Adapter, labels: tuple[str, ...]) -> None:
+    """Merge and save.
+
+    With the architecture's own head the folder is an ordinary transformers classifier. With a mean-pooling head it is
+    the encoder (``AutoModel`` loads it) with the head beside it; `load_merged` puts them together.
+    """
+    merge_into(base, adapter)
+    model: PreTrainedModel = base.model
+    if isinstance(model, MeanPoolClassifier):
+        model.encoder.save_pretrained(folder)
+        save_file({k: v.contiguous() for k, v in model.classifier.state_dict().items()}, folder / HEAD)
+        (folder / LABELS).write_text(json.dumps(labels) + "\n", encoding="utf-8")
+    else:
+        model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+
+
+def load_merged(folder: Path | str) -> BaseModel:
+    """A merged model with its mean-pooling head, as `write_merged` left it.
+
+    Raises:
+        ModelError: the folder has no such head; `AutoModelForSequenceClassification` loads it then.
+    """
+    folder = Path(folder)
+    if not (folder / HEAD).is_file():
+        raise ModelError(f"{folder} has no {HEAD}; load it with AutoModelForSequenceClassification.from_pretrained")
+    labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
+    base = load_base(ModelConfig(name=str(folder), head="mean-pool"), labels)
+    head: dict[str, Tensor] = load_file(folder / HEAD)
+    base.model.get_submodule("classifier").load_state_dict(head)
+    return base

@@ -1,0 +1,213 @@
+"""One resident base model for all clients: adapters are copied in and out, the base is never reloaded nor copied."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from polyrank.adapter import Adapter, Factors
+from polyrank.errors import AdapterError, ModelError, did_you_mean
+from polyrank.hf.base import BaseModel
+from polyrank.hf.files import quiet
+from polyrank.hf.mean_pool import MeanPoolClassifier
+from polyrank.seeds import torch_generator
+
+SLOT = "polyrank"
+"""The name under which PEFT knows the one adapter that is installed at a time."""
+
+
+class ResidentModel:
+    """A base model with room for one adapter of any rank.
+
+    Args:
+        base: as `load_base` gives it; its model is changed in place.
+        device: where it computes.
+
+    Raises:
+        ModelError: the targets name no module of the model.
+    """
+
+    def __init__(self, base: BaseModel, device: torch.device | None = None) -> None:
+        self.base = base
+        self.model = base.model
+        self.device = device or torch.device("cpu")
+        self.model.to(self.device)
+        self._layers = self._inject()
+        self._dense = {
+            f"{module}.{name}": parameter
+            for module in base.head_modules
+            for name, parameter in self.model.get_submodule(module).named_parameters()
+        }
+        for parameter in self._dense.values():
+            parameter.requires_grad_()
+
+    def _inject(self) -> dict[str, LoraLayer]:
+        config = self.base.config
+        targets = config.targets
+        if targets == "default":
+            targets = DEFAULT_TARGETS.get(self._transformer.config.model_type, "all-linear")
+        elif isinstance(targets, str) and re.fullmatch(r"\w+", targets):
+            targets = [targets]  # one name; PEFT takes a string for a pattern of whole paths
+        linear = [name for name, m in self.model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+        head = "|".join(re.escape(name) for name in self.base.head_modules)
+        lora = LoraConfig(
+            r=1,
+            target_modules=targets,
+            exclude_modules=rf"({head})(\..*)?",  # a list of names would leave out the parts of those modules
+            lora_dropout=config.dropout,
+        )
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # what PEFT draws is never used
+                warnings.simplefilter("ignore")
+                inject_adapter_in_model(lora, self.model, adapter_name=SLOT)
+        except ValueError:
+            raise ModelError(self._no_target(config.targets, linear)) from None
+        layers: dict[str, LoraLayer] = {}
+        for name, module in self.model.named_modules():
+            if isinstance(module, LoraLayer):
+                if not isinstance(module, LoraLinear):
+                    raise ModelError(
+                        f"model.targets: {name} is a {type(module).__name__}; only linear layers can be adapted. "
+                        "Name the linear modules in model.targets"
+                    )
+                module.cast_input_dtype_enabled = False
+                layers[name] = module
+        for target in targets if isinstance(targets, list) else []:
+            if not any(f".{name}".endswith(f".{target}") for name in layers):
+                raise ModelError(self._no_target(target, linear))
+        return layers
+
+    def _no_target(self, found: object, linear: Iterable[str]) -> str:
+        known = {name.rpartition(".")[2] for name in linear if not name.startswith(self.base.head_modules)}
+        hint = did_you_mean(found, known) if isinstance(found, str) else f"known: {', '.join(sorted(known))}"
+        return (
+            f"model.targets: {found!r} is no linear layer of {self.base.config.name} outside of its head; {hint} "
+            '(expected a list of such names, "default" or "all-linear")'
+        )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """``(d_out, d_in)`` of every adapted module."""
+        return {name: (layer.out_features, layer.in_features) for name, layer in self._layers.items()}
+
+    def check_rank(self, rank: int) -> None:
+        """Refuse a rank that a module cannot have.
+
+        Raises:
+            ModelError: the rank is above the smaller side of a layer; the layer is named.
+        """
+        for name, (d_out, d_in) in self.shapes.items():
+            if rank > min(d_out, d_in):
+                raise ModelError(
+                    f"rank {rank} is above the size of the layer {name} ({d_out} x {d_in}); "
+                    f"expected at most {min(d_out, d_in)}"
+                )
+
+    def initial(self, rank: int, scale: float, seed: int) -> Adapter:
+        """The adapter before the first round: A Kaiming-uniform from ``seed``, B zero, the head as it was loaded.
+
+        Raises:
+            ModelError: as `check_rank`.
+        """
+        self.check_rank(rank)
+        modules = {}
+        for name, (d_out, d_in) in self.shapes.items():
+            a = torch.empty(rank, d_in)
+            nn.init.kaiming_uniform_(a, a=5**0.5, generator=torch_generator(seed, "adapter", name))
+            modules[name] = Factors(a, torch.zeros(d_out, rank), scale)
+        return Adapter(modules, {name: p.detach().to("cpu", copy=True) for name, p in self._dense.items()})
+
+    def install(self, adapter: Adapter) -> None:
+        """Copy an adapter in; whatever was installed before is gone. Adapters are held in float32.
+
+        Raises:
+            AdapterError: a tensor is missing, unknown or of the wrong shape; all of them are named, nothing changed.
+        """
+        self._check(adapter)
+        for name, layer in self._layers.items():
+            factors = adapter.modules[name]
+            _place(layer.lora_A[SLOT], factors.a)
+            _place(layer.lora_B[SLOT], factors.b)
+            layer.r[SLOT] = factors.rank
+            layer.scaling[SLOT] = factors.scale
+        with torch.no_grad():
+            for name, parameter in self._dense.items():
+                parameter.copy_(adapter.dense[name])
+                parameter.grad = None
+
+    def _check(self, adapter: Adapter) -> None:
+        expected = {*self._layers, *self._dense}
+        sent = {*adapter.modules, *adapter.dense}
+        problems = [f"{name} is missing" for name in sorted(expected - sent)]
+        problems += [f"{name} is not part of the model" for name in sorted(sent - expected)]
+        for name, shape in self.shapes.items():
+            factors = adapter.modules.get(name)
+            if factors is not None and (factors.d_out, factors.d_in) != shape:
+                problems.append(f"{name} is for {factors.d_out} x {factors.d_in}, the layer is {shape[0]} x {shape[1]}")
+        for name, parameter in self._dense.items():
+            tensor = adapter.dense.get(name)
+            if tensor is not None and tensor.shape != parameter.shape:
+                problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(parameter.shape)}")
+        if problems:
+            raise AdapterError(f"the adapter does not fit {self.base.config.name}: {'; '.join(problems)}")
+
+    def extract(self) -> Adapter:
+        """A copy of what is installed, on the CPU, in float32."""
+
+        def copy(tensor: Tensor) -> Tensor:
+            return tensor.detach().to("cpu", torch.float32, copy=True)
+
+        modules = {
+            name: Factors(copy(layer.lora_A[SLOT].weight), copy(layer.lora_B[SLOT].weight), float(layer.scaling[SLOT]))
+            for name, layer in self._layers.items()
+        }
+        return Adapter(modules, {name: copy(parameter) for name, parameter in self._dense.items()})
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters of the installed adapter and the head; nothing else needs a gradient."""
+        factors = (p.weight for layer in self._layers.values() for p in (layer.lora_A[SLOT], layer.lora_B[SLOT]))
+        return [*factors, *self._dense.values()]
+
+    @property
+    def _transformer(self) -> PreTrainedModel:
+        return self.model.encoder if isinstance(self.model, MeanPoolClassifier) else self.model
+
+    def set_attention(self, implementation: str) -> bool:
+        """Switch to ``eager`` or ``sdpa`` attention; False where the architecture lacks it."""
+        try:
+            with quiet():
+                self._transformer.set_attn_implementation(implementation)
+        except (ValueError, ImportError):
+            return False
+        return bool(
+            self._transformer.config._attn_implementation == implementation
+        )  # where it cannot switch, it only warns
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Mixed precision where the base is not float32: operations in the base's dtype, adapters in float32."""
+        dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            yield
+
+
+def _place(linear: nn.Linear, value: Tensor) -> None:
+    """Give a factor's layer new weights of any rank; in place where the rank is the same."""
+    weight = linear.weight
+    if weight.shape == value.shape and weight.dtype == torch.float32:
+        with torch.no_grad():
+            weight.copy_(value)
+        weight.grad = None
+    else:
+        linear.weight = nn.Parameter(value.detach().to(weight.device, torch.float32, copy=True))

@@ -1,0 +1,1 @@
+"""What is learned: how texts become batches, the loss, the metrics."""

@@ -1,0 +1,91 @@
+"""Sequence classification: texts to tokens once, batches padded as far as they need, loss and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyrank.data.dataset import TextDataset
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Tokenised texts and their labels.
+
+    Args:
+        tokens: one int64 array of token ids per text, special tokens included, cut to the longest allowed.
+        labels: ``(n,)``, int64.
+        pad_id: the id that fills a batch up.
+    """
+
+    tokens: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text, ``(n,)``, int64."""
+        return np.fromiter((len(t) for t in self.tokens), dtype=np.int64, count=len(self.tokens))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """The examples at ``indices``, in that order."""
+        return Examples(tuple(self.tokens[i] for i in indices), self.labels[np.asarray(indices)], self.pad_id)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's input: ids and mask ``(n, longest)``, labels ``(n,)``."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+def tokenize(dataset: TextDataset, tokenizer: Any, max_tokens: int) -> Examples:  # Any: tokenizers have no typed base
+    """Tokenise every text once, cut to ``max_tokens`` (or the tokenizer's own limit, where that is smaller).
+
+    A text without any token, such as an empty one where the tokenizer adds nothing, becomes one padding token.
+    """
+    limit = min(max_tokens, tokenizer.model_max_length)
+    encoded = tokenizer(list(dataset.texts), truncation=True, max_length=limit, return_attention_mask=False)
+    tokens = tuple(np.asarray(ids or [tokenizer.pad_token_id], dtype=np.int64) for ids in encoded["input_ids"])
+    return Examples(tokens, dataset.labels, tokenizer.pad_token_id)
+
+
+def collate(examples: Examples, indices: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
+    """Pad the chosen examples on the right to the longest of them."""
+    chosen = [examples.tokens[i] for i in indices]
+    longest = max(len(ids) for ids in chosen)
+    input_ids = np.full((len(chosen), longest), examples.pad_id, dtype=np.int64)
+    mask = np.zeros((len(chosen), longest), dtype=np.int64)
+    for row, ids in enumerate(chosen):
+        input_ids[row, : len(ids)] = ids
+        mask[row, : len(ids)] = 1
+    labels = examples.labels[np.asarray(indices)]
+    return Batch(*(torch.from_numpy(array).to(device) for array in (input_ids, mask, labels)))
+
+
+def loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross entropy in float32."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction=reduction)
+
+
+def accuracy_and_macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[float, float]:
+    """Share of right answers, and the mean over the classes of F1; a class that never occurs nor is predicted counts 0.
+
+    The definition of F1 at 0 / 0 follows scikit-learn's ``zero_division=0``, over all classes of the task.
+    """
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    right = np.diag(confusion)
+    sizes = confusion.sum(axis=0) + confusion.sum(axis=1)
+    f1 = np.divide(2 * right, sizes, out=np.zeros(classes), where=sizes > 0)
+    return float(right.sum() / len(labels)), float(f1.mean())

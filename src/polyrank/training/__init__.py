@@ -1,0 +1,1 @@
+"""One client's local fine-tuning, and evaluation of what came out."""

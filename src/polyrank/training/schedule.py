@@ -1,0 +1,28 @@
+"""The learning rate over a client's steps of one round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from polyrank.config import TrainingConfig
+
+
+def multiplier(options: TrainingConfig, steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate at step 0 .. steps - 1: a linear rise over the warm-up, then the decay.
+
+    The first warm-up step is above 0, and so is the last step of a decay: no step is wasted.
+    """
+    warmup = math.ceil(options.warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        left = (steps - step) / max(steps - warmup, 1)
+        if options.decay == "linear":
+            return left
+        if options.decay == "cosine":
+            return 0.5 * (1 - math.cos(math.pi * left))
+        return 1.0
+
+    return factor

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+
+from polyrank.adapter import Adapter, Factors
+from polyrank.config import ModelConfig, TrainingConfig
+from polyrank.errors import AdapterError, ModelError
+from polyrank.hf.base import load_base
+from polyrank.hf.merged import merge_into
+from polyrank.hf.resident import ResidentModel
+from polyrank.training.job import Job
+from polyrank.training.sequential import Sequential
+from tests.models import ARCHITECTURES, LABELS, Checkpoints, batch, examples, logits, random_adapter, resident
+
+BOTH_HEADS = [(architecture, head) for architecture in ARCHITECTURES for head in ("model", "mean-pool")]
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+
+
+@pytest.fixture
+def bert(checkpoint: Checkpoints) -> ResidentModel:
+    return resident(checkpoint("bert"), head="model")
+
+
+def frozen(model: ResidentModel) -> dict[str, torch.Tensor]:
+    """A copy of all that must never change: parameters without gradient, and buffers."""
+    parameters = {name: p.detach().clone() for name, p in model.model.named_parameters() if not p.requires_grad}
+    return parameters | {name: buffer.clone() for name, buffer in model.model.named_buffers()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+def test_the_initial_adapter_changes_nothing(checkpoint: Checkpoints, architecture: str, head: str):
+    """B is zero, so the logits are those of the base under its new head."""
+    folder = checkpoint(architecture)
+    plain = load_base(ModelConfig(name=str(folder), head=head), LABELS)
+    model = resident(folder, head=head)
+    inputs = batch(model)
+    model.install(model.initial(2, 2.0, seed=1))
+    assert torch.equal(logits(model.model, inputs), logits(plain.model, inputs))
+
+
+def test_the_initial_adapter_is_seeded(bert: ResidentModel):
+    """A is uniform within sqrt(6 / ((1 + 5) d_in)) = 1 / sqrt(16) = 1/4."""
+    adapter = bert.initial(4, 0.5, seed=1)
+    torch.manual_seed(5)
+    assert adapter.identical(bert.initial(4, 0.5, seed=1))
+    assert not adapter.identical(bert.initial(4, 0.5, seed=2))
+    for factors in adapter.modules.values():
+        assert factors.scale == 0.5
+        assert not factors.b.any()
+        assert 0.15 < factors.a.abs().max() <= 0.25
+    first, second = list(adapter.modules.values())[:2]
+    assert not torch.equal(first.a, second.a)
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+def test_what_is_installed_comes_out_again(checkpoint: Checkpoints, architecture: str, head: str):
+    """Bit for bit, with ranks and scales of their own per module, one client after another."""
+    model = resident(checkpoint(architecture), head=head)
+    before = frozen(model)
+    for seed, rank, uneven in ((0, 3, True), (1, 5, True), (2, 1, False), (3, 4, False), (3, 4, False)):
+        adapter = random_adapter(model, seed, rank=rank, uneven=uneven)
+        model.install(adapter)
+        assert model.extract().identical(adapter)
+    assert same(frozen(model), before)
+
+
+def test_what_comes_out_is_a_copy(bert: ResidentModel):
+    adapter = random_adapter(bert)
+    bert.install(adapter)
+    out = bert.extract()
+    bert.install(random_adapter(bert, seed=1))
+    assert out.identical(adapter)
+
+
+def test_what_goes_in_is_copied(bert: ResidentModel):
+    adapter, untouched = random_adapter(bert), random_adapter(bert)
+    bert.install(adapter)
+    with torch.no_grad():
+        for parameter in bert.trainable():
+            parameter.add_(1)
+    assert adapter.identical(untouched)
+
+
+def test_adapters_are_held_in_float32(bert: ResidentModel):
+    half = random_adapter(bert).map(lambda tensor: tensor.to(torch.bfloat16))
+    bert.install(half)
+    assert bert.extract().identical(half.map(lambda tensor: tensor.float()))
+
+
+def test_gradients_of_the_client_before_are_gone(bert: ResidentModel):
+    adapter = random_adapter(bert)
+    bert.install(adapter)
+    inputs = batch(bert)
+    bert.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in bert.trainable())
+    bert.install(adapter)
+    assert all(parameter.grad is None for parameter in bert.trainable())
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+@pytest.mark.parametrize("targets", ["default", "all-linear"])
+def test_delta_is_what_the_model_computes(checkpoint: Checkpoints, architecture: str, head: str, targets: str):
+    """Logits under the adapter are those of the model whose weights have the deltas added."""
+    folder = checkpoint(architecture)
+    model = resident(folder, head=head, targets=targets)
+    inputs = batch(model)
+    dense = load_base(ModelConfig(name=str(folder), head=head), LABELS)
+    bare = logits(dense.model, inputs)
+    adapter = random_adapter(model, rank=6)
+    model.install(adapter)
+    merge_into(dense, adapter)
+    expected = logits(dense.model, inputs)
+    torch.testing.assert_close(logits(model.model, inputs), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - bare).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+def test_trainable_is_lora_and_head_only(checkpoint: Checkpoints, architecture: str, head: str):
+    model = resident(checkpoint(architecture), head=head, targets="all-linear")
+    model.install(random_adapter(model))
+    trainable = {id(parameter) for parameter in model.trainable()}
+    assert trainable == {id(p) for p in model.model.parameters() if p.requires_grad}
+    heads = model.base.head_modules
+    for name, parameter in model.model.named_parameters():
+        assert (id(parameter) in trainable) == ("lora_" in name or name.startswith(heads))
+    assert not any(isinstance(m, LoraLayer) for head in heads for m in model.model.get_submodule(head).modules())
+    assert model.extract().dense.keys() == {
+        name for name, _ in model.model.named_parameters() if name.startswith(heads)
+    }
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+def test_training_leaves_the_base_as_it_was(checkpoint: Checkpoints, architecture: str, head: str):
+    """Three clients of ranks 1, 3 and 5: bit for bit, and in the same memory."""
+    model = resident(checkpoint(architecture), head=head)
+    before = frozen(model)
+    places = {name: p.data_ptr() for name, p in model.model.named_parameters() if not p.requires_grad}
+    engine = Sequential(model, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
+    data = examples(model, 4)
+    jobs = [Job(str(rank), model.initial(rank, 2.0, 0), data, 4.0, seed=rank) for rank in (1, 3, 5)]
+    for job, update in zip(jobs, engine.train(jobs), strict=True):
+        assert {f.rank for f in update.adapter.modules.values()} == {int(update.client)}
+        assert any(f.b.any() for f in update.adapter.modules.values())
+        head_before, head_after = job.adapter.dense, update.adapter.dense
+        assert all(not torch.equal(head_before[name], head_after[name]) for name in head_before)
+    assert same(frozen(model), before)
+    assert places == {name: p.data_ptr() for name, p in model.model.named_parameters() if not p.requires_grad}
+
+
+def without(adapter: Adapter, *names: str) -> Adapter:
+    return Adapter(
+        {name: factors for name, factors in adapter.modules.items() if name not in names},
+        {name: tensor for name, tensor in adapter.dense.items() if name not in names},
+    )
+
+
+def broken_adapters(good: Adapter) -> dict[str, tuple[Adapter, list[str]]]:
+    """Kind -> an adapter that does not fit, and what the error must say."""
+    wide = Factors(torch.ones(2, 17), torch.ones(16, 2))
+    return {
+        "module missing": (without(good, QUERY), [f"{QUERY} is missing"]),
+        "head missing": (without(good, "classifier.bias"), ["classifier.bias is missing"]),
+        "module unknown": (
+            replace(good, modules={**good.modules, "bert.extra": wide}),
+            ["bert.extra is not part of the model"],
+        ),
+        "tensor unknown": (
+            replace(good, dense={**good.dense, "bert.pooler.dense.bias": torch.ones(16)}),
+            ["bert.pooler.dense.bias is not part of the model"],
+        ),
+        "module's shape": (
+            replace(good, modules={**good.modules, QUERY: wide}),
+            [f"{QUERY} is for 16 x 17", "the layer is 16 x 16"],
+        ),
+        "head's shape": (
+            replace(good, dense={**good.dense, "classifier.bias": torch.ones(3)}),
+            ["classifier.bias has shape (3,), expected (2,)"],
+        ),
+        "two at once": (without(good, QUERY, "classifier.bias"), [f"{QUERY} is missing", "classifier.bias is missing"]),
+        "empty": (Adapter({}), [f"{QUERY} is missing", "classifier.weight is missing"]),
+    }
+
+
+@pytest.mark.parametrize("kind", broken_adapters(Adapter({})))
+def test_an_adapter_that_does_not_fit(bert: ResidentModel, kind: str):
+    """All that is wrong is named, and what was installed stays."""
+    good = random_adapter(bert)
+    bert.install(good)
+    bad, said = broken_adapters(random_adapter(bert, seed=1))[kind]
+    with pytest.raises(AdapterError) as error:
+        bert.install(bad)
+    assert all(part in str(error.value) for part in said)
+    assert bert.extract().identical(good)
+
+
+def test_rank_above_a_layer(checkpoint: Checkpoints):
+    """ALBERT's embeddings of 8 are mapped to 16: rank 9 is one too many."""
+    model = resident(checkpoint("albert"), head="model")
+    model.check_rank(8)
+    with pytest.raises(ModelError) as error:
+        model.initial(9, 1.0, 0)
+    for part in ("rank 9", "embedding_hidden_mapping_in", "16 x 8", "at most 8"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (["query"], {"query"}),
+        ("query", {"query"}),
+        (["query", "output.dense"], {"query", "dense"}),
+        (QUERY, {"query"}),
+        (r".*layer\.1\..*(query|key)", {"query", "key"}),
+        ("default", {"query", "value"}),
+        ("all-linear", {"query", "key", "value", "dense"}),
+    ],
+)
+def test_targets(checkpoint: Checkpoints, targets: str | list[str], found: set[str]):
+    model = resident(checkpoint("bert"), head="model", targets=targets)
+    assert {name.rpartition(".")[2] for name in model.shapes} == found
+
+
+def test_targets_of_an_unknown_architecture_are_all_linear_layers(checkpoint: Checkpoints):
+    """PEFT knows nothing of DistilBERT: 2 layers of q, k, v, out, lin1 and lin2."""
+    model = resident(checkpoint("distilbert"))
+    assert len(model.shapes) == 12
+    assert model.shapes["distilbert.transformer.layer.0.ffn.lin1"] == (24, 16)
+
+
+def test_shapes_of_transposed_layers(checkpoint: Checkpoints):
+    """GPT-2 keeps weights as (in, out); shapes are (out, in) all the same."""
+    model = resident(checkpoint("gpt2"), head="model")
+    assert model.shapes == {f"transformer.h.{i}.attn.c_attn": (48, 16) for i in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["valeu"], "query, value"),
+        (["query", "valeu"], "did you mean 'value'?"),
+        ("valeu", "'valeu'"),
+        ([], "[]"),
+        (["classifier"], "outside of its head"),
+        (["LayerNorm"], "query, value"),
+        (["word_embeddings"], "Embedding; only linear layers"),
+        (r".*nothing.*", "nothing"),
+    ],
+)
+def test_targets_that_are_not_there(checkpoint: Checkpoints, targets: str | list[str], said: str):
+    with pytest.raises(ModelError) as error:
+        resident(checkpoint("bert"), head="model", targets=targets)
+    assert said in str(error.value)
+    assert "model.targets" in str(error.value)
+
+
+def test_the_parts_of_a_new_head_get_no_lora(checkpoint: Checkpoints):
+    """RoBERTa's head has two layers: new, they are trained whole; where the first was saved, it gets LoRA."""
+    new = resident(checkpoint("roberta"), head="model", targets="all-linear")
+    assert not any(name.startswith("classifier") for name in new.shapes)
+    partly = resident(checkpoint("roberta", classifier=3), targets="all-linear")
+    assert [name for name in partly.shapes if name.startswith("classifier")] == ["classifier.dense"]
+    assert partly.extract().dense.keys() == {"classifier.out_proj.weight", "classifier.out_proj.bias"}
+
+
+def test_dropout_is_before_a_and_in_training_only(checkpoint: Checkpoints):
+    """The base has no dropout here, so that all of it comes from the adapter's."""
+    bare = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    dropping = resident(checkpoint("bert"), dropout=0.5, head="model", config=bare)
+    plain = resident(checkpoint("bert"), head="model", config=bare)
+    inputs = batch(plain)
+    outputs = []
+    for model in (plain, dropping):
+        model.install(random_adapter(model))
+        evaluated = logits(model.model, inputs)
+        model.model.train()
+        torch.manual_seed(0)
+        trained = model.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits.detach()
+        outputs.append((evaluated, trained))
+    (expected, same_in_training), (evaluated, dropped) = outputs
+    assert torch.equal(expected, same_in_training)
+    assert torch.equal(expected, evaluated)
+    assert not torch.allclose(expected, dropped)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_attention_can_be_switched(checkpoint: Checkpoints, architecture: str):
+    for head in ("model", "mean-pool"):
+        model = resident(checkpoint(architecture), head=head, attention="eager")
+        model.install(random_adapter(model))
+        inputs = batch(model)
+        eager = logits(model.model, inputs)
+        assert model.set_attention("sdpa")
+        torch.testing.assert_close(logits(model.model, inputs), eager, rtol=1e-4, atol=1e-4)
+        assert model.set_attention("eager")
+        assert torch.equal(logits(model.model, inputs), eager)
+
+
+def test_attention_that_is_lacking(checkpoint: Checkpoints, capfd: pytest.CaptureFixture[str]):
+    for head in ("model", "mean-pool"):
+        model = resident(checkpoint("deberta-v2"), head=head)
+        assert not model.set_attention("sdpa")
+        assert model.set_attention("eager")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("head", ["model", "mean-pool"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "gpt2", "llama"])
+def test_bfloat16_base_under_float32_adapters(checkpoint: Checkpoints, architecture: str, head: str):
+    """Near the float32 model (bfloat16 has 8 bits), with float32 gradients."""
+    folder = checkpoint(architecture)
+    exact, half = (resident(folder, head=head, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    adapter = exact.initial(2, 2.0, 0)
+    inputs = batch(exact)
+    found = []
+    for model in (exact, half):
+        model.install(adapter)
+        with model.computing():
+            found.append(model.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits)
+    assert (found[0] - found[1]).abs().max() < 0.15
+    found[1].float().sum().backward()
+    assert {parameter.grad.dtype for parameter in half.trainable() if parameter.grad is not None} == {torch.float32}
+
+
+def test_padding_does_not_change_logits(checkpoint: Checkpoints):
+    """Also of decoders, whose padding token is their end token."""
+    for architecture, head in BOTH_HEADS:
+        model = resident(checkpoint(architecture), head=head)
+        model.install(random_adapter(model))
+        inputs = batch(model)
+        together = logits(model.model, inputs)
+        for row in range(len(together)):
+            length = int(inputs.attention_mask[row].sum())
+            single = replace(
+                inputs,
+                input_ids=inputs.input_ids[row : row + 1, :length],
+                attention_mask=inputs.attention_mask[row : row + 1, :length],
+            )
+            torch.testing.assert_close(logits(model.model, single)[0], together[row], rtol=1e-3, atol=1e-3)
+
+
+def test_no_warning_reaches_the_user(checkpoint: Checkpoints, capfd: pytest.CaptureFixture[str]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for architecture in ARCHITECTURES:
+            model = resident(checkpoint(architecture), head="model")
+            model.install(random_adapter(model))
+            logits(model.model, batch(model))
+    assert capfd.readouterr() == ("", "")

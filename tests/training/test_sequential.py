@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from polyrank.adapter import Adapter, Factors
+from polyrank.config import ModelConfig, TrainingConfig
+from polyrank.hf.base import load_base
+from polyrank.hf.resident import ResidentModel
+from polyrank.state import ClientUpdate
+from polyrank.tasks.classification import collate
+from polyrank.training.evaluate import evaluate
+from polyrank.training.job import Job
+from polyrank.training.sequential import Sequential
+from tests.models import LABELS, Checkpoints, examples, random_adapter, resident
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.fixture
+def bert(checkpoint: Checkpoints) -> ResidentModel:
+    """With BERT's usual dropout."""
+    return resident(checkpoint("bert"), head="model")
+
+
+@pytest.fixture
+def calm(checkpoint: Checkpoints) -> ResidentModel:
+    """Without dropout."""
+    return resident(checkpoint("bert"), head="model", config=NO_DROPOUT)
+
+
+def train(model: ResidentModel, jobs: list[Job], **options: object) -> list[ClientUpdate]:
+    return list(Sequential(model, TrainingConfig(**options)).train(jobs))
+
+
+def three_jobs(model: ResidentModel) -> list[Job]:
+    """Clients of ranks 1, 3 and 5 with data of their own."""
+    return [
+        Job(f"c{rank}", model.initial(rank, 2.0, 0), examples(model, 5 + rank, seed=rank), float(rank), seed=rank)
+        for rank in (1, 3, 5)
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "gpt2"])
+def test_a_job_gives_the_same_whatever_else_runs(checkpoint: Checkpoints, architecture: str):
+    """Bit for bit: in another order, alone on a fresh model, and under another state of the global generators."""
+    model = resident(checkpoint(architecture), dropout=0.1)
+    jobs = three_jobs(model)
+    torch.manual_seed(1)
+    first = {update.client: update for update in train(model, jobs, batch_size=3, epochs=2)}
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    again = {update.client: update for update in train(model, jobs[::-1], batch_size=3, epochs=2)}
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    alone = train(resident(checkpoint(architecture), dropout=0.1), jobs[1:2], batch_size=3, epochs=2)[0]
+    assert alone.adapter.identical(first["c3"].adapter)
+    for client, update in first.items():
+        assert update.adapter.identical(again[client].adapter)
+        assert update.metrics == again[client].metrics
+
+
+def test_dropout_comes_from_the_seed(bert: ResidentModel):
+    """One batch of all examples leaves nothing else to draw: another seed is another dropout."""
+    adapter, data = bert.initial(2, 2.0, 0), examples(bert, 4)
+    first, again, other = train(bert, [Job("a", adapter, data, 1.0, seed) for seed in (1, 1, 2)], batch_size=4)
+    assert first.adapter.identical(again.adapter)
+    assert not first.adapter.identical(other.adapter)
+
+
+def test_batches_come_from_the_seed(calm: ResidentModel):
+    """Without dropout the order of the batches is all that differs."""
+    adapter, data = calm.initial(2, 2.0, 0), examples(calm, 8)
+    first, again, other = train(calm, [Job("a", adapter, data, 1.0, seed) for seed in (1, 1, 2)], batch_size=2)
+    assert first.adapter.identical(again.adapter)
+    assert not first.adapter.identical(other.adapter)
+
+
+def test_update_carries_the_job(calm: ResidentModel):
+    """7 examples in batches of 3 are 3 steps, twice over: 6."""
+    adapter = calm.initial(2, 2.0, 0)
+    sent = adapter.map(torch.clone)
+    (update,) = train(calm, [Job("anna", adapter, examples(calm, 7), 7.5, 0)], batch_size=3, epochs=2)
+    assert (update.client, update.weight, update.metrics["steps"]) == ("anna", 7.5, 6)
+    assert adapter.identical(sent)
+    assert not calm.model.training
+
+
+def test_updates_come_one_by_one(calm: ResidentModel):
+    """What is done with the model between two updates does not reach the next client."""
+    jobs = three_jobs(calm)
+    expected = train(calm, jobs)
+    for number, update in enumerate(Sequential(calm, TrainingConfig()).train(jobs)):
+        assert update.adapter.identical(expected[number].adapter)
+        calm.install(random_adapter(calm, seed=number))
+        calm.model.train()
+
+
+def by_hand(
+    checkpoint: Checkpoints, model: ResidentModel, job: Job, steps: int, update: Callable[[int, list[Tensor]], None]
+) -> tuple[Adapter, float]:
+    """The same fine-tuning in float64 without PEFT: every weight is ``W + scale B A``, on all examples at each step.
+
+    ``update(step, leaves)`` changes the leaves by their gradients, already clipped. The order of the leaves is that of
+    `Adapter.tensors`. Returns the trained adapter and the mean loss.
+    """
+    base = load_base(ModelConfig(name=str(checkpoint("bert")), head="model", config=NO_DROPOUT), LABELS).model.double()
+    weights = {name: parameter.detach() for name, parameter in base.named_parameters()}
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in job.adapter.tensors()}
+    inputs = collate(job.examples, range(len(job.examples)), model.device)
+    losses = []
+    for step in range(steps):
+        changed = dict(weights)
+        for name, factors in job.adapter.modules.items():
+            changed[f"{name}.weight"] = weights[f"{name}.weight"] + factors.scale * (
+                leaves[f"{name}.b"] @ leaves[f"{name}.a"]
+            )
+        changed |= {name: leaves[name] for name in job.adapter.dense}
+        logits = torch.func.functional_call(base, changed, (inputs.input_ids, inputs.attention_mask)).logits
+        loss = -torch.log_softmax(logits, dim=1)[range(len(inputs.labels)), inputs.labels].mean()
+        loss.backward()
+        losses.append(loss.item())
+        with torch.no_grad():
+            update(step, list(leaves.values()))
+        for leaf in leaves.values():
+            leaf.grad = None
+    trained = {name: leaf.detach().float() for name, leaf in leaves.items()}
+    modules = {
+        name: Factors(trained[f"{name}.a"], trained[f"{name}.b"], factors.scale)
+        for name, factors in job.adapter.modules.items()
+    }
+    return Adapter(modules, {name: trained[name] for name in job.adapter.dense}), float(np.mean(losses))
+
+
+def clip(leaves: list[Tensor], longest: float) -> float:
+    """Scale all gradients down to a common norm; returns the norm they had."""
+    norm = float(torch.sqrt(sum((leaf.grad**2).sum() for leaf in leaves)))
+    for leaf in leaves:
+        leaf.grad *= min(1.0, longest / norm)
+    return norm
+
+
+def close(found: Adapter, expected: Adapter, start: Adapter, share: float) -> None:
+    """The change of each tensor is right up to a share of the largest change."""
+    right, before = dict(expected.tensors()), dict(start.tensors())
+    for name, tensor in found.tensors():
+        change = (right[name] - before[name]).abs().max()
+        assert change > 0, name
+        assert (tensor - right[name]).abs().max() <= share * change, name
+
+
+@pytest.mark.parametrize("longest", [0.05, 1e6, 0], ids=["clipped", "within", "off"])
+def test_sgd_by_hand(checkpoint: Checkpoints, calm: ResidentModel, longest: float):
+    """``v = g + decay p + momentum v`` and ``p - lr v`` with g cut to its norm; a norm of 0 is no clipping."""
+    job = Job("a", random_adapter(calm), examples(calm, 6), 1.0, 0)
+    (update,) = train(
+        *(calm, [job]),
+        **{"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.2, "momentum": 0.5, "clip": longest},
+        **{"batch_size": 6, "epochs": 2},
+    )
+    velocity: dict[int, Tensor] = {}
+    norms = []
+
+    def step(number: int, leaves: list[Tensor]) -> None:
+        norms.append(clip(leaves, longest or math.inf))
+        for i, leaf in enumerate(leaves):
+            gradient = leaf.grad + 0.2 * leaf
+            velocity[i] = gradient if number == 0 else 0.5 * velocity[i] + gradient
+            leaf.sub_(0.1 * velocity[i])
+
+    expected, loss = by_hand(checkpoint, calm, job, 2, step)
+    assert all((norm > longest) == (longest < 1) for norm in norms)  # the cases are what they are called
+    close(update.adapter, expected, job.adapter, share=1e-4)
+    assert update.metrics["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_adamw_by_hand(checkpoint: Checkpoints, calm: ResidentModel):
+    """Three steps by its formulas, under a warm-up of one step and a linear decay: lr / 2, lr, lr / 2."""
+    job = Job("a", random_adapter(calm), examples(calm, 6), 1.0, 0)
+    (update,) = train(
+        *(calm, [job]),
+        **{"lr": 0.02, "weight_decay": 0.1, "clip": 0.5, "batch_size": 6, "epochs": 3},
+        **{"warmup": 0.3, "decay": "linear"},
+    )
+    first: dict[int, Tensor] = {}
+    second: dict[int, Tensor] = {}
+
+    def step(number: int, leaves: list[Tensor]) -> None:
+        clip(leaves, 0.5)
+        lr = 0.02 * (0.5, 1.0, 0.5)[number]
+        for i, leaf in enumerate(leaves):
+            first[i] = 0.9 * first.get(i, torch.zeros_like(leaf)) + 0.1 * leaf.grad
+            second[i] = 0.999 * second.get(i, torch.zeros_like(leaf)) + 0.001 * leaf.grad**2
+            mean, square = first[i] / (1 - 0.9 ** (number + 1)), second[i] / (1 - 0.999 ** (number + 1))
+            leaf.sub_(lr * 0.1 * leaf + lr * mean / (square.sqrt() + 1e-8))
+
+    expected, loss = by_hand(checkpoint, calm, job, 3, step)
+    close(update.adapter, expected, job.adapter, share=1e-2)
+    assert update.metrics["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_every_client_starts_with_a_fresh_optimiser(calm: ResidentModel):
+    """Of two equal jobs the second does not feel the momentum of the first."""
+    job = Job("a", random_adapter(calm), examples(calm, 4), 1.0, 0)
+    first, second = train(calm, [job, job], epochs=3)
+    assert first.adapter.identical(second.adapter)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [("bert", "mean-pool"), ("distilbert", "model"), ("modernbert", "model"), ("gpt2", "model"), ("llama", "model")],
+)
+def test_a_toy_task_is_learned(checkpoint: Checkpoints, architecture: str, head: str):
+    """The topic of a text shows in single words; the best constant answer has a loss of about ln 2 = 0.69."""
+    model = resident(checkpoint(architecture), head=head)
+    data = examples(model, 160)
+    job = Job("a", model.initial(4, 2.0, 0), data, 1.0, 0)
+    (update,) = train(model, [job], lr=0.01, epochs=10, batch_size=16)
+    model.install(job.adapter)
+    before = evaluate(model, data, 2, 64)
+    model.install(update.adapter)
+    after = evaluate(model, data, 2, 64)
+    assert after.loss < 0.5 < before.loss
+    assert after.accuracy > 0.75
+
+
+def test_values_that_are_not_finite_come_back_as_they_are(calm: ResidentModel):
+    """And the client after is not touched by them."""
+    jobs = three_jobs(calm)
+    alone = train(calm, jobs[1:2])[0]
+    nan = jobs[0].adapter.map(lambda tensor: torch.full_like(tensor, torch.nan))
+    jobs[0] = Job("broken", nan, jobs[0].examples, 1.0, 0)
+    broken, good, _ = train(calm, jobs)
+    assert broken.adapter.first_not_finite() is not None
+    assert np.isnan(broken.metrics["loss"])
+    assert good.adapter.identical(alone.adapter)
+
+
+def test_a_learning_rate_that_explodes(calm: ResidentModel):
+    job = Job("a", calm.initial(2, 2.0, 0), examples(calm, 8), 1.0, 0)
+    (update,) = train(calm, [job], optimizer="sgd", lr=1e30, clip=0.0, batch_size=2)
+    assert update.adapter.first_not_finite() is not None
+
+
+def test_bfloat16_learns_too(checkpoint: Checkpoints):
+    """The adapter stays in float32 under a bfloat16 base."""
+    model = resident(checkpoint("bert"), dtype=torch.bfloat16, head="mean-pool")
+    data = examples(model, 160)
+    (update,) = train(model, [Job("a", model.initial(4, 2.0, 0), data, 1.0, 0)], lr=0.01, epochs=10)
+    assert {tensor.dtype for _, tensor in update.adapter.tensors()} == {torch.float32}
+    model.install(update.adapter)
+    assert evaluate(model, data, 2, 64).accuracy > 0.75
