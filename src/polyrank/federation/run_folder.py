@@ -1,0 +1,238 @@
+"""A run on disk: configuration, metrics, checkpoint, adapter. The only place that knows the names of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from polyrank import config as configuration
+from polyrank.config import Config
+from polyrank.errors import RunFolderError
+from polyrank.hf.peft_folder import Target
+
+LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
+
+OWN_FILES = ("config.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json")
+OWN_FOLDERS = ("checkpoint", "adapter", "events")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    ``config.toml`` is the resolved configuration; ``metrics.jsonl`` has a line per round; ``clients.json`` says who
+    has which rank, group, number of examples and validation loss; ``run.json`` the labels, versions and machine;
+    ``summary.json`` what came out.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return self.config.is_file()
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Refuse a folder that a new run must not be written to; nothing is changed.
+
+        Raises:
+            RunFolderError: it holds a run and ``overwrite`` is false, or it holds something else.
+        """
+        if self.exists():
+            if not overwrite:
+                raise RunFolderError(
+                    f"{self.path} holds another run; continue it with --resume, replace it with --overwrite, or "
+                    "choose another folder with --out"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(f"{self.path} exists and is no run folder; choose another folder with --out")
+
+    def create(self, *, overwrite: bool) -> None:
+        """Make the folder for a new run; an old run's own files are deleted, and nothing else.
+
+        Raises:
+            RunFolderError: as `check_free`, or the folder cannot be made.
+        """
+        self.check_free(overwrite=overwrite)
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in OWN_FOLDERS:  # a checkpoint that cannot be deleted would pass for one of the new run
+                if (self.path / name).exists():
+                    shutil.rmtree(self.path / name)
+            for name in reversed(OWN_FILES):  # config.toml last: without it this is no run folder that can be replaced
+                (self.path / name).unlink(missing_ok=True)
+
+    def write_config(self, config: Config) -> None:
+        """Write the resolved configuration."""
+        self._write("config.toml", configuration.dump(config))
+
+    def read_config(self) -> Config:
+        """The resolved configuration.
+
+        Raises:
+            RunFolderError: there is no run here.
+        """
+        if not self.exists():
+            raise RunFolderError(f"{self.path} is no run folder: it has no config.toml")
+        return configuration.load(self.config)
+
+    def write_json(self, name: str, value: Any) -> None:  # Any: plain JSON values
+        """Write ``name.json``, whole or not at all."""
+        self._write(f"{name}.json", json.dumps(value, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:  # Any: plain JSON values
+        """Read ``name.json``.
+
+        Raises:
+            RunFolderError: it is missing or damaged.
+        """
+        path = self.path / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} cannot be read: {error}; is {self.path} a run folder?") from None
+
+    def target(self) -> Target:
+        """What the run's adapter belongs to.
+
+        Raises:
+            RunFolderError: there is no run here.
+        """
+        about = self.read_json("run")
+        return Target(self.read_config().model, tuple(about["labels"]), tuple(about["head_modules"]))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one round's line."""
+        with disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the round's checkpoint follows, and must not outlive its line
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All lines that are whole, in order; a last line that was cut off by a crash is left out."""
+        if not self.metrics.is_file():
+            return []
+        lines: list[dict[str, Any]] = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines
+
+    def drop_metrics_after(self, round_number: int) -> None:
+        """Forget the lines of rounds whose checkpoint was never finished."""
+        kept = [line for line in self.read_metrics() if line["round"] <= round_number]
+        self._write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _write(self, name: str, text: str) -> None:
+        path, temporary = self.path / name, self.path / f".{name}.writing"
+        with disk_errors(path):
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:  # Any: plain JSON values
+    """JSON has no NaN and no infinity: null stands for a measurement that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say which file could not be written, and that what was written before is still there.
+
+    Raises:
+        RunFolderError: instead of the OSError of a full, read-only or missing disk, or what safetensors makes of it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}; what was saved before is "
+            "untouched. Make room or mend it, then run again, with --resume if a round was saved"
+        ) from error
+
+
+_MAY_CHANGE: Any = {"output": True, "evaluation": True, "federation": {"rounds"}}
+"""What a resumed run may change; Any: the shape that pydantic's `exclude` takes."""
+
+
+def fingerprint(config: Config) -> str:
+    """A checksum of all in a resolved configuration that a resumed run may not change."""
+    values = config.model_dump(mode="json", exclude=_MAY_CHANGE)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resolved_as(config: Config, saved: Config) -> Config:
+    """The configuration of a resumed run: the saved one, with what may change taken from ``config``.
+
+    A value of ``config`` that is ``auto`` or unset agrees with whatever was resolved.
+
+    Raises:
+        RunFolderError: another value differs; each one is named.
+    """
+    changed: list[str] = []
+    theirs, ours = saved.model_dump(exclude=_MAY_CHANGE), config.model_dump(exclude=_MAY_CHANGE)
+    for section, values in ours.items():
+        for key, value in values.items():
+            before = theirs[section][key]
+            if value != before and value not in ("auto", None):
+                changed.append(f"{section}.{key} is {before!r} there and {value!r} here")
+    if changed:
+        raise RunFolderError(
+            f"the run is of another configuration: {'; '.join(changed)}. Resume it without these changes, or start a "
+            "new run with another --out"
+        )
+    rounds = saved.federation.model_copy(update={"rounds": config.federation.rounds})
+    return saved.model_copy(update={"output": config.output, "evaluation": config.evaluation, "federation": rounds})
+
+
+def about_this_machine() -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    import torch
+
+    versions: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }

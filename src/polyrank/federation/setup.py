@@ -1,0 +1,175 @@
+"""From a configuration to everything that a federation runs on: data, clients, model, method."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from polyrank import aggregation, data, ranks
+from polyrank.aggregation import Method
+from polyrank.config import Config
+from polyrank.data import Partition, Split, TextDataset
+from polyrank.federation.round import check_ranks
+from polyrank.hf.base import load_base, load_tokenizer
+from polyrank.hf.resident import ResidentModel
+from polyrank.ranks import RankPolicy, scale_of
+from polyrank.seeds import numpy_generator
+from polyrank.state import ServerState
+from polyrank.tasks.classification import Examples, tokenize
+from polyrank.training.auto import Choice, fastest
+from polyrank.training.job import Engine
+from polyrank.training.sequential import Sequential
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CLIENTS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """All that stays the same over the rounds of a run.
+
+    Args:
+        config: resolved: no ``auto`` is left.
+        partition: who holds what.
+        examples: client -> its tokenised examples.
+        test: held-out examples.
+        validation: the balanced set that the server keeps to score clients, where the rank policy asks for one.
+        labels: names of the classes.
+        resident: the one base model.
+        engine: how clients are trained.
+        method: how they are aggregated.
+        policy: who gets which rank.
+    """
+
+    config: Config
+    partition: Partition
+    examples: Mapping[str, Examples]
+    test: Examples
+    validation: Examples | None
+    labels: tuple[str, ...]
+    resident: ResidentModel
+    engine: Engine
+    method: Method
+    policy: RankPolicy
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Names, sorted."""
+        return tuple(sorted(self.examples))
+
+    def initial_state(self) -> ServerState:
+        """The server before the first round, with the policy's first ranks."""
+        seed = self.config.federation.seed
+        start = self.policy.start(self.clients, self.partition.groups, seed)
+        rank = global_rank(self.config)
+        adapter = self.resident.initial(rank, scale_of(rank, self.config.ranks), seed)
+        return ServerState(0, adapter, start, self.scales(start))
+
+    def scales(self, client_ranks: Mapping[str, int]) -> dict[str, float]:
+        """Client -> the scale that goes with its rank."""
+        return {client: scale_of(rank, self.config.ranks) for client, rank in client_ranks.items()}
+
+
+def global_rank(config: Config) -> int:
+    """R, the rank of the global adapter: the highest in the configuration, whoever takes part."""
+    return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
+
+
+def build(config: Config) -> Federation:
+    """Read the data, share it out, load the model, and resolve what was ``auto``.
+
+    Raises:
+        PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
+    """
+    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    policy = ranks.policy(config.ranks)
+    seed = config.federation.seed
+    split = _load_data(config)
+    train, validation = split.train, None
+    if policy.scores:
+        held, rest = data.hold_out(
+            train, config.ranks.validation_per_label, numpy_generator(seed, "data", "validation")
+        )
+        train, validation = train.subset(rest), train.subset(held)
+    partition = _partition(train, config)
+    clients = sorted(partition.examples)
+    start = policy.start(clients, partition.groups, seed)
+    check_ranks(method, policy.assign(start, {}) if policy.scores else start, global_rank(config))
+
+    tokenizer = load_tokenizer(config.model)
+    sets = {"train": train, "test": split.test} | ({"validation": validation} if validation else {})
+    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens) for name, part in sets.items()}
+    labels = split.train.label_names
+    rank = global_rank(config)
+
+    def load(dtype: torch.dtype, attention: str) -> ResidentModel:
+        resident = ResidentModel(load_base(config.model, labels, seed=seed, dtype=dtype, attention=attention), device())
+        resident.install(resident.initial(rank, scale_of(rank, config.ranks), seed))
+        return resident
+
+    choice = fastest(load, config.training, tokens["train"])
+    config = _resolved(config, choice, len(partition.examples))
+    return Federation(
+        config=config,
+        partition=partition,
+        examples={client: tokens["train"].subset(rows) for client, rows in partition.examples.items()},
+        test=tokens["test"],
+        validation=tokens.get("validation"),
+        labels=labels,
+        resident=choice.resident,
+        engine=Sequential(choice.resident, config.training),
+        method=method,
+        policy=policy,
+    )
+
+
+def device() -> torch.device:
+    """Where this machine computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load_data(config: Config) -> Split:
+    options = config.data
+    return data.load(
+        options.train,
+        options.test,
+        text=options.text,
+        label=options.label,
+        extra_columns=[options.column] if options.column else [],
+        test_share=options.test_share,
+        seed=config.federation.seed,
+        limit_train=options.limit_train,
+        limit_test=options.limit_test,
+    )
+
+
+def _partition(train: TextDataset, config: Config) -> Partition:
+    options = config.data
+    clients = config.federation.clients
+    if clients is None and options.partition != "by-column":
+        clients = DEFAULT_CLIENTS
+    return data.partition(
+        train,
+        options.partition,
+        clients,
+        seed=config.federation.seed,
+        min_examples=options.min_examples,
+        options={name: getattr(options, name) for name in data.option_names(options.partition)},
+    )
+
+
+def _resolved(config: Config, choice: Choice, clients: int) -> Config:
+    """The configuration with everything in place that was ``auto`` or left to the data."""
+    return config.model_copy(
+        update={
+            "model": choice.resident.base.config,
+            "federation": config.federation.model_copy(update={"clients": clients}),
+            "training": config.training.model_copy(
+                update={"engine": "sequential", "precision": choice.precision, "attention": choice.attention}
+            ),
+        }
+    )

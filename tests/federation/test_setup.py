@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from polyrank import config as configuration
+from polyrank.aggregation import METHODS
+from polyrank.errors import ConfigError, DataError, ModelError, PolyRankError
+from polyrank.federation.setup import DEFAULT_CLIENTS, build, global_rank
+from tests.federation.conftest import Configure
+
+
+def test_the_global_rank_is_that_of_the_configuration():
+    """Levels 5 and 20 give 20; a client that is named with rank 32 makes it 32."""
+    assert global_rank(configuration.load()) == 20
+    named = configuration.load(overrides=["ranks.policy=fixed", "ranks.by_name={a = 32}"])
+    assert global_rank(named) == 32
+
+
+def test_the_global_rank_does_not_depend_on_who_there_is(configure: Configure):
+    """All six clients have rank 2, nobody rank 4: the global adapter has rank 4 all the same."""
+    state = build(configure("ranks.counts=[6, 0]")).initial_state()
+    assert set(state.ranks.values()) == {2}
+    assert {factors.rank for factors in state.adapter.modules.values()} == {4}
+    assert state.round == 0
+
+
+def test_clients_are_named_and_share_all_training_texts(configure: Configure):
+    """240 rows less a fifth for the test are 192; six clients get 32 each."""
+    federation = build(configure())
+    assert federation.clients == tuple(f"client-0{i}" for i in range(6))
+    assert [len(federation.examples[client]) for client in federation.clients] == [32] * 6
+    assert len(federation.test) == 48
+    assert federation.validation is None
+    assert federation.labels == ("fruit", "pets")
+
+
+def test_nothing_is_left_to_be_resolved(configure: Configure):
+    """The resolved configuration built again resolves to itself."""
+    overrides = ("training.precision=auto", "training.attention=auto", "training.engine=auto", "model.head=auto")
+    resolved = build(configure(*overrides)).config
+    assert "auto" not in (
+        resolved.training.precision,
+        resolved.training.attention,
+        resolved.training.engine,
+        resolved.model.head,
+    )
+    assert build(resolved).config == resolved
+
+
+def test_the_number_of_clients_comes_from_the_column(configure: Configure):
+    """The csv names three owners; the number of clients is written down as three."""
+    column = ("data.partition=by-column", "data.column=owner", "federation.clients=3", "ranks.counts=[2, 1]")
+    federation = build(configure(*column))
+    assert federation.clients == ("ann", "bob", "eve")
+    without = configure().model_dump() | {"federation": {"participation": 0.5}}
+    without["data"] |= {"partition": "by-column", "column": "owner"}
+    without["ranks"] |= {"counts": [2, 1]}
+    assert build(configuration.parse(without, "tests")).config.federation.clients == 3
+
+
+def test_a_hundred_clients_are_the_default(configure: Configure):
+    values = configure("ranks.counts=[99, 1]").model_dump()
+    del values["federation"]["clients"]
+    assert len(build(configuration.parse(values, "tests")).clients) == DEFAULT_CLIENTS == 100
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"replication", "fedavg"}))
+def test_the_method_changes_nothing_of_where_a_run_starts(configure: Configure, name: str):
+    one, other = (build(configure(f"aggregation.method={method}")) for method in ("replication", name))
+    assert one.initial_state().adapter.identical(other.initial_state().adapter)
+    assert one.initial_state().ranks == other.initial_state().ranks
+    for client in one.clients:
+        assert all(map(np.array_equal, one.examples[client].tokens, other.examples[client].tokens))
+
+
+def test_another_seed_starts_elsewhere(configure: Configure):
+    one, other = (build(configure(f"federation.seed={seed}")) for seed in (0, 1))
+    ours, theirs = (dict(federation.initial_state().adapter.tensors()) for federation in (one, other))
+    assert ours.keys() == theirs.keys()
+    same = {name for name in ours if ours[name].equal(theirs[name])}
+    assert same == {name for name in ours if name.endswith((".b", "classifier.bias"))} & same
+    assert all(name in same for name in ours if name.endswith(".b"))  # B is zero
+
+
+def test_scales_go_with_the_ranks(configure: Configure):
+    """alpha 2 under rslora: 2 / sqrt(4) = 1 for rank 4, which is the server's too, and sqrt(2) for rank 2."""
+    state = build(configure("ranks.scaling=rslora")).initial_state()
+    assert state.scales["client-00"] == 1.0
+    assert state.scales["client-05"] == pytest.approx(2**0.5)
+    assert {factors.scale for factors in state.adapter.modules.values()} == {1.0}
+
+
+def test_fedavg_with_unequal_ranks_is_refused_before_the_model_is_loaded(configure: Configure):
+    """Ranks 4, 4, 2, ...: a client of each is named; the model folder does not even exist."""
+    config = configure("aggregation.method=fedavg", "model.name=/no/such/model")
+    with pytest.raises(ConfigError, match="but client-02 has rank 2, client-00 has rank 4"):
+        build(config)
+
+
+def test_fedavg_is_refused_where_scoring_would_make_ranks_unequal(configure: Configure):
+    config = configure("aggregation.method=fedavg", "ranks.policy=validation", "ranks.validation_per_label=5")
+    with pytest.raises(ConfigError, match="fedavg needs clients of equal ranks"):
+        build(config)
+
+
+def test_fedavg_with_one_rank_is_built(configure: Configure):
+    federation = build(configure("aggregation.method=fedavg", "ranks.levels=[4]", "ranks.counts=[6]"))
+    assert set(federation.initial_state().ranks.values()) == {4}
+
+
+def test_the_validation_set_is_balanced_and_no_client_holds_it(configure: Configure):
+    """Ten texts of each of two labels leave 172 of 192 to the clients."""
+    federation = build(configure("ranks.policy=validation", "ranks.validation_per_label=10"))
+    assert federation.validation is not None
+    assert np.bincount(federation.validation.labels).tolist() == [10, 10]
+    assert sum(len(examples) for examples in federation.examples.values()) == 172
+    assert set(federation.initial_state().ranks.values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("ranks.levels=[2, 17]", ModelError, "rank 17 is above the size of the layer .* at most 16"),
+        ("ranks.counts=[4, 4]", ConfigError, r"ranks\.counts: found 4 at rank 2, 4 at rank 4, 8 in all; expected 6 cl"),
+        ("aggregation.method=replicaton", ConfigError, "did you mean 'replication'"),
+        ("aggregation.options={donors = 1}", ConfigError, "replication has no option 'donors': did you mean 'donor'"),
+        ("data.partition=idd", ConfigError, "unknown partition 'idd'; did you mean 'iid'"),
+        ("data.train=/no/such.csv", DataError, "no such file"),
+        ("federation.clients=500", DataError, "500 clients, but only 192 training examples"),
+        ("model.name=/no/such/model", ModelError, "there is no such folder"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(
+    configure: Configure, override: str, error: type[PolyRankError], message: str
+):
+    with pytest.raises(error, match=message) as found:
+        build(configure(override))
+    assert "\n" not in str(found.value)
