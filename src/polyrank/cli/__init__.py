@@ -1,0 +1,71 @@
+"""The command line: one file per command, `main` for errors and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+import typer
+
+from polyrank.cli import doctor, export, inspect, methods, run
+from polyrank.cli.console import errors
+from polyrank.errors import PolyRankError
+
+app = typer.Typer(
+    name="polyrank",
+    help="Federated LoRA fine-tuning in which every client has a rank of its own.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("run")(run.run)
+app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
+app.command("methods")(methods.methods)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(value: bool) -> None:  # the signature that Typer calls
+    if value:
+        import polyrank
+
+        typer.echo(f"polyrank {polyrank.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),  # noqa: ARG001  # read in main
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),  # noqa: ARG001
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 2 wrong use or bad input, 1 a fault of ours, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except click.exceptions.Abort:
+        code = 130
+    except PolyRankError as error:
+        if debug:
+            raise
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        code = 2
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(
+            f"internal error: {type(error).__name__}: {error} (a fault of PolyRank; run again with: polyrank --debug "
+            "COMMAND, and please report the traceback)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,94 @@
+"""``polyrank doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from polyrank.cli.console import out, print_json, size, table
+
+if TYPE_CHECKING:
+    import torch
+
+SIDE = 1024
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check cores, memory, bfloat16, GPU, the Hub and optional packages; nothing is changed."""
+    found = examine()
+    if as_json:
+        print_json(found)
+        return
+    made = table(None, "what", "found")
+    made.columns[1].justify = "left"
+    for name, value in found.items():
+        made.add_row(name, value if isinstance(value, str) else _words(value))
+    out.print(made)
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `doctor` prints, measured now; a few seconds."""
+    import torch
+
+    from polyrank.federation.run_folder import about_this_machine
+
+    about = about_this_machine()
+    rates = {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    return {
+        "python": about["python"],
+        "cores": f"{about['cores']}, torch uses {about['threads']} threads",
+        "memory": _memory(),
+        "free disk here": size(shutil.disk_usage(Path.cwd()).free),
+        "GPU": about["gpu"] or "none",
+        "matrix products": f"float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s",
+        "bfloat16 pays": rates["bfloat16"] > rates["float32"],
+        "Hugging Face Hub": _hub(),
+        "trackers": ", ".join(n for n in ("tensorboard", "wandb", "mlflow", "trackio") if find_spec(n)) or "none",
+        "Flower": "installed" if find_spec("flwr") else "not installed",
+        **{name: version or "not installed" for name, version in about["versions"].items()},
+    }
+
+
+def _words(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _memory() -> str:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return size(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return "unknown"
+
+
+def _gflops(dtype: torch.dtype) -> float:
+    """Rate of a square matrix product, best of five after one to warm up."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        left @ left
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best / 1e9
+
+
+def _hub() -> str:
+    """Whether models and data sets can be downloaded."""
+    from huggingface_hub import constants
+
+    from polyrank.hub import reachable
+
+    if constants.HF_HUB_OFFLINE:
+        return "switched off (HF_HUB_OFFLINE); local models and files work"
+    return "reachable" if reachable() else "not reachable; local models and files work"

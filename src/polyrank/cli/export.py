@@ -1,0 +1,40 @@
+"""``polyrank export``: a run's adapter for use elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polyrank.cli.console import out, size
+from polyrank.errors import RunFolderError
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not exist or be empty.")],
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Best approximation of this rank.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter merged in.")] = False,
+) -> None:
+    """Write the adapter of a run (also of an unfinished one) as a PEFT folder of any rank, or the merged model."""
+    from polyrank.federation import checkpoint
+    from polyrank.federation.run_folder import RunFolder, disk_errors
+    from polyrank.hf import peft_folder
+    from polyrank.hf.base import load_base
+    from polyrank.hf.merged import write_merged
+
+    source = RunFolder(run)
+    target = source.target()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder} exists and is not empty; choose another folder with --out")
+    state = checkpoint.load(source.checkpoint)
+    adapter = state.adapter if rank is None else state.adapter.truncated(rank)
+    with disk_errors(folder):
+        if merged:
+            write_merged(folder, load_base(target.model, target.labels), adapter, target.labels)
+        else:
+            peft_folder.write(folder, adapter, target)
+    what = "merged model" if merged else f"adapter of rank {adapter.rank}"
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    out.print(f"{what} after round {state.round}: {folder} ({size(written)})", markup=False, soft_wrap=True)

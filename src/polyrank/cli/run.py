@@ -1,0 +1,160 @@
+"""``polyrank run``: a federation on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+
+from polyrank.cli.console import duration, errors, number, out, percent, size, table
+from polyrank.errors import ConfigError
+from polyrank.federation.listener import Listener
+
+if TYPE_CHECKING:
+    from polyrank.federation.setup import Federation
+    from polyrank.state import ServerState
+
+
+def run(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. training.lr=1e-3.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Run folder; by default the next one in runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+) -> None:
+    """Run a federation on this machine; without CONFIG the quickstart."""
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it; give one of them")
+    if resume and folder is None:
+        raise ConfigError("--resume needs the folder of the run: polyrank run --resume --out DIR")
+    folder = folder or _next_folder(config.stem if config else "quickstart")
+    from polyrank import config as configuration
+    from polyrank.federation.runner import run as run_federation
+    from polyrank.federation.runner import saved_config
+
+    if resume and config is None:
+        chosen = configuration.override(saved_config(folder), overrides or [])
+    else:
+        chosen = configuration.load(config, overrides or [])
+    screen = Screen()
+    try:
+        run_federation(chosen, folder, resume=resume, overwrite=overwrite, listener=screen)
+    except KeyboardInterrupt:
+        screen.stop()
+        if screen.round_saved is None:
+            errors.print("interrupted before the first round was saved; start again", soft_wrap=True)
+        else:
+            errors.print(
+                f"interrupted; {screen.round_saved} rounds are saved. "
+                f"Continue with: polyrank run --resume --out {folder}",
+                markup=False,
+                soft_wrap=True,
+            )
+        raise typer.Exit(130) from None
+    finally:
+        screen.stop()
+    out.print(f"run folder: {folder}", markup=False, soft_wrap=True)
+
+
+def _next_folder(name: str) -> Path:
+    taken = {path.name for path in Path("runs").glob(f"{name}-*")}
+    number = next(i for i in range(1, len(taken) + 2) if f"{name}-{i:03d}" not in taken)
+    return Path("runs") / f"{name}-{number:03d}"
+
+
+class Screen(Listener):
+    """Progress for people: a line per round, a bar for the clients, a table at the end."""
+
+    def __init__(self) -> None:
+        self.round_saved: int | None = None
+        self._rounds = 0
+        self._seconds: list[float] = []
+        self._start = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} clients"),
+            console=out,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("loading", total=None, visible=False)
+
+    def on_start(self, federation: Federation, state: ServerState) -> None:
+        config = federation.config
+        self._rounds, self.round_saved = config.federation.rounds, state.round or None
+        sizes = [len(examples) for examples in federation.examples.values()]
+        out.print(
+            f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}, "
+            f"{len(federation.labels)} labels; {len(federation.test)} test examples\n"
+            f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
+            f"{config.training.attention} attention; aggregation {config.aggregation.method}",
+            markup=False,
+        )
+        if state.round:
+            out.print(f"continuing after round {state.round}")
+        self._progress.start()
+        self._show_header()
+
+    def on_client(self, stage: str, done: int, total: int) -> None:
+        label = "scoring clients" if stage == "scoring" else "training"
+        self._progress.update(self._bar, description=label, completed=done, total=total, visible=done < total)
+
+    def on_saved(self, round_number: int) -> None:
+        self.round_saved = round_number
+
+    def on_round(self, metrics: Mapping[str, Any]) -> None:
+        self._seconds.append(metrics["seconds"])
+        round_number = metrics["round"]
+        recent = self._seconds[-5:]
+        left = (self._rounds - round_number) * sum(recent) / len(recent)
+        cells = (
+            f"{round_number:>{len(str(self._rounds))}}/{self._rounds}",
+            percent(metrics.get("test/accuracy")),
+            number(metrics.get("test/loss")),
+            size(metrics["bytes/up"]),
+            size(metrics["bytes/down"]),
+            duration(left),
+        )
+        self._progress.console.print(self._row(cells), markup=False)
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        self.stop()
+        rows = (
+            ("test accuracy", percent(summary["test/accuracy"])),
+            ("best test accuracy", f"{percent(summary['best/accuracy'])} in round {summary['best/round']}"),
+            ("best constant answer", percent(summary["constant/accuracy"])),
+            ("test macro F1", number(summary["test/macro_f1"])),
+            ("test loss", number(summary["test/loss"])),
+            ("sent up / down", f"{size(summary['bytes/up'])} / {size(summary['bytes/down'])}"),
+            ("clients left out", str(summary["dropped"])),
+            ("time", duration(time.monotonic() - self._start)),
+        )
+        made = table(f"\n{summary['method']}, {summary['rounds']} rounds, {summary['clients']} clients", "", "")
+        made.show_header = False
+        for row in rows:
+            made.add_row(*row)
+        out.print(made)
+        if groups := summary.get("rank_groups"):
+            made = table("\nwhat each rank group is sent", "rank", "clients", "accuracy", "macro F1", "loss")
+            for group in groups:
+                scores = percent(group["accuracy"]), number(group["macro_f1"]), number(group["loss"])
+                made.add_row(str(group["rank"]), str(group["clients"]), *scores)
+            out.print(made)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress.live.is_started:
+            self._progress.stop()
+
+    def _show_header(self) -> None:
+        self._progress.console.print(self._row(("round", "accuracy", "loss", "up", "down", "time left")), style="bold")
+
+    @staticmethod
+    def _row(cells: tuple[str, ...]) -> str:
+        return "  ".join(f"{cell:>11}" for cell in cells)
