@@ -11,7 +11,7 @@ STAMPS := pyproject.toml constraints.txt
 help:
 	@echo "make quickstart  install what running needs, then: polyrank run"
 	@echo "make test        install what testing needs, then the whole test suite"
-	@echo "make lint        ruff, mypy and the import rules"
+	@echo "make lint        ruff and mypy"
 	@echo "make clean       remove the environment and caches (runs/ stays)"
 
 quickstart: $(VENV)/.run
@@ -24,7 +24,6 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,77 @@
+"""Write the parts of the documentation that the code knows: ``python docs/generate.py``.
+
+Replaces what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` in the pages below. A test checks that
+the pages are up to date.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from polyrank.aggregation import METHODS
+from polyrank.aggregation.method import options
+from polyrank.config import Config, Section
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/methods.md", "docs/configuration.md")
+
+
+def methods_table() -> str:
+    """One row per aggregation method, from the registry."""
+    rows = ["| method | what is averaged | exact | ranks | options | source |", "|---|---|---|---|---|---|"]
+    for cls in METHODS.values():
+        info = cls.info
+        paper = f"[{info.paper.rpartition('/')[2]}]({info.paper})" if info.paper else "our own"
+        names = ", ".join(f"`{name}`" for name in options(cls)) or "-"
+        ranks = "equal" if info.equal_ranks else "any"
+        rows.append(
+            f"| `{info.name}` | {info.averages} | {'yes' if info.exact else 'no'} | {ranks} | {names} | {paper} |"
+        )
+    return "\n".join(rows)
+
+
+def configuration_tables() -> str:
+    """One table per section, from the pydantic models."""
+    parts: list[str] = []
+    for section, field in Config.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, Section)
+        parts.append(f"## `[{section}]`\n\n{(model.__doc__ or '').partition(': ')[2]}\n")
+        parts.append("| key | default | meaning |\n|---|---|---|")
+        for key, value in model.model_fields.items():
+            default = "-" if value.default is None else f"`{_toml(value.default)}`"
+            meaning = " ".join((value.description or "").split()).replace("``", "`")
+            parts.append(f"| `{key}` | {default} | {meaning} |")
+        parts.append("")
+    return "\n".join(parts).strip()
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+GENERATED = {"methods": methods_table, "configuration": configuration_tables}
+
+
+def updated(text: str) -> str:
+    """The page with all generated parts replaced."""
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- begin {name} -->\n\n{GENERATED[name]()}\n\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", replace, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/configuration.md"])
+def test_generated_parts_are_up_to_date(page: str):
+    """`python docs/generate.py` brings them up to date."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- begin " in text
+    assert generator().updated(text) == text
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.name)
+def test_links_inside_the_repository_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_toml_in_the_guide_is_valid():
+    from polyrank import config
+
+    text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    example = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
+    import tomllib
+
+    assert config.parse(tomllib.loads(example), "own-data.md").ranks.levels == [4, 8, 16]
