@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,24 @@ def test_toml_in_the_guide_is_valid():
     import tomllib
 
     assert config.parse(tomllib.loads(example), "own-data.md").ranks.levels == [4, 8, 16]
+
+
+def test_the_method_in_contributing_works():
+    """Two owners of weights 1 and 2, rows 10 and 4: weights squared give (1 * 10 + 4 * 4) / 5 = 5.2."""
+    import torch
+
+    from polyrank import Adapter, ClientUpdate, Factors, ServerState
+
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    names: dict[str, object] = {"__name__": "squared_weights"}
+    exec(compile(textwrap.dedent(example), "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+
+    def line(value: float) -> Adapter:
+        return Adapter({"layer": Factors(torch.tensor([[value]]), torch.ones(1, 1))})
+
+    accumulator = names["SquaredWeights"]().start(ServerState(0, line(0.0), {}, {}))
+    for client, weight, value in (("a", 1.0, 10.0), ("b", 2.0, 4.0)):
+        accumulator.add(ClientUpdate(client, line(value), weight))
+    assert accumulator.finish().adapter.modules["layer"].a.item() == pytest.approx(5.2)
