@@ -87,11 +87,6 @@ def load(folder: Path, fingerprint: str | None = None) -> ServerState:
     )
 
 
-def exists(folder: Path) -> bool:
-    """Whether any round was saved."""
-    return bool(_rounds(folder))
-
-
 def _rounds(folder: Path) -> list[Path]:
     """The folders of saved rounds, newest first."""
     numbers = {path: path.name.removeprefix("round-") for path in folder.glob("round-*")}
