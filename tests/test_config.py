@@ -45,7 +45,7 @@ def test_a_file_is_read_and_overridden(tmp_path: Path):
         ("aggregation.options={donor = 'owners'}", "aggregation", "options", {"donor": "owners"}),
         ("aggregation.options.donor=owners", "aggregation", "options", {"donor": "owners"}),
         ("model.config.num_hidden_layers=3", "model", "config", {"num_hidden_layers": 3}),
-        ("evaluation.aggregation_error=false", "evaluation", "aggregation_error", False),
+        ("evaluation.diagnostics=false", "evaluation", "diagnostics", False),
         ("ranks.levels=[2, 4]", "ranks", "levels", [2, 4]),
     ],
 )
@@ -94,7 +94,10 @@ def test_a_value_is_no_section():
         ),
         ("federation.clients=0", "federation.clients: found 0; input should be greater than or equal to 1"),
         ("federation.head=none", "federation.head: found 'none'; input should be 'mean' or 'local'"),
-        ("ranks.policy=best", "ranks.policy: found 'best'; input should be 'fixed', 'random' or 'validation'"),
+        (
+            "ranks.policy=best",
+            "ranks.policy: found 'best'; input should be 'fixed', 'random', 'validation' or 'self_pruning'",
+        ),
         ("aggregation.weights=size", "aggregation.weights: found 'size'; input should be 'examples' or 'uniform'"),
         ("training.engine=batched", "training.engine: found 'batched'; input should be 'auto' or 'sequential'"),
         (
@@ -116,7 +119,13 @@ def test_a_value_is_no_section():
         ("ranks.shares=[nan, 1]", "ranks.shares.0: found nan; input should be a finite number"),
         ("ranks.counts=[5]", "ranks.counts: found 1 values for 2 levels; expected one each"),
         ("ranks.counts=[-1, 5]", "ranks.counts: found [-1, 5]; expected no negative value"),
-        ("ranks.by_name={a = 8}", "ranks.by_name: found the policy validation, which takes no names; expected fixed"),
+        (
+            "ranks.by_name={a = 8}",
+            "ranks.by_name: found the policy validation, which takes no names; expected fixed or self_pruning",
+        ),
+        ("ranks.prune_keep=0", "ranks.prune_keep: found 0; input should be greater than 0"),
+        ("ranks.prune_keep=1", "ranks.prune_keep: found 1; input should be less than 1"),
+        ("ranks.prune_weight=-0.1", "ranks.prune_weight: found -0.1; input should be greater than or equal to 0"),
         ("ranks={policy = 'fixed', by_name = {a = 0}}", "by_name: client a has rank 0; expected 1 or more"),
         ("ranks={shares = [0.5, 0.5], counts = [1, 1]}", "shares and counts are both given; expected one of them"),
     ],

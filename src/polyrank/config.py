@@ -98,8 +98,9 @@ class FederationConfig(Section):
 class RanksConfig(Section):
     """``[ranks]``: who trains how wide."""
 
-    policy: Literal["fixed", "random", "validation"] = "validation"
-    """``fixed``: in the order of the clients' names; ``random``: drawn; ``validation``: the seed paper's scoring."""
+    policy: Literal["fixed", "random", "validation", "self_pruning"] = "validation"
+    """``fixed``: in the order of the clients' names; ``random``: drawn; ``validation``: the seed paper's scoring;
+    ``self_pruning``: as fixed, then clients shrink (HetLoRA)."""
     levels: Annotated[list[int], Field(min_length=1)] = [5, 20]
     """The ranks that are given out, ascending."""
     shares: list[float] | None = None
@@ -110,6 +111,10 @@ class RanksConfig(Section):
     """fixed: rank of single clients, or of a group of the partition (``balanced``, ``skewed``)."""
     validation_per_label: Count = 20
     """validation: texts per label that the server keeps to score clients."""
+    prune_keep: float = Field(default=0.99, gt=0, lt=1)
+    """self_pruning: share of its rank that a client shrinks to, rounded down."""
+    prune_weight: float = Field(default=1e-3, ge=0)
+    """self_pruning: weight of the regulariser in the loss."""
     scaling: Literal["constant", "lora", "rslora"] = "constant"
     """``constant``: every client's scale is ``alpha``; ``lora``: ``alpha / r``; ``rslora``: ``alpha / sqrt(r)``."""
     alpha: float = Field(default=2.0, gt=0)
@@ -120,8 +125,10 @@ class RanksConfig(Section):
             raise ValueError(f"levels: found {self.levels}; expected ranks of 1 or more")
         if sorted(set(self.levels)) != list(self.levels):
             raise ValueError(f"levels: found {self.levels}; expected different ranks in ascending order")
-        if self.by_name and self.policy != "fixed":
-            raise ValueError(f"by_name: found the policy {self.policy}, which takes no names; expected fixed")
+        if self.by_name and self.policy not in ("fixed", "self_pruning"):
+            raise ValueError(
+                f"by_name: found the policy {self.policy}, which takes no names; expected fixed or self_pruning"
+            )
         for name, rank in self.by_name.items():
             if rank < 1:
                 raise ValueError(f"by_name: client {name} has rank {rank}; expected 1 or more")
@@ -176,8 +183,8 @@ class EvaluationConfig(Section):
     every: Count = 1
     """Rounds between two evaluations; the last round is always evaluated."""
     batch_size: Count = 256
-    aggregation_error: bool = True
-    """Whether each round measures how far the global adapter is from the mean of the products."""
+    diagnostics: bool = True
+    """Whether each round measures aggregation error, effective rank and drift."""
     rank_groups: bool = True
     """Whether the adapter of each rank group is evaluated at the end."""
 

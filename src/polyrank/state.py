@@ -37,6 +37,10 @@ class ServerState:
         ranks: client name -> rank.
         scales: client name -> the scale under which it trains.
         personal: client name -> tensors that stay with it (a local head), by the names of `Adapter.tensors`.
+        base_change: low-rank update of the base that the server keeps beside the adapter, never merged into the base's
+            weights. The global model is base + base_change + adapter, whatever the method; what of it a client is
+            sent is the method's `read_out`. None until a method makes one.
+        seed: of all that a method draws (fresh adapters).
     """
 
     round: int
@@ -44,3 +48,5 @@ class ServerState:
     ranks: Mapping[str, int]
     scales: Mapping[str, float]
     personal: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    base_change: Adapter | None = None
+    seed: int = 0

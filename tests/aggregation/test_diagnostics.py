@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation.diagnostics import aggregation_error, owners_weight
-from polyrank.state import ClientUpdate
+from polyrank.aggregation.diagnostics import aggregation_error, diagnose, drift, owners_weight, spectrum
+from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import EQUAL, UNEQUAL, Member, make
-from tests.conformance.oracle import relative_errors
+from tests.conformance.oracle import dense_base, plain, relative_errors, target
 
 
 def _check(updates: tuple[ClientUpdate, ...], adapter: Adapter) -> None:
@@ -120,3 +121,73 @@ def test_owners_weight_is_a_mean_over_modules():
 def test_owners_weight_without_weight(weights: list[float]):
     updates = [ClientUpdate("ann", _ranks(2, 2), weight) for weight in weights]
     assert owners_weight(updates, 3) == [0.0, 0.0, 0.0]
+
+
+def test_the_error_is_of_the_change_of_the_global_model():
+    """Against the dense one: adapter and new base change, less what the clients were sent; in one layer a base only."""
+    it = UNEQUAL["levels_after"](torch.float64)
+    adapter, before = it.server.adapter, it.server.base_change
+    assert before is not None
+    after = Adapter({"layer.1.v": it.updates[0].adapter.modules["layer.1.v"]})
+    wanted, found = target(it.updates), plain(adapter)
+    new, old = dense_base(adapter, after), dense_base(adapter, before)
+    gaps = {m: float(np.linalg.norm(found.delta(m) + new[m] - old[m] - wanted[m])) for m in wanted}
+    sizes = {m: float(np.linalg.norm(wanted[m])) for m in wanted}
+    error = aggregation_error(it.updates, adapter, after, before)
+    assert error.modules == pytest.approx({m: gaps[m] / sizes[m] for m in gaps}, rel=1e-9)
+    assert error.total == pytest.approx(math.hypot(*gaps.values()) / math.hypot(*sizes.values()), rel=1e-9)
+
+
+def test_a_module_that_some_lack_is_averaged_over_those_who_have_it():
+    """q from both: (3 * 1 + 1 * 5) / 4 = 2; v from the second alone: 4, not 1."""
+    updates = [ClientUpdate("ann", _adapter(q=1.0), 3.0), ClientUpdate("bob", _adapter(q=5.0, v=4.0), 1.0)]
+    assert aggregation_error(updates, _adapter(q=2.0, v=4.0)).total == pytest.approx(0.0, abs=1e-7)
+
+
+def _diagonal(*values: float, scale: float = 1.0) -> Factors:
+    b = torch.diag(torch.tensor(values, dtype=torch.float64))
+    return Factors(torch.eye(len(values), dtype=torch.float64), b / scale, scale)
+
+
+def test_spectrum_by_hand():
+    """q: 3 and 3 and 0, two equal directions; v: 2, with a base change of 2 in another direction; k: nothing.
+
+    Both have the effective rank 2, and half of the energy in the first singular value, all of it in the first two.
+    """
+    adapter = Adapter({"q": _diagonal(3.0, 3.0, 0.0, scale=0.5), "v": _diagonal(2.0, 0.0), "k": _diagonal(0.0)})
+    change = Adapter({"v": _diagonal(0.0, 2.0)})
+    shape = spectrum(adapter, change, 1)
+    assert shape.effective_rank == pytest.approx(2.0, rel=1e-9)
+    assert shape.energy_in_lowest == pytest.approx(0.5, rel=1e-9)
+    assert spectrum(adapter, change, 2).energy_in_lowest == pytest.approx(1.0, rel=1e-9)
+    assert spectrum(adapter, None, 1).effective_rank == pytest.approx(1.5, rel=1e-9)  # v has one direction left
+
+
+def test_spectrum_of_nothing():
+    shape = spectrum(Adapter({"q": _diagonal(0.0, 0.0)}), None, 1)
+    assert (shape.effective_rank, shape.energy_in_lowest) == (0.0, 0.0)
+
+
+def test_drift_by_hand():
+    """From diag(3, 0) to diag(3, 4) is 4 of 5; standing still is 0; weights 3 and 1: (3 * 0.8 + 0) / 4 = 0.6.
+
+    Scales count: the first client trains at scale 2. The client of weight 0 does not, though it has diverged.
+    """
+    started = {name: Adapter({"m": _diagonal(3.0, 0.0, scale=2.0)}) for name in ("ann", "bob", "eve")}
+    updates = [
+        ClientUpdate("ann", Adapter({"m": _diagonal(3.0, 4.0, scale=2.0)}), 3.0),
+        ClientUpdate("bob", Adapter({"m": _diagonal(3.0, 0.0, scale=0.5)}), 1.0),
+        ClientUpdate("eve", Adapter({"m": _diagonal(900.0, 900.0)}), 0.0),
+    ]
+    assert drift(updates, started) == pytest.approx(0.6, rel=1e-7)
+
+
+def test_diagnose_is_all_of_it():
+    """One layer of one number: the change is 6 + 1 - 2 = 5 against 4, so 1/4; from 2 to 4 is half the way of 4."""
+    after = ServerState(1, _adapter(q=6.0), {}, {}, base_change=_adapter(q=1.0))
+    updates = [ClientUpdate("ann", _adapter(q=4.0), 1.0)]
+    found = diagnose(updates, {"ann": _adapter(q=2.0)}, _adapter(q=2.0), after, 1)
+    assert found.pop("aggregation/error_by_module") == pytest.approx({"q": 0.25})
+    assert found == pytest.approx(
+        {"aggregation/error": 0.25, "rank/effective": 1.0, "rank/energy_in_lowest": 1.0, "clients/drift": 0.5}
+    )

@@ -32,9 +32,22 @@ def test_every_method_is_a_frozen_dataclass_and_documented(name: str):
         assert f"{option.name}:" in cls.__doc__, f"{name}: the option {option.name} is not documented"
 
 
+def test_what_the_registry_says_of_methods():
+    """docs/methods.md, sections 2 to 4."""
+    by_exactness: dict[str, set[str]] = {}
+    for name, cls in METHODS.items():
+        by_exactness.setdefault(cls.info.exact, set()).add(name)
+    assert by_exactness.keys() == {"no", "up to rank R", "yes"}
+    assert by_exactness["yes"] == {"flora", "fedex", "ffa", "rolora", "fedsvd"}
+    assert by_exactness["up to rank R"] == {"flexlora"}
+    assert {name for name, cls in METHODS.items() if cls.info.equal_ranks} == {"fedavg"}
+    assert {name for name, cls in METHODS.items() if cls.info.changes_base} == {"flora", "florist", "fedhl", "fedex"}
+    assert not any(cls.info.linear for cls in METHODS.values() if cls.info.changes_base)
+
+
 def test_options_are_passed_on():
     assert build("replication", {"donor": "owners", "min_owners": 2}) == Replication("owners", 2)
-    assert options(Replication).keys() == {"donor", "min_owners"}
+    assert options(Replication).keys() == {"donor", "min_owners", "align"}
 
 
 def test_an_unknown_method_names_the_nearest():
@@ -54,13 +67,13 @@ def test_an_unknown_option_names_the_nearest():
 
 
 def test_an_unknown_option_without_a_near_one_names_all():
-    with pytest.raises(ConfigError, match="tempered has no option 'xyz': known: gamma, min_owners"):
+    with pytest.raises(ConfigError, match="tempered has no option 'xyz': known: align, gamma, min_owners"):
         build("tempered", {"xyz": 1})
 
 
 def test_an_option_of_a_method_without_options():
-    with pytest.raises(ConfigError, match="fedavg has no option 'donor': it has no options"):
-        build("fedavg", {"donor": "highest"})
+    with pytest.raises(ConfigError, match="raflora has no option 'donor': it has no options"):
+        build("raflora", {"donor": "highest"})
 
 
 @pytest.mark.parametrize(
@@ -70,6 +83,11 @@ def test_an_option_of_a_method_without_options():
         ("owner_mean", {"min_owners": "many"}, ["owner_mean, option min_owners", "'many'", "integer"]),
         ("owner_mean", {"min_owners": 1.5}, ["owner_mean, option min_owners", "1.5", "integer"]),
         ("hetlora", {"per_layer": "perhaps"}, ["hetlora, option per_layer", "'perhaps'", "boolean"]),
+        ("fedavg", {"align": "rotate"}, ["fedavg, option align", "'rotate'", "'rotation'", "'rectangular'"]),
+        ("flora", {"max_rank": 2.5}, ["flora, option max_rank", "2.5", "integer"]),
+        ("flora", {"max_rank": 0}, ["flora", "max_rank is 0", "1 or more"]),
+        ("fedhl", {"weights": "norm"}, ["fedhl, option weights", "'norm'", "'tail'", "'examples'"]),
+        ("rolora", {"fill": "noise"}, ["rolora, option fill", "'noise'", "'zeros'", "'owners'"]),
         ("tempered", {"gamma": -1}, ["tempered", "gamma is -1", "0 or more"]),
         ("tempered", {"gamma": float("nan")}, ["tempered", "gamma is nan"]),
         ("tempered", {"gamma": float("inf")}, ["tempered", "gamma is inf"]),

@@ -1,7 +1,8 @@
 """Rounds for the conformance matrix: small, seeded, and awkward in every way a real one is.
 
 All but the equal-ranks round have unequal ranks, unequal weights, scales that differ between clients, modules and the
-server, layers of two shapes that are not square, a rank-1 client and a client of weight 0.
+server, layers of two shapes that are not square, a rank-1 client and a client of weight 0. Some come after a round in
+which B was trained, others after one for A; some servers have a base change.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import Method
+from polyrank.aggregation import Aggregate, Method
 from polyrank.state import ClientUpdate, ServerState
 
 SHAPES: Mapping[str, tuple[int, int]] = {"layer.0.q": (7, 10), "layer.1.v": (12, 8)}  # d_out, d_in
@@ -48,8 +49,9 @@ class Round:
 
     def copy(self) -> Round:
         """The same values in memory of their own."""
+        base_change = self.server.base_change and self.server.base_change.map(torch.clone)
         return Round(
-            replace(self.server, adapter=self.server.adapter.map(torch.clone)),
+            replace(self.server, adapter=self.server.adapter.map(torch.clone), base_change=base_change),
             tuple(replace(update, adapter=update.adapter.map(torch.clone)) for update in self.updates),
         )
 
@@ -130,6 +132,24 @@ def equal_ranks(dtype: torch.dtype = torch.float64) -> Round:
     return make([replace(m, ranks=(6, 6)) for m in _THREE_LEVELS], 6, dtype, seed=4)
 
 
+def after_others(it: Round, base_ranks: Mapping[str, int], seed: int = 9) -> Round:
+    """The same one round later, on a server that has a base change of these ranks; as wide as sums are."""
+    numbers = np.random.default_rng(seed)
+    modules = {}
+    for name, rank in base_ranks.items():
+        d_out, d_in = SHAPES[name]
+        dtype = torch.promote_types(it.server.adapter.modules[name].a.dtype, torch.float32)
+        a, b = (torch.from_numpy(numbers.standard_normal(s)).to(dtype) for s in ((rank, d_in), (d_out, rank)))
+        modules[name] = Factors(a, b, 0.5)
+    return replace(it, server=replace(it.server, round=2, base_change=Adapter(modules)))
+
+
+def few(dtype: torch.dtype = torch.float64) -> Round:
+    """Ranks 1 and 2, so the stack is smaller than the global rank and than the layers; a base change in one layer."""
+    it = make([Member.of("dee", 30.0, 1, 1.5), Member.of("ann", 5.0, 2, 0.5)], 6, dtype, seed=6)
+    return after_others(it, {"layer.1.v": 3})
+
+
 def lone(rank: int, dtype: torch.dtype = torch.float64) -> Round:
     """One client, a global adapter of rank 6."""
     return make([Member.of("ann", 5.0, rank, 0.5)], 6, dtype, seed=5)
@@ -138,6 +158,7 @@ def lone(rank: int, dtype: torch.dtype = torch.float64) -> Round:
 EQUAL: Mapping[str, Callable[[torch.dtype], Round]] = {
     "equal_ranks": equal_ranks,
     "lone_full": lambda dtype: lone(6, dtype),
+    "equal_after": lambda dtype: after_others(equal_ranks(dtype), {"layer.0.q": 3, "layer.1.v": 2}),
 }
 UNEQUAL: Mapping[str, Callable[[torch.dtype], Round]] = {
     "three_levels": three_levels,
@@ -145,12 +166,35 @@ UNEQUAL: Mapping[str, Callable[[torch.dtype], Round]] = {
     "module_ranks": module_ranks,
     "untrained": untrained,
     "lone_low": lambda dtype: lone(3, dtype),
+    "few": few,
+    "levels_after": lambda dtype: after_others(three_levels(dtype), {"layer.0.q": 3, "layer.1.v": 2}),
 }
 
 
-def aggregate(method: Method, server: ServerState, updates: Sequence[ClientUpdate]) -> Adapter:
+def conclude(method: Method, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregate:
     """One round through one accumulator."""
     accumulator = method.start(server)
     for update in updates:
         accumulator.add(update)
-    return accumulator.finish().adapter
+    return accumulator.finish()
+
+
+def aggregate(method: Method, server: ServerState, updates: Sequence[ClientUpdate]) -> Adapter:
+    """The new global adapter of one round."""
+    return conclude(method, server, updates).adapter
+
+
+def as_trained(method: Method, it: Round) -> Round:
+    """The same round, with the factors that the method does not train as the server has them."""
+    trains = method.parts(it.server.round + 1).trains
+
+    def untouched(update: ClientUpdate) -> ClientUpdate:
+        modules = {}
+        for name, mine in update.adapter.modules.items():
+            global_ = it.server.adapter.modules[name].prefix(mine.rank).rescaled(mine.scale)
+            modules[name] = Factors(
+                mine.a if "a" in trains else global_.a, mine.b if "b" in trains else global_.b, mine.scale
+            )
+        return replace(update, adapter=replace(update.adapter, modules=modules))
+
+    return it.with_updates(untouched)

@@ -24,7 +24,9 @@ def state(number: int) -> ServerState:
     wide = Factors(torch.randn(3, 5, generator=draw), torch.randn(7, 3, generator=draw), 0.1 + 0.2)
     half = Factors(torch.randn(2, 4, generator=draw).bfloat16(), torch.randn(4, 2, generator=draw).bfloat16(), 2 / 3)
     head = {"head.weight": torch.randn(2, 7, generator=draw), "head.bias": torch.tensor([-0.0, 1e-40])}
-    personal = {"Bob's/phone 7.a": {name: tensor + number for name, tensor in head.items()}}
+    own = {"layer.0.q.b": torch.randn(7, 1, generator=draw), "layer.1.v.b": half.b[:, :1] * number}
+    personal = {"Bob's/phone 7.a": own | {name: tensor + number for name, tensor in head.items()}}
+    change = Factors(torch.randn(4, 5, generator=draw), torch.randn(7, 4, generator=draw), 1 / 7)
     ranks = {"Bob's/phone 7.a": 1, "é": 3}
     return ServerState(
         number,
@@ -32,14 +34,18 @@ def state(number: int) -> ServerState:
         ranks,
         {"Bob's/phone 7.a": 1 / 3, "é": 2.0},
         personal,
+        Adapter({"layer.0.q": change}),
+        seed=number - 2**62,
     )
 
 
 def same(one: ServerState, other: ServerState) -> bool:
     own, others = ({c: Adapter({}, p) for c, p in s.personal.items()} for s in (one, other))
+    changes = (one.base_change, other.base_change)
     return (
         one.adapter.identical(other.adapter)
-        and (one.round, one.ranks, one.scales) == (other.round, other.ranks, other.scales)
+        and (changes == (None, None) or (None not in changes and changes[0].identical(changes[1])))
+        and (one.round, one.ranks, one.scales, one.seed) == (other.round, other.ranks, other.scales, other.seed)
         and own.keys() == others.keys()
         and all(own[client].identical(others[client]) for client in own)
     )
@@ -60,6 +66,16 @@ def names(folder: Path) -> list[str]:
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path):
     assert checkpoint.save(tmp_path / "new", state(7), "abc") == tmp_path / "new" / "round-00007"
     assert same(checkpoint.load(tmp_path / "new", "abc"), state(7))
+
+
+def test_a_state_without_a_base_change_comes_back_without_one(tmp_path: Path):
+    """None, which no adapter without modules stands for."""
+    given = replace(state(7), base_change=None, personal={})
+    checkpoint.save(tmp_path, given, "abc")
+    found = checkpoint.load(tmp_path, "abc")
+    assert found.base_change is None
+    assert same(found, given)
+    assert not same(found, state(7))
 
 
 def test_the_last_two_rounds_are_kept(tmp_path: Path):
@@ -114,6 +130,8 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "state.json is no text": lambda path: (path / "state.json").write_bytes(b"\xff\xfe\x00"),
     "state.json is a list": lambda path: (path / "state.json").write_text("[]"),
     "the round was changed": rewrite("round", 3),
+    "the seed was changed": rewrite("seed", 3),
+    "a scale of the base change was changed": rewrite("base_change_scales", {"layer.0.q": 1.0}),
     "a rank was changed": rewrite("ranks", {"Bob's/phone 7.a": 2, "é": 3}),
     "a format of the future": rewrite("format", 99),
     "it is a file": lambda path: (shutil.rmtree(path), path.write_text("x")),

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from polyrank.adapter import Adapter
+from polyrank.aggregation import Download
 from polyrank.federation.evaluation import rank_groups, score, score_global
 from polyrank.federation.setup import Federation, build
 from tests.federation.conftest import Configure
@@ -35,21 +37,21 @@ def test_local_heads_are_scored_one_by_one_and_averaged(local: Federation):
     personal = dict(zip(clients, [always(local, 0), always(local, 1), always(local, 1)], strict=True))
     state = replace(local.initial_state(), personal=personal)
     share = float((local.test.labels == 0).mean())
-    assert score_global(local, state, state.adapter, clients[:1]).accuracy == pytest.approx(share)
-    both = score_global(local, state, state.adapter, clients[:2])
+    assert score_global(local, state, clients[:1]).accuracy == pytest.approx(share)
+    both = score_global(local, state, clients[:2])
     assert both.accuracy == pytest.approx(0.5)
     assert both.loss == pytest.approx(1000)
 
 
 def test_a_client_without_a_head_of_its_own_is_scored_with_the_initial_one(local: Federation):
     state = local.initial_state()
-    assert score_global(local, state, state.adapter, local.clients[:1]) == score(local, state.adapter, local.test)
+    assert score_global(local, state, local.clients[:1]) == score(local, Download(state.adapter), local.test)
 
 
 def test_an_averaged_head_is_scored_once_whoever_took_part(configure: Configure):
     federation = build(configure())
     state = federation.initial_state()
-    assert score_global(federation, state, state.adapter, ()) == score(federation, state.adapter, federation.test)
+    assert score_global(federation, state, ()) == score(federation, Download(state.adapter), federation.test)
 
 
 def test_each_rank_group_is_scored_with_what_it_is_sent(configure: Configure):
@@ -64,6 +66,34 @@ def test_each_rank_group_is_scored_with_what_it_is_sent(configure: Configure):
     state = replace(start, adapter=replace(start.adapter, modules=modules))
     groups = rank_groups(federation, state, ())
     assert list(groups) == [2, 4]
-    assert groups[2] == score(federation, start.adapter, federation.test)
-    assert groups[4] == score(federation, state.adapter, federation.test)
+    assert groups[2] == score(federation, Download(start.adapter), federation.test)
+    assert groups[4] == score(federation, Download(state.adapter), federation.test)
     assert groups[2].loss != groups[4].loss
+
+
+def test_a_base_change_is_part_of_the_global_model(configure: Configure):
+    """As a base change or as the adapter, the same update gives the same scores; without it, others."""
+    federation = build(configure("aggregation.method=flora"))
+    start = federation.initial_state()
+    loud = Adapter({name: replace(f, b=torch.ones_like(f.b)) for name, f in start.adapter.modules.items()})
+    changed = score_global(federation, replace(start, base_change=loud), ())
+    as_adapter = score_global(federation, replace(start, adapter=replace(loud, dense=start.adapter.dense)), ())
+    assert changed.loss == pytest.approx(as_adapter.loss, rel=1e-5)
+    assert abs(changed.loss - score_global(federation, start, ()).loss) > 1e-3
+    assert rank_groups(federation, replace(start, base_change=loud), ())[2] == pytest.approx(changed)
+
+
+def test_personal_factors_are_scored_with_their_client(configure: Configure):
+    """ann's B is loud and bob's is the server's zero: the mean of two losses, and each in its own rank group."""
+    federation = build(configure("aggregation.method=fedsa"))
+    start = federation.initial_state()
+    ann, bob = federation.clients[0], federation.clients[-1]
+    assert (start.ranks[ann], start.ranks[bob]) == (4, 2)
+    loud = {name: replace(f, b=torch.ones_like(f.b)) for name, f in start.adapter.modules.items()}
+    state = replace(start, personal={ann: {f"{name}.b": f.b for name, f in loud.items()} | dict(start.adapter.dense)})
+    of_ann = score(federation, Download(Adapter(loud, start.adapter.dense)), federation.test)
+    of_bob = score(federation, Download(start.adapter), federation.test)
+    assert of_ann.loss != of_bob.loss
+    assert score_global(federation, state, (ann, bob)).loss == pytest.approx((of_ann.loss + of_bob.loss) / 2)
+    assert rank_groups(federation, state, (ann, bob)) == {4: of_ann, 2: of_bob}
+    assert list(rank_groups(federation, state, (bob,))) == [2]

@@ -32,6 +32,17 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "aggregation.method=tempered",
     ),
 }
+MORE_STATE: dict[str, tuple[str, ...]] = {
+    "a base change that goes to everyone": ("aggregation.method=flora",),
+    "a base change that stays with the server": ("aggregation.method=fedhl", "ranks.scaling=lora"),
+    "B and head stay with the clients": ("aggregation.method=fedsa",),
+    "B and A take turns": ("aggregation.method=rolora",),
+    "clients shrink": ("ranks.policy=self_pruning", "ranks.prune_keep=0.6", "ranks.prune_weight=10"),
+    "clients shrink and keep B": (
+        *("ranks.policy=self_pruning", "ranks.prune_keep=0.6", "ranks.prune_weight=10", "ranks.scaling=lora"),
+        *("aggregation.method=fedsa", "federation.participation=1"),
+    ),
+}
 
 
 def final(folder: Path) -> ServerState:
@@ -45,10 +56,13 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def assert_same_run(one: Path, other: Path) -> None:
     a, b = final(one), final(other)
     assert a.adapter.identical(b.adapter)
-    assert (a.round, a.ranks, a.scales) == (b.round, b.ranks, b.scales)
+    assert (a.round, a.ranks, a.scales, a.seed) == (b.round, b.ranks, b.scales, b.seed)
     assert a.personal.keys() == b.personal.keys()
     for client, own in a.personal.items():
+        assert own.keys() == b.personal[client].keys()
         assert all(own[name].equal(b.personal[client][name]) for name in own)
+    assert (a.base_change is None) == (b.base_change is None)
+    assert a.base_change is None or a.base_change.identical(b.base_change)
     assert metrics(one) == metrics(other)
     for file in ("config.toml", "clients.json", "adapter/adapter_model.safetensors"):
         assert (one / file).read_bytes() == (other / file).read_bytes()
@@ -89,6 +103,28 @@ def test_it_can_be_stopped_in_every_round(config: Config, whole: Path, tmp_path:
             run(config, tmp_path, resume=True, listener=Stop(after_round=number))
     run(config, tmp_path, resume=True)
     assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("overrides", MORE_STATE.values(), ids=MORE_STATE)
+def test_all_that_a_method_or_policy_remembers_goes_on(
+    configure: Configure, tmp_path: Path, overrides: tuple[str, ...]
+):
+    """Stopped after every round. Each variant must have what it is there for: else resuming it would be no test."""
+    config = configure("federation.rounds=4", *overrides)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(config, whole)
+    interrupt(config, stopped, in_round=1)
+    for number in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, stopped, resume=True, listener=Stop(after_round=number))
+    run(config, stopped, resume=True)
+    assert_same_run(whole, stopped)
+
+    state, method = final(whole), config.aggregation.method
+    assert (state.base_change is not None) == (method in ("flora", "fedhl"))
+    kept = {name for own in state.personal.values() for name in own}
+    assert any(name.endswith(".b") for name in kept) == (method == "fedsa")
+    assert (sorted(state.ranks.values()) != [2, 2, 2, 2, 4, 4]) == (config.ranks.policy == "self_pruning")
 
 
 def test_a_line_whose_checkpoint_was_not_finished_is_written_once(

@@ -15,12 +15,19 @@ from polyrank.errors import ConfigError
 from polyrank.federation.round import (
     RoundResult,
     aggregate,
+    as_received,
     check_ranks,
     cohort,
+    global_model,
+    kept_by,
+    mean_base_change,
+    nbytes,
+    parts_of,
     personalise,
     problem,
     read_out,
-    without_head,
+    travelling,
+    with_ranks,
 )
 from polyrank.state import ClientUpdate, ServerState
 
@@ -35,6 +42,9 @@ def line(*rows: float, scale: float = 1.0, head: float | None = None) -> Adapter
 SERVER = ServerState(
     4, line(1.0, 4.0, head=10.0), {"ann": 1, "bob": 2, "eve": 2}, dict.fromkeys(("ann", "bob", "eve"), 1.0)
 )
+
+
+REPLICATION = build("replication")
 
 
 def rows(adapter: Adapter) -> list[float]:
@@ -109,16 +119,23 @@ def test_every_other_method_takes_different_ranks(name: str):
 
 def test_a_client_is_sent_the_first_rows_and_the_head():
     """Rank 1 of the rows 1 and 4 is the row 1; the head 10 goes along where it is averaged."""
-    sent = read_out(SERVER, "ann", local_head=False)
-    assert rows(sent) == [1.0]
-    assert sent.dense["head"].tolist() == [10.0]
-    assert rows(read_out(SERVER, "bob", local_head=False)) == [1.0, 4.0]
+    sent = read_out(SERVER, "ann", REPLICATION)
+    assert rows(sent.adapter) == [1.0]
+    assert sent.adapter.dense["head"].tolist() == [10.0]
+    assert sent.base_change is None
+    assert rows(read_out(SERVER, "bob", REPLICATION).adapter) == [1.0, 4.0]
 
 
 def test_a_local_head_is_not_sent():
-    assert read_out(SERVER, "ann", local_head=True).dense == {}
-    assert without_head(ANN).adapter.dense == {}
-    assert without_head(ANN).adapter.modules is ANN.adapter.modules
+    """Of a head and factors of rank 1 the two factors travel, 4 bytes each, down and up."""
+    parts = parts_of(REPLICATION, 1, local_head=True)
+    sent = read_out(SERVER, "ann", REPLICATION).adapter
+    assert [tensor.tolist() for tensor in travelling(sent, parts.receives)] == [[[1.0]], [[1.0]]]
+    assert nbytes(sent, parts.receives) == nbytes(ANN.adapter, parts.sends) == 8
+    received = as_received(ANN, sent, parts.sends)
+    assert received.adapter.dense == {}
+    assert received.adapter.modules["m"].a is ANN.adapter.modules["m"].a
+    assert received.adapter.modules["m"].b is ANN.adapter.modules["m"].b
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_a_local_head_is_not_sent():
 def test_reading_out_keeps_the_delta_under_the_clients_scale(of_server: float, of_client: float, b: list[float]):
     """Row 0 is A = 1, B = 1: its delta is the server's scale; B absorbs server's scale / client's scale."""
     state = ServerState(0, line(1.0, 5.0, 6.0, 7.0, scale=of_server), {"ann": 1}, {"ann": of_client})
-    factors = read_out(state, "ann", local_head=False).modules["m"]
+    factors = read_out(state, "ann", REPLICATION).adapter.modules["m"]
     assert factors.scale == of_client
     assert factors.b.flatten().tolist() == b
     assert factors.a.flatten().tolist() == [1.0]
@@ -144,7 +161,7 @@ def test_a_round_of_clients_that_learn_nothing_keeps_the_server_under_any_scales
     state = ServerState(
         0, line(1.0, 5.0, 6.0, 7.0, scale=2.0), {"ann": 1, "bob": 4, "eve": 2}, {"ann": 8.0, "bob": 2.0, "eve": 4.0}
     )
-    updates = [ClientUpdate(client, read_out(state, client, local_head=False), 1.0) for client in state.ranks]
+    updates = [ClientUpdate(client, read_out(state, client, REPLICATION).adapter, 1.0) for client in state.ranks]
     assert fold(updates, state=state).state.adapter.identical(state.adapter)
 
 
@@ -152,8 +169,8 @@ def test_a_client_trains_its_own_head_once_it_has_one():
     """At first the initial head, 10; after that its own, 7, and never another client's."""
     state = ServerState(1, SERVER.adapter, SERVER.ranks, SERVER.scales, personal={"bob": {"head": torch.tensor([7.0])}})
     for client, head in {"ann": 10.0, "bob": 7.0}.items():
-        own = personalise(state, client, read_out(state, client, local_head=True))
-        assert own.dense["head"].tolist() == [head]
+        own = personalise(state, client, read_out(state, client, REPLICATION))
+        assert own.adapter.dense["head"].tolist() == [head]
 
 
 def test_a_good_update_has_no_problem():
@@ -252,3 +269,251 @@ def test_a_client_that_diverged_keeps_the_head_it_had():
     second = fold([ClientUpdate("bob", line(6.0, 8.0, head=math.nan), 1.0)], state=first, local_head=True)
     assert second.state.personal["bob"]["head"].tolist() == [22.0]
     assert "head" in second.dropped["bob"]
+
+
+ALL = frozenset({"a", "b", "head"})
+A, B, HEAD = frozenset({"a"}), frozenset({"b"}), frozenset({"head"})
+NONE: frozenset[str] = frozenset()
+
+WAYS: dict[tuple[str, int], tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]] = {
+    ("ffa", 1): (B | HEAD, B | HEAD, B | HEAD, NONE),  # A is known from the seed
+    ("fedsvd", 1): (B | HEAD, B | HEAD, ALL, NONE),  # A comes anew from the server
+    ("rolora", 1): (B | HEAD, B | HEAD, ALL, NONE),
+    ("rolora", 2): (A | HEAD, A | HEAD, ALL, NONE),
+    ("fedsa", 1): (ALL, A, A, B | HEAD),
+    ("flora", 1): (ALL, ALL, HEAD, NONE),  # the fresh adapter is known from the seed
+    ("florist", 1): (ALL, ALL, HEAD, NONE),
+}
+"""What is trained, sent, received and kept, where it is not everything, everything, everything and nothing."""
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_is_trained_and_what_travels(name: str, number: int):
+    """Only rolora alternates: its odd rounds are like its first, its even ones like its second."""
+    turn = 2 - number % 2 if name == "rolora" else 1
+    parts = parts_of(build(name), number, local_head=False)
+    assert (parts.trains, parts.sends, parts.receives, parts.keeps) == WAYS.get((name, turn), (ALL, ALL, ALL, NONE))
+    local = parts_of(build(name), number, local_head=True)
+    assert local.trains == parts.trains
+    assert local.keeps == parts.keeps | HEAD
+    assert not (local.sends | local.receives) & HEAD
+
+
+def state_of(
+    *ranks: int, server_rank: int = 3, number: int = 4, base_rank: int = 0, seed: int = 0, scales: Sequence[float] = ()
+) -> ServerState:
+    """A server of a 3 x 5 layer and a head of 2, everything drawn; clients c0, c1, ... of the given ranks."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def drawn(rank: int, scale: float) -> Factors:
+        return Factors(torch.randn(rank, 5, generator=draw), torch.randn(3, rank, generator=draw), scale)
+
+    adapter = Adapter({"m": drawn(server_rank, 2.0)}, {"head": torch.randn(2, generator=draw)})
+    change = Adapter({"m": drawn(base_rank, 0.5)}) if base_rank else None
+    names = [f"c{i}" for i in range(len(ranks))]
+    of_clients = scales or [2.0] * len(ranks)
+    return ServerState(
+        number, adapter, dict(zip(names, ranks, strict=True)), dict(zip(names, of_clients, strict=True)), {}, change, 7
+    )
+
+
+def trained(state: ServerState, name: str, seed: int = 1) -> list[ClientUpdate]:
+    """What clients send: their read-out with something drawn added to what is trained; weights 1, 2, 3, ..."""
+    draw = torch.Generator().manual_seed(seed)
+    method = build(name)
+    trains = method.parts(state.round + 1).trains
+    updates = []
+    for i, client in enumerate(state.ranks):
+        start = read_out(state, client, method).adapter
+        f = start.modules["m"]
+        a, b = (t + torch.randn(t.shape, generator=draw) for t in (f.a, f.b))
+        factors = Factors(a if "a" in trains else f.a, b if "b" in trains else f.b, f.scale)
+        head = {"head": torch.randn(2, generator=draw)}
+        updates.append(ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0))
+    return updates
+
+
+def other(update: ClientUpdate, parts: frozenset[str]) -> ClientUpdate:
+    """The update with other values in some parts."""
+    f = update.adapter.modules["m"]
+    factors = Factors(2 * f.a + 1 if "a" in parts else f.a, 2 * f.b + 1 if "b" in parts else f.b, f.scale)
+    dense = {n: t + 1 if "head" in parts else t for n, t in update.adapter.dense.items()}
+    return ClientUpdate(update.client, Adapter({"m": factors}, dense), update.weight)
+
+
+def same_server(one: ServerState, another: ServerState) -> bool:
+    changes = (one.base_change, another.base_change)
+    same = changes == (None, None) or (all(changes) and changes[0].identical(changes[1]))
+    return bool(same) and one.adapter.identical(another.adapter)
+
+
+@pytest.mark.parametrize("local_head", [False, True])
+@pytest.mark.parametrize("number", [5, 6])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_is_not_sent_does_not_reach_the_server_and_what_is_sent_does(name: str, number: int, local_head: bool):
+    """In every client's update all that is not sent is something else: the same server, bit for bit.
+
+    Something else in any one part that is sent: another server.
+    """
+    ranks = (3, 3, 3) if METHODS[name].info.equal_ranks else (1, 3, 2)
+    state = state_of(*ranks, number=number - 1, scales=(2.0, 0.5, 1.0))
+    sends = parts_of(build(name), number, local_head=local_head).sends
+    sent = trained(state, name)
+    after = fold(sent, state=state, method=name, local_head=local_head).state
+    unsent = [other(update, ALL - sends) for update in sent]
+    assert same_server(fold(unsent, state=state, method=name, local_head=local_head).state, after)
+    for part in sends:
+        changed = [other(update, frozenset({part})) for update in sent]
+        assert not same_server(fold(changed, state=state, method=name, local_head=local_head).state, after)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "up", "down"),
+    [
+        ("replication", 1, 72, 72),
+        ("ffa", 1, 32, 32),  # B and head
+        ("fedsvd", 1, 32, 72),  # B and head; everything
+        ("rolora", 1, 32, 72),
+        ("rolora", 2, 48, 72),  # A and head; everything
+        ("fedsa", 1, 40, 40),  # A
+        ("flora", 1, 72, 8 + 128),  # everything; the head and the base change
+        ("florist", 1, 72, 8 + 128),
+        ("fedhl", 1, 72, 72),  # the base change stays with the server
+        ("replication+", 1, 72, 72 + 128),  # a base change from elsewhere goes to everyone
+    ],
+)
+def test_bytes_of_a_client_of_rank_2(name: str, number: int, up: int, down: int):
+    """A: 2 x 5 numbers of 4 bytes, 40. B: 3 x 2, 24. Head: 2, 8. A base change of rank 4: 4 x 5 + 3 x 4, 128."""
+    method = build(name.rstrip("+"))
+    changed = method.info.changes_base or name.endswith("+")
+    state = state_of(2, base_rank=4 if changed else 0)
+    parts = parts_of(method, number, local_head=False)
+    sent = read_out(state, "c0", method)
+    assert nbytes(sent.adapter, parts.receives, sent.base_change) == down
+    assert nbytes(sent.adapter, parts.sends) == up
+
+
+@pytest.mark.parametrize(("rank", "base"), [(1, 96), (2, 96), (3, 64)])
+def test_fedex_sends_every_rank_class_its_own_base_change(rank: int, base: int):
+    """The base change has rank 2: 2 (5 + 3) 4 = 64 bytes. The 2 or 1 rank indices beyond the client's rank make it 4 or
+    3, which a layer of 3 x 5 holds in rank 3: 96 bytes. Adapter 32 r and head 8 bytes."""
+    state = state_of(rank, base_rank=2)
+    sent = read_out(state, "c0", build("fedex"))
+    assert nbytes(sent.adapter, ALL, sent.base_change) == 32 * rank + 8 + base
+    assert sent.base_change is not None
+    delta = sent.adapter.modules["m"].delta() + sent.base_change.modules["m"].delta()
+    torch.testing.assert_close(delta, global_model(state).modules["m"].delta(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedsa"}))
+def test_methods_that_keep_nothing_leave_nothing_with_the_clients(name: str):
+    state = state_of(3, 3, 3)
+    assert fold(trained(state, name), state=state, method=name).state.personal == {}
+
+
+def test_fedsa_keeps_b_and_head_with_the_client_and_gives_them_back():
+    """bob goes on from his own B and head and the server's new A; eve, who has not trained, from what is read out."""
+    state = state_of(2, 3, 1)
+    bob, _, _ = trained(state, "fedsa")
+    after = fold([bob], state=state, method="fedsa").state
+    assert set(after.personal) == {"c0"}
+    assert dict(after.personal["c0"]) == kept_by(bob, B | HEAD)
+    assert set(after.personal["c0"]) == {"m.b", "head"}
+    mine = personalise(after, "c0", read_out(after, "c0", build("fedsa"))).adapter
+    assert torch.equal(mine.modules["m"].b, bob.adapter.modules["m"].b)
+    assert torch.equal(mine.dense["head"], bob.adapter.dense["head"])
+    assert torch.equal(mine.modules["m"].a, after.adapter.modules["m"].a[:2])
+    assert torch.equal(mine.modules["m"].a, bob.adapter.modules["m"].a)  # the rows' only owner
+    started = read_out(after, "c2", build("fedsa"))
+    assert personalise(after, "c2", started) is started
+    assert torch.equal(after.adapter.modules["m"].b, state.adapter.modules["m"].b)
+    assert torch.equal(after.adapter.dense["head"], state.adapter.dense["head"])
+
+
+def test_a_client_that_is_pruned_keeps_the_rest_of_its_own_delta():
+    """B of rank 2 under scale 2 becomes its first column times 2 / 4 under scale 4; head and eve stay as they are."""
+    b, head = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([7.0, 8.0])
+    state = state_of(2, 3)
+    own = {"c0": {"m.b": b, "head": head}, "c1": {"m.b": torch.ones(3, 3), "m.a": torch.ones(3, 5)}}
+    state = ServerState(4, state.adapter, state.ranks, state.scales, own)
+    after = with_ranks(state, {"c0": 1, "c1": 3}, {"c0": 4.0, "c1": 2.0})
+    assert (after.ranks, after.scales) == ({"c0": 1, "c1": 3}, {"c0": 4.0, "c1": 2.0})
+    assert after.personal["c0"]["m.b"].tolist() == [[0.5], [1.5], [2.5]]
+    assert torch.equal(after.personal["c0"]["head"], head)
+    assert all(torch.equal(t, own["c1"][name]) for name, t in after.personal["c1"].items())
+    assert state.personal["c0"]["m.b"] is b
+    assert with_ranks(state, {"c0": 2, "c1": 1}, state.scales).personal["c1"]["m.a"].shape == (1, 5)
+    assert personalise(after, "c0", read_out(after, "c0", build("fedsa"))).adapter.modules["m"].delta().shape == (3, 5)
+
+
+def test_a_method_that_needs_no_base_change_keeps_one_that_is_there():
+    state = state_of(3, 3, base_rank=2)
+    for name in set(METHODS) - {name for name in METHODS if METHODS[name].info.changes_base}:
+        assert fold(trained(state, name), state=state, method=name).state.base_change is state.base_change
+
+
+@pytest.mark.parametrize("local_head", [False, True])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_method_lets_an_overflow_reach_the_server(name: str, local_head: bool):
+    """Values of 2e38 are finite in float32; three times two of them is not, nor is any product of two."""
+    state = state_of(3, 3, base_rank=3)
+    updates = [
+        ClientUpdate(client, read_out(state, client, build(name)).adapter.map(lambda t: torch.full_like(t, 2e38)), 2.0)
+        for client in state.ranks
+    ]
+    result = fold(updates, state=state, method=name, local_head=local_head)
+    assert result.state.round == 5
+    assert result.state.adapter is state.adapter
+    assert result.state.base_change is state.base_change
+    assert result.state.personal == {}
+    assert set(result.dropped) == {"c0", "c1"}
+    assert all(reason.startswith("the round's sum overflows in ") for reason in result.dropped.values())
+
+
+def test_the_global_model_is_adapter_and_base_change():
+    """1 x 1: 2 (1*1 + 4*4) = 34 at scale 2, and 0.5 (3 * 5) = 7.5 beside it: 41.5, of rank 3 at scale 2."""
+    change = Adapter({"m": Factors(torch.tensor([[3.0]]), torch.tensor([[5.0]]), 0.5)})
+    state = ServerState(0, line(1.0, 4.0, scale=2.0, head=10.0), {}, {}, base_change=change)
+    whole = global_model(state)
+    assert whole.modules["m"].delta().item() == 41.5
+    assert (whole.modules["m"].rank, whole.modules["m"].scale) == (3, 2.0)
+    assert whole.dense["head"].tolist() == [10.0]
+
+
+def test_the_global_model_without_a_base_change_is_the_adapter():
+    assert global_model(SERVER) is SERVER.adapter
+
+
+def test_modules_that_the_base_change_lacks_are_the_adapters():
+    two = Adapter({"m": line(1.0).modules["m"], "n": line(2.0).modules["m"]})
+    state = ServerState(0, two, {}, {}, base_change=Adapter({"n": line(3.0).modules["m"]}))
+    whole = global_model(state)
+    assert whole.modules["m"] is two.modules["m"]
+    assert whole.modules["n"].delta().item() == 4.0 + 9.0
+
+
+def test_the_global_model_keeps_the_adapters_dtype():
+    half = line(1.0, 4.0).map(lambda t: t.to(torch.bfloat16))
+    whole = global_model(ServerState(0, half, {}, {}, base_change=line(3.0)))
+    assert {tensor.dtype for _, tensor in whole.tensors()} == {torch.bfloat16}
+    assert whole.modules["m"].delta().item() == 26.0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("flora", 7.5), ("replication", 7.5), ("fedex", 7.5 + 0.75 * 32), ("fedhl", None)],
+)
+def test_the_mean_of_the_base_changes_that_clients_were_sent(name: str, expected: float | None):
+    """1 x 1, base change 7.5. fedex: ann of rank 1 and three quarters of the weight also got the other rank index,
+    2 * 4 * 4 = 32, frozen; bob of rank 2 did not. fedhl sends none."""
+    change = Adapter({"m": Factors(torch.tensor([[3.0]]), torch.tensor([[5.0]]), 0.5)})
+    state = ServerState(0, line(1.0, 4.0, scale=2.0), {"ann": 1, "bob": 2}, {"ann": 2.0, "bob": 2.0}, {}, change)
+    updates = [ClientUpdate("ann", line(2.0), 3.0), ClientUpdate("bob", line(6.0, 8.0), 1.0)]
+    found = mean_base_change(state, updates, build(name))
+    assert (found and found.modules["m"].delta().item()) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_without_any_base_change_their_mean_is_none():
+    updates = [ClientUpdate("bob", line(6.0, 8.0), 1.0)]
+    assert mean_base_change(SERVER, updates, build("flora")) is None

@@ -15,12 +15,15 @@ from polyrank.adapter import Adapter
 from polyrank.errors import ConfigError, RunFolderError
 from polyrank.federation import checkpoint
 from polyrank.federation.listener import Listener, Listeners
-from polyrank.federation.round import cohort
+from polyrank.federation.round import cohort, global_model
 from polyrank.federation.run_folder import RunFolder
-from polyrank.federation.runner import run, saved_config
+from polyrank.federation.runner import Runner, run, saved_config
+from polyrank.federation.setup import build
 from polyrank.hf import peft_folder
 from polyrank.state import ClientUpdate, ServerState
-from polyrank.training.job import Job
+from polyrank.tasks.classification import collate
+from polyrank.training.job import Job, Penalty
+from tests import models
 from tests.federation.conftest import Configure
 from tests.federation.disk import files_up_to, no_space
 from tests.federation.doubles import Pretend, broken, plus, pretending
@@ -299,10 +302,17 @@ def test_evaluation_can_be_rarer_and_the_last_round_is_always_evaluated(configur
     assert [line["round"] for line in lines if "test/accuracy" in line] == [2, 4, 5]
 
 
-def test_the_aggregation_error_can_be_left_out(configure: Configure, tmp_path: Path):
-    runner = pretending(configure("evaluation.aggregation_error=false"), tmp_path, Pretend())
-    runner.step(runner.start())
-    assert "aggregation/error" not in runner.folder.read_metrics()[0]
+DIAGNOSTICS = {
+    *("aggregation/error", "aggregation/error_by_module", "rank/effective", "rank/energy_in_lowest", "clients/drift")
+}
+
+
+def test_the_diagnostics_can_be_left_out(configure: Configure, tmp_path: Path):
+    for wanted in ("true", "false"):
+        runner = pretending(configure(f"evaluation.diagnostics={wanted}"), tmp_path / wanted, Pretend())
+        runner.step(runner.start())
+        measured = runner.folder.read_metrics()[0].keys()
+        assert measured & DIAGNOSTICS == (DIAGNOSTICS if wanted == "true" else set())
 
 
 def test_another_run_is_kept_unless_told_otherwise(configure: Configure, tmp_path: Path):
@@ -410,3 +420,220 @@ def test_tensorboard_gets_the_scalars(configure: Configure, tmp_path: Path):
     run(configure('output.trackers=["tensorboard"]', "federation.rounds=1"), tmp_path / "run")
     files = [path for path in (tmp_path / "run" / "events").rglob("events*") if path.is_file()]
     assert any(b"test/accuracy" in path.read_bytes() for path in files)
+
+
+A_BYTES, B_BYTES = {2: 512, 4: 1024}, {2: 512, 4: 1024}
+"""Of the two factors of four modules of 16 x 16: 256 r each."""
+
+
+def with_high(line: dict[str, Any], of_rank: dict[int, int]) -> int:
+    """A sum over the clients of a round; client-00 and client-01 have rank 4, the others 2."""
+    return sum(of_rank[4 if client in ("client-00", "client-01") else 2] for client in line["clients"])
+
+
+@pytest.mark.parametrize(
+    ("method", "up", "down"),
+    [
+        ("ffa", [("b", "head")] * 3, [("b", "head")] * 3),
+        ("fedsvd", [("b", "head")] * 3, [("a", "b", "head")] * 3),
+        ("rolora", [("b", "head"), ("a", "head"), ("b", "head")], [("a", "b", "head")] * 3),
+        ("fedsa", [("a",)] * 3, [("a",)] * 3),
+        ("fedhl", [("a", "b", "head")] * 3, [("a", "b", "head")] * 3),
+    ],
+)
+def test_bytes_are_those_of_what_travels(
+    configure: Configure, tmp_path: Path, method: str, up: list[tuple[str, ...]], down: list[tuple[str, ...]]
+):
+    """256 r bytes for A and as many for B, 136 for the head."""
+    runner = pretending(configure(f"aggregation.method={method}"), tmp_path, Pretend())
+    runner.run(runner.start())
+    size = {"a": A_BYTES, "b": B_BYTES, "head": dict.fromkeys((2, 4), HEAD)}
+    for line, sent, received in zip(runner.folder.read_metrics(), up, down, strict=True):
+        assert line["bytes/up"] == sum(with_high(line, size[part]) for part in sent)
+        assert line["bytes/down"] == sum(with_high(line, size[part]) for part in received)
+
+
+def test_floras_clients_are_sent_head_and_base_change(configure: Configure, tmp_path: Path):
+    """The base change has the rank of all that was stacked, 16 at most: 4 modules of (16 + 16) 4 bytes for each."""
+    runner = pretending(configure("aggregation.method=flora"), tmp_path, Pretend())
+    state, rank = runner.start(), 0
+    for _ in range(3):
+        state = runner.step(state)
+        line = runner.folder.read_metrics()[-1]
+        assert line["bytes/up"] == with_high(line, {r: FACTORS[r] + HEAD for r in (2, 4)})
+        assert line["bytes/down"] == 3 * (HEAD + 512 * rank)
+        rank = min(rank + with_high(line, {2: 2, 4: 4}), 16)
+        assert state.base_change is not None
+        found = {factors.rank for factors in state.base_change.modules.values()}
+        assert found <= set(range(1, rank + 1))  # terms that cancel need no rank
+        rank = max(found)
+        assert len(found) == 1
+
+
+def test_what_fedsa_keeps_comes_back_to_its_client(configure: Configure, tmp_path: Path):
+    """Everyone adds 1/8 to all that it holds: after three rounds a client's B and head are 1/8 for each time that it
+    took part above the start, and its A is the server's. The server's B and head stay as they were."""
+    runner = pretending(configure("aggregation.method=fedsa"), tmp_path, Pretend())
+    start = runner.start()
+    state = runner.run(start)
+    part = [client for line in runner.folder.read_metrics() for client in line["clients"]]
+    assert max(map(part.count, part)) > 1
+    assert set(state.personal) == set(part)
+    for client, own in state.personal.items():
+        assert own.keys() == {f"{name}.b" for name in state.adapter.modules} | state.adapter.dense.keys()
+        initial = dict(start.adapter.prefix(state.ranks[client]).tensors())
+        for name, tensor in own.items():
+            torch.testing.assert_close(tensor, initial[name] + 0.125 * part.count(client))
+    for name, factors in state.adapter.modules.items():
+        assert torch.equal(factors.b, start.adapter.modules[name].b)
+        assert not torch.equal(factors.a, start.adapter.modules[name].a)
+    restored = final(tmp_path)
+    assert all(own[n].equal(restored.personal[c][n]) for c, own in state.personal.items() for n in own)
+
+
+def test_where_b_stays_with_the_clients_no_diagnostics_are_claimed(configure: Configure, tmp_path: Path):
+    """The server's product is zero and would agree with itself; its clients' are personal."""
+    runner = pretending(configure("aggregation.method=fedsa"), tmp_path, Pretend())
+    runner.step(runner.start())
+    (line,) = runner.folder.read_metrics()
+    assert not line.keys() & DIAGNOSTICS
+    assert line["test/loss"] > 0
+
+
+def test_diagnostics_of_clients_that_learn_nothing(configure: Configure, tmp_path: Path):
+    """All products are zero, as B is: no error, no direction and no drift."""
+    runner = pretending(configure(), tmp_path, Pretend({f"client-0{i}": plus(0.0) for i in range(6)}))
+    runner.step(runner.start())
+    (line,) = runner.folder.read_metrics()
+    assert {name: line[name] for name in DIAGNOSTICS - {"aggregation/error_by_module"}} == {
+        "aggregation/error": 0.0,
+        "rank/effective": 0.0,
+        "rank/energy_in_lowest": 0.0,
+        "clients/drift": 0.0,
+    }
+    assert set(line["aggregation/error_by_module"].values()) == {0.0}
+
+
+def test_diagnostics_of_a_lone_client(configure: Configure, tmp_path: Path):
+    """It has rank 4 and all that it sends becomes the server's: no error. In round 1 it starts from zero: drift 1."""
+    config = configure("federation.clients=1", "federation.participation=1", "ranks.counts=[0, 1]")
+    runner = pretending(config, tmp_path, Pretend())
+    runner.run(runner.start())
+    first, second, _ = runner.folder.read_metrics()
+    assert first["aggregation/error"] == pytest.approx(0, abs=1e-6)
+    assert first["clients/drift"] == pytest.approx(1)
+    assert 0 < second["clients/drift"] < 1
+    assert first["rank/effective"] == pytest.approx(1)  # all columns of B are the same
+    assert first["rank/energy_in_lowest"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex", "fedhl"])
+def test_methods_that_change_the_base_are_exact_or_say_so(configure: Configure, tmp_path: Path, method: str):
+    """Real training at three ranks and scales; the base change that everyone was sent is no part of the change."""
+    ranks = ("ranks.levels=[1, 2, 4]", "ranks.counts=[2, 2, 2]", "ranks.scaling=lora", "federation.participation=1")
+    run(configure(f"aggregation.method={method}", *ranks, "training.lr=5e-2"), tmp_path)
+    errors = [line["aggregation/error"] for line in RunFolder(tmp_path).read_metrics()]
+    assert errors[0] < 1e-5
+    assert all(error < 1e-5 for error in errors) == (method != "fedhl")
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex", "fedhl"])
+def test_the_exported_adapter_has_the_base_change_in_it(configure: Configure, tmp_path: Path, method: str):
+    """Plain PEFT on the adapter folder gives the logits of the resident model with the base change installed."""
+    from peft import PeftModel
+
+    runner = Runner(build(configure(f"aggregation.method={method}")), RunFolder(tmp_path), Listener())
+    state = runner.run(runner.start())
+    assert state.base_change is not None
+    exported = peft_folder.read(tmp_path / "adapter")
+    assert exported.identical(global_model(state))
+    base = peft_folder.base_model(tmp_path / "adapter")
+    inputs = collate(runner.federation.test, range(8), torch.device("cpu"))
+    resident = runner.federation.resident
+    resident.install(state.adapter)
+    without = models.logits(resident.model, inputs)
+    resident.install(state.adapter, state.base_change)
+    expected = models.logits(resident.model, inputs)
+    found = models.logits(PeftModel.from_pretrained(base.model, tmp_path / "adapter"), inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - without).abs().max() > 1e-4
+
+
+def shrinking(*clients: str) -> Pretend:
+    """Everyone adds 1/8; these clients' last rank index becomes all zeros."""
+
+    def shrink(adapter: Adapter) -> Adapter:
+        grown = plus(0.125)(adapter)
+        for factors in grown.modules.values():
+            factors.a[-1] = 0
+        return grown
+
+    return Pretend(dict.fromkeys(clients, shrink))
+
+
+def test_a_client_that_shrinks_has_its_new_rank_and_scale_from_the_next_round_on(configure: Configure, tmp_path: Path):
+    """client-00 and client-01 of rank 4 keep floor(0.75 r), 3 and then 2, the lowest level. B is zero in round 1, so
+    there is no tail to get smaller; client-00 shrinks in rounds 2 and 3. With alpha 2 its scales are 2/4, 2/3, 2/2."""
+    config = configure(
+        *("ranks.policy=self_pruning", "ranks.prune_keep=0.75", "ranks.scaling=lora"),
+        *("federation.participation=1", "federation.rounds=4"),
+    )
+    runner = pretending(config, tmp_path, Pretend())
+    state = runner.step(runner.start())
+    assert set(state.ranks.values()) == {2, 4}
+    runner = replace(runner, federation=replace(runner.federation, engine=shrinking("client-00")))
+    expected = [(4, 0.5), (3, 2 / 3), (2, 1.0), (2, 1.0)]
+    for number in (2, 3, 4):
+        before, state = state, runner.step(state)
+        line = runner.folder.read_metrics()[-1]
+        assert line["ranks"] == before.ranks
+        assert line["ranks"]["client-00"] == expected[number - 2][0]
+        assert (state.ranks["client-00"], state.scales["client-00"]) == expected[number - 1]
+        assert (state.ranks["client-01"], state.scales["client-01"]) == (4, 0.5)
+        assert {state.ranks[f"client-0{i}"] for i in range(2, 6)} == {2}
+        saved = final(tmp_path)
+        assert (saved.ranks, saved.scales) == (state.ranks, state.scales)
+    assert {factors.rank for factors in state.adapter.modules.values()} == {4}
+
+
+def test_a_client_that_keeps_its_b_is_judged_by_what_it_has_not_by_what_it_sent(configure: Configure, tmp_path: Path):
+    """fedsa's server never sees a B; client-00 shrinks all the same, and its own B with it: to 3 columns, at scale 2/3
+    in place of 2/4, so the 1/4 that it has become after two rounds is now 1/4 * 3/4 = 3/16."""
+    ranks = ("ranks.policy=self_pruning", "ranks.prune_keep=0.75", "ranks.scaling=lora")
+    config = configure(*ranks, "federation.participation=1", "aggregation.method=fedsa")
+    runner = pretending(config, tmp_path, Pretend())
+    state = runner.step(runner.start())
+    runner = replace(runner, federation=replace(runner.federation, engine=shrinking("client-00")))
+    state = runner.step(state)
+    assert (state.ranks["client-00"], state.ranks["client-01"]) == (3, 4)
+    own = state.personal["client-00"][f"{QUERY}.b"]
+    torch.testing.assert_close(own, torch.full((16, 3), 3 / 16))
+    assert runner.step(state).round == 3
+
+
+def test_only_clients_that_can_shrink_are_penalised(configure: Configure, tmp_path: Path):
+    """Rank 4 may become floor(0.99 * 4) = 3; rank 2 is the lowest level."""
+    penalties: dict[str, Penalty | None] = {}
+
+    class Recorder(Pretend):
+        def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
+            penalties.update({job.client: job.penalty for job in jobs})
+            return super().train(jobs)
+
+    config = configure("ranks.policy=self_pruning", "federation.participation=1", "ranks.prune_weight=0.5")
+    runner = pretending(config, tmp_path, Recorder())
+    runner.step(runner.start())
+    high = dict.fromkeys(("client-00", "client-01"), Penalty(3, 0.5))
+    assert penalties == dict.fromkeys(runner.federation.clients) | high
+    plain = pretending(configure("federation.participation=1"), tmp_path / "plain", Recorder())
+    plain.step(plain.start())
+    assert set(penalties.values()) == {None}
+    assert "ranks" not in plain.folder.read_metrics()[0]
+
+
+@pytest.mark.parametrize(("method", "up"), [("ffa", 512 + HEAD), ("fedsa", 1024 + HEAD), ("rolora", 512 + HEAD)])
+def test_scoring_sends_what_was_trained(configure: Configure, tmp_path: Path, method: str, up: int):
+    """The server scores the whole model; of six clients of rank 2 it knows an A that was not trained."""
+    runner = pretending(scored(configure, f"aggregation.method={method}"), tmp_path, Pretend())
+    runner.start()
+    assert runner.folder.read_json("clients")["scoring"]["bytes/up"] == 6 * up

@@ -137,3 +137,20 @@ def test_what_does_not_fit_is_one_clear_line(
     with pytest.raises(error, match=message) as found:
         build(configure(override))
     assert "\n" not in str(found.value)
+
+
+def test_clients_that_may_shrink_are_refused_where_ranks_must_stay_equal(configure: Configure):
+    """All have rank 4, but may shrink to 3; with one level nobody can, and nothing is wrong."""
+    pruning = ("aggregation.method=fedavg", "ranks.policy=self_pruning")
+    with pytest.raises(ConfigError, match=r"fedavg needs clients of equal ranks, but with ranks\.policy self_pruning"):
+        build(configure(*pruning, "ranks.counts=[0, 6]"))
+    build(configure(*pruning, "ranks.levels=[4]", "ranks.counts=[6]"))
+
+
+def test_the_initial_state_is_the_same_after_training(configure: Configure):
+    """The head is the one that was loaded, not what was installed last."""
+    federation = build(configure("federation.seed=3"))
+    first = federation.initial_state()
+    federation.resident.install(first.adapter.map(lambda tensor: tensor + 1))
+    assert federation.initial_state().adapter.identical(first.adapter)
+    assert (first.seed, first.base_change) == (3, None)

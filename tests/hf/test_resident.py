@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from polyrank.config import ModelConfig, TrainingConfig
 from polyrank.errors import AdapterError, ModelError
 from polyrank.hf.base import load_base
 from polyrank.hf.merged import merge_into
-from polyrank.hf.resident import ResidentModel
+from polyrank.hf.resident import SLOT, ResidentModel
 from polyrank.training.job import Job
 from polyrank.training.sequential import Sequential
 from tests.models import ARCHITECTURES, LABELS, Checkpoints, batch, examples, logits, random_adapter, resident
@@ -356,3 +358,160 @@ def test_no_warning_reaches_the_user(checkpoint: Checkpoints, capfd: pytest.Capt
             model.install(random_adapter(model))
             logits(model.model, batch(model))
     assert capfd.readouterr() == ("", "")
+
+
+def factors_only(adapter: Adapter) -> Adapter:
+    return Adapter(adapter.modules)
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+@pytest.mark.parametrize("targets", ["default", "all-linear"])
+def test_a_base_change_is_its_delta_added_to_the_weights(
+    checkpoint: Checkpoints, architecture: str, head: str, targets: str
+):
+    """Of other ranks and scales than the adapter's; without it the logits are, bit for bit, what they were."""
+    folder = checkpoint(architecture)
+    model = resident(folder, head=head, targets=targets)
+    inputs = batch(model)
+    dense = load_base(ModelConfig(name=str(folder), head=head), LABELS)
+    adapter, change = random_adapter(model), factors_only(random_adapter(model, seed=1, rank=5))
+    model.install(adapter)
+    without = logits(model.model, inputs)
+    merge_into(dense, change)
+    merge_into(dense, adapter)
+    expected = logits(dense.model, inputs)
+    model.install(adapter, change)
+    torch.testing.assert_close(logits(model.model, inputs), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - without).abs().max() > 0.05
+    assert model.extract().identical(adapter)
+    model.install(adapter)
+    assert torch.equal(logits(model.model, inputs), without)
+
+
+def test_one_base_change_after_another(bert: ResidentModel):
+    """Of other ranks, of some modules only, and again none: each time only the last one counts."""
+    inputs, adapter = batch(bert), random_adapter(bert)
+    first, second = (factors_only(random_adapter(bert, seed=seed, rank=rank)) for seed, rank in ((1, 5), (2, 2)))
+    partial = Adapter({QUERY: second.modules[QUERY]})
+    found = []
+    for change in (first, second, partial, None, partial, second, first):
+        bert.install(adapter, change)
+        found.append(logits(bert.model, inputs))
+    assert all(torch.equal(one, other) for one, other in zip(found, found[::-1], strict=True))
+    assert all(not torch.equal(one, other) for one, other in pairwise(found[:4]))
+
+
+def test_the_base_change_of_a_deep_model_reaches_its_own_modules_only(checkpoint: Checkpoints):
+    """Four layers of six linear modules: PEFT shortens lists of 20 names and more to common endings."""
+    folder = checkpoint("bert", num_hidden_layers=4)
+    model = resident(folder, head="model", targets=[QUERY, *(f"layer.{i}.output.dense" for i in range(1, 4))])
+    adapter, change = random_adapter(model), factors_only(random_adapter(model, seed=1))
+    whole = resident(folder, head="model", targets="all-linear")
+    assert len(whole.shapes) > 20
+    for it in (model, whole):
+        given = change if it is model else factors_only(random_adapter(whole, seed=2))
+        it.install(random_adapter(it), given)
+        dense = load_base(ModelConfig(name=str(folder), head="model"), LABELS)
+        merge_into(dense, given)
+        merge_into(dense, random_adapter(it))
+        torch.testing.assert_close(logits(it.model, batch(it)), logits(dense.model, batch(it)), rtol=1e-4, atol=1e-4)
+        names = {name for name, module in it.model.named_modules() if isinstance(module, LoraLayer)}
+        assert names == set(it.shapes)
+    assert model.extract().dense.keys() == adapter.dense.keys()
+
+
+def test_a_base_change_is_copied_and_has_no_dropout(checkpoint: Checkpoints):
+    """With a dropout of one half before the adapter's A, an adapter of zero leaves nothing to drop."""
+    bare = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = resident(checkpoint("bert"), dropout=0.5, head="model", config=bare)
+    change, untouched = (factors_only(random_adapter(model, seed=1)) for _ in range(2))
+    model.install(model.initial(2, 2.0, 0), change)
+    inputs = batch(model)
+    evaluated = logits(model.model, inputs)
+    model.model.train()
+    trained = model.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits.detach()
+    torch.testing.assert_close(trained, evaluated)
+    for factors in change.modules.values():
+        factors.b.zero_()
+    assert torch.equal(logits(model.model, inputs), evaluated)
+    assert not change.identical(untouched)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (Adapter({"bert.extra": Factors(torch.ones(2, 16), torch.ones(16, 2))}), "bert.extra"),
+        (Adapter({QUERY: Factors(torch.ones(2, 17), torch.ones(16, 2))}), QUERY),
+        (Adapter({}, {"classifier.bias": torch.ones(2)}), "classifier.bias"),
+    ],
+)
+def test_a_base_change_that_does_not_fit(bert: ResidentModel, change: Adapter, said: str):
+    """It is named, and what was installed stays: adapter and base change."""
+    good, fitting = random_adapter(bert), factors_only(random_adapter(bert, seed=1))
+    bert.install(good, fitting)
+    before = logits(bert.model, batch(bert))
+    with pytest.raises(AdapterError, match=rf"the base change does not fit .*: {re.escape(said)}$"):
+        bert.install(random_adapter(bert, seed=2), change)
+    assert torch.equal(logits(bert.model, batch(bert)), before)
+    assert bert.extract().identical(good)
+    with pytest.raises(AdapterError, match="is missing"):
+        bert.install(Adapter({}), None)
+    assert torch.equal(logits(bert.model, batch(bert)), before)
+
+
+@pytest.mark.parametrize("with_change", [False, True])
+@pytest.mark.parametrize("parts", [{"a"}, {"b"}, {"head"}, {"b", "head"}, {"a", "b", "head"}], ids="-".join)
+def test_trainable_parts(bert: ResidentModel, parts: set[str], with_change: bool):
+    """Others have no gradient; the base change never has one."""
+    change = factors_only(random_adapter(bert, seed=1)) if with_change else None
+    for chosen in ({"a", "b", "head"}, parts):  # what was trained before does not count
+        bert.install(random_adapter(bert), change)
+        parameters = bert.trainable(frozenset(chosen))
+    inputs = batch(bert)
+    bert.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in parameters)
+    kinds = {"a": f"lora_A.{SLOT}.", "b": f"lora_B.{SLOT}.", "head": "classifier."}
+    for name, parameter in bert.model.named_parameters():
+        expected = any(kinds[part] in name for part in parts)
+        assert parameter.requires_grad == expected
+        assert (parameter.grad is not None) == expected
+        assert any(parameter is p for p in parameters) == expected
+
+
+@pytest.mark.parametrize(("architecture", "head"), BOTH_HEADS)
+@pytest.mark.parametrize("trains", [{"b"}, {"a", "head"}], ids="-".join)
+def test_what_is_not_trained_does_not_change_by_a_bit(
+    checkpoint: Checkpoints, architecture: str, head: str, trains: set[str]
+):
+    """Not by weight decay either, nor does the base change; what is trained changes in every module."""
+    model = resident(checkpoint(architecture), head=head)
+    adapter, change = random_adapter(model), factors_only(random_adapter(model, seed=1))
+    model.install(adapter, change)
+    before = frozen(model)
+    engine = Sequential(model, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
+    job = Job("ann", adapter, examples(model, 4), 4.0, 0, base_change=change, trains=frozenset(trains))
+    (update,) = engine.train([job])
+    for name, factors in adapter.modules.items():
+        after = update.adapter.modules[name]
+        assert torch.equal(after.a, factors.a) == ("a" not in trains)
+        assert torch.equal(after.b, factors.b) == ("b" not in trains)
+    for name, tensor in adapter.dense.items():
+        assert torch.equal(update.adapter.dense[name], tensor) == ("head" not in trains)
+    now = {name: p.detach() for name, p in model.model.named_parameters()} | dict(model.model.named_buffers())
+    unchanged = {
+        name: t
+        for name, t in before.items()
+        if f".{SLOT}." not in name and not name.startswith(model.base.head_modules)
+    }
+    assert all(torch.equal(now[name], tensor) for name, tensor in unchanged.items())
+    assert any("lora_A" in name for name in unchanged)  # the base change
+
+
+def test_tails_are_the_last_rank_indices(bert: ResidentModel):
+    """As views: a gradient through them reaches the factors."""
+    adapter = random_adapter(bert, rank=3, uneven=False)
+    bert.install(adapter)
+    for (a, b), factors in zip(bert.tails(2), adapter.modules.values(), strict=True):
+        assert torch.equal(a, factors.a[2:])
+        assert torch.equal(b, factors.b[:, 2:])
+        assert a.requires_grad

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from torch import Tensor
 from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig, TrainingConfig
 from polyrank.hf.base import load_base
+from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import ResidentModel
 from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import collate
 from polyrank.training.evaluate import evaluate
-from polyrank.training.job import Job
-from polyrank.training.sequential import Sequential
+from polyrank.training.job import Job, Penalty
+from polyrank.training.sequential import Sequential, penalty
 from tests.models import LABELS, Checkpoints, examples, random_adapter, resident
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -255,3 +257,85 @@ def test_bfloat16_learns_too(checkpoint: Checkpoints):
     assert {tensor.dtype for _, tensor in update.adapter.tensors()} == {torch.float32}
     model.install(update.adapter)
     assert evaluate(model, data, 2, 64).accuracy > 0.75
+
+
+def zeros_like(adapter: Adapter) -> Adapter:
+    return adapter.map(torch.zeros_like)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "gpt2"])
+def test_training_beside_a_base_change_is_training_on_the_changed_base(checkpoint: Checkpoints, architecture: str):
+    """The same SGD steps, up to rounding, as on a base whose weights have the change added."""
+    beside = resident(checkpoint(architecture), head="model")
+    change = Adapter(random_adapter(beside, seed=1).modules)
+    base = load_base(ModelConfig(name=str(checkpoint(architecture)), head="model"), LABELS)
+    merge_into(base, change)
+    on_top = ResidentModel(base)
+    options = {"optimizer": "sgd", "lr": 0.05, "batch_size": 3, "epochs": 2}
+    adapter, data = beside.initial(2, 2.0, 0), examples(beside, 6)
+    (one,) = train(beside, [Job("a", adapter, data, 1.0, 5, base_change=change)], **options)
+    (other,) = train(on_top, [Job("a", adapter, data, 1.0, 5)], **options)
+    (without,) = train(beside, [Job("a", adapter, data, 1.0, 5)], **options)
+    found, expected = dict(one.adapter.tensors()), dict(other.adapter.tensors())
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+    assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-4)
+    assert not all(torch.allclose(expected[n], t, rtol=1e-3, atol=1e-5) for n, t in without.adapter.tensors())
+
+
+@dataclass
+class Tails:
+    """What `penalty` needs of a resident model."""
+
+    factors: list[tuple[Tensor, Tensor]]
+
+    def tails(self, kept: int) -> list[tuple[Tensor, Tensor]]:
+        return [(a[kept:], b[:, kept:]) for a, b in self.factors]
+
+
+def test_the_regulariser_by_hand():
+    """Rank 3, one kept. Rows 1 and 2 of A hold 3 and 4, columns 1 and 2 of B hold 5 and 12: 5 * 13 = 65. In the other
+    module 2 * 1 = 2. Times 0.5: 33.5. The first rank index, however large, counts nothing."""
+    first = torch.tensor([[1e9], [3.0], [4.0]]), torch.tensor([[1e9, 5.0, 12.0]])
+    second = torch.tensor([[7.0], [2.0], [0.0]]), torch.tensor([[7.0, 0.0, -1.0]])
+    assert penalty(Tails([first, second]), Penalty(1, 0.5)).item() == 33.5
+    assert penalty(Tails([first, second]), Penalty(3, 0.5)).item() == 0.0
+
+
+@pytest.mark.parametrize("zero", [(), ("b",), ("a",), ("a", "b")])
+def test_the_regularisers_gradient(zero: tuple[str, ...]):
+    """Against differences in float64. At zero B, where every client starts, |h| - |-h| = 0: so is the gradient."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, 3, generator=draw).double(), torch.randn(5, 4, generator=draw).double()
+    for name, factor in (("a", a[2:]), ("b", b[:, 2:])):
+        if name in zero:
+            factor.zero_()
+    a.requires_grad_()
+    b.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: penalty(Tails([(a, b), (2 * a, b)]), Penalty(2, 0.3)), (a, b))
+    penalty(Tails([(a, b)]), Penalty(2, 0.3)).backward()
+    assert not a.grad[:2].any()
+    assert not b.grad[:, :2].any()
+    if not zero:
+        torch.testing.assert_close(b.grad[:, 2:], 0.3 * a[2:].norm() * b[:, 2:] / b[:, 2:].norm())
+    else:
+        assert a.grad.isfinite().all()
+        assert b.grad.isfinite().all()
+
+
+def test_the_regulariser_makes_the_tail_smaller_and_is_no_part_of_the_loss_that_is_reported(calm: ResidentModel):
+    """One step: the loss before it is the same; after it the last rank index is nearer to zero, the first is not."""
+    adapter, data = random_adapter(calm, rank=3, uneven=False), examples(calm, 4)
+    options = {"optimizer": "sgd", "lr": 1e-2, "batch_size": 4, "clip": 0}
+    jobs = [Job("a", adapter, data, 1.0, 0, penalty=p) for p in (None, Penalty(2, 0.0), Penalty(2, 1.0))]
+    plain, idle, pushed = train(calm, jobs, **options)
+    assert plain.adapter.identical(idle.adapter)
+    assert plain.metrics == pushed.metrics
+    for name, without in plain.adapter.modules.items():
+        within = pushed.adapter.modules[name]
+        assert within.b[:, 2:].norm() < without.b[:, 2:].norm()
+        assert within.a[2:].norm() < without.a[2:].norm()
+        torch.testing.assert_close(within.a[:2], without.a[:2])
+        torch.testing.assert_close(within.b[:, :2], without.b[:, :2])
+    (of_zero,) = train(calm, [Job("a", zeros_like(adapter), data, 1.0, 0, penalty=Penalty(2, 1.0))], **options)
+    assert of_zero.adapter.first_not_finite() is None

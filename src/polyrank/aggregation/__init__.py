@@ -1,6 +1,6 @@
 """Clients -> server: one file per method, two kernels, one registry."""
 
-from polyrank.aggregation.method import Accumulator, Aggregate, Method, MethodInfo
+from polyrank.aggregation.method import Accumulator, Aggregate, Download, Method, MethodInfo, Parts
 from polyrank.aggregation.registry import METHODS, build
 
-__all__ = ["METHODS", "Accumulator", "Aggregate", "Method", "MethodInfo", "build"]
+__all__ = ["METHODS", "Accumulator", "Aggregate", "Download", "Method", "MethodInfo", "Parts", "build"]

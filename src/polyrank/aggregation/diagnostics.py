@@ -1,54 +1,61 @@
-"""What aggregation lost, measured from the updates of a round and the adapter that came out."""
+"""What aggregation lost and where the adapters are going, measured from a round's updates and what came out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from polyrank import lowrank
-from polyrank.adapter import Adapter
-from polyrank.state import ClientUpdate
+from polyrank.adapter import Adapter, Factors
+from polyrank.state import ClientUpdate, ServerState
+
+Terms = list[tuple[float, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class AggregationError:
-    """``|s B A - delta*|_F / |delta*|_F`` for ``delta* = sum_k p_k s_k B_k A_k``, in all and per module."""
+    """``|change - delta*|_F / |delta*|_F`` for ``delta* = sum_k p_k s_k B_k A_k``, in all and per module."""
 
     total: float
     modules: Mapping[str, float]
 
 
-def aggregation_error(updates: Sequence[ClientUpdate], adapter: Adapter) -> AggregationError:
-    """How far the global adapter is from the weighted mean of the clients' products, relative to that mean.
+def aggregation_error(
+    updates: Sequence[ClientUpdate],
+    adapter: Adapter,
+    base_change: Adapter | None = None,
+    started_from: Adapter | None = None,
+) -> AggregationError:
+    """How far the global model's change is from the weighted mean of the clients' products, relative to that mean.
 
-    ``p_k`` are the updates' weights divided by their sum, whatever weights the method itself used. Cost per module:
-    Gram matrices of the stacked factors, or the dense layer where that is smaller; float64. A target of exactly 0
-    gives 0 where the adapter agrees and infinity where it does not.
+    The change is ``adapter + base_change - started_from``; without base changes it is ``s B A``. ``p_k`` are the
+    updates' weights divided by their sum, whatever weights the method itself used; a module that some clients lack is
+    averaged over those who have it. Cost per module: Gram matrices of the stacked factors, or the dense layer where
+    that is smaller; float64. A target of exactly 0 gives 0 where the change agrees and infinity where it does not.
+
+    Args:
+        updates: with at least one weight above 0.
+        adapter: the new global adapter.
+        base_change: the new one beside it.
+        started_from: the weighted mean of the base changes that the clients were sent.
     """
-    total_weight = sum(update.weight for update in updates)
     errors: dict[str, float] = {}
     difference = target = 0.0
-    for name, factors in adapter.modules.items():
-        terms = [
-            (update.weight / total_weight * mine.scale, mine.a, mine.b)
-            for update in updates
-            if update.weight > 0 and (mine := update.adapter.modules.get(name)) is not None
-        ]
-        left = (factors.a.double() * factors.scale, factors.b)
-        gap = lowrank.difference_norm(left, terms)
-        size = lowrank.norm(*lowrank.stack((c, a.double(), b.double()) for c, a, b in terms)) if terms else 0.0
+    for name in adapter.modules:
+        owners = [(u.weight, f) for u in updates if u.weight > 0 and (f := u.adapter.modules.get(name)) is not None]
+        total = sum(weight for weight, _ in owners)
+        wanted: Terms = [(weight / total * f.scale, f.a.double(), f.b.double()) for weight, f in owners]
+        found = _terms(adapter, name) + _terms(base_change, name) + _terms(started_from, name, -1.0)
+        gap = lowrank.norm(*lowrank.stack([*found, *((-c, a, b) for c, a, b in wanted)]))
+        size = lowrank.norm(*lowrank.stack(wanted)) if wanted else 0.0
         errors[name] = _ratio(gap, size)
         difference += gap**2
         target += size**2
     return AggregationError(_ratio(difference**0.5, target**0.5), errors)
-
-
-def _ratio(gap: float, size: float) -> float:
-    if size > 0:
-        return gap / size
-    return 0.0 if gap == 0 else float("inf")
 
 
 def owners_weight(updates: Sequence[ClientUpdate], rank: int) -> list[float]:
@@ -62,3 +69,92 @@ def owners_weight(updates: Sequence[ClientUpdate], rank: int) -> list[float]:
         for factors in modules:
             shares[: factors.rank] += update.weight / total / len(modules)
     return [float(share) for share in shares]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How a global update spreads over directions, averaged over the modules that are not zero.
+
+    Args:
+        effective_rank: ``exp`` of the entropy of the energies (see `lowrank.effective_rank`).
+        energy_in_lowest: share of the energy in the first singular values, as many as the lowest rank of any client;
+            near 1 the rank has collapsed: the higher ranks carry nothing.
+    """
+
+    effective_rank: float
+    energy_in_lowest: float
+
+
+def spectrum(adapter: Adapter, base_change: Adapter | None, lowest: int) -> Spectrum:
+    """The spectrum of the global update, adapter and base change together; (0, 0) for an update of zero."""
+    ranks: list[float] = []
+    shares: list[float] = []
+    for name in adapter.modules:
+        singular = lowrank.singular_values(*lowrank.stack(_terms(adapter, name) + _terms(base_change, name)))
+        energy = singular.double().square()
+        if float(energy.sum()) > 0:
+            ranks.append(lowrank.effective_rank(singular))
+            shares.append(float(energy[:lowest].sum() / energy.sum()))
+    if not ranks:
+        return Spectrum(0.0, 0.0)
+    return Spectrum(sum(ranks) / len(ranks), sum(shares) / len(shares))
+
+
+def drift(updates: Sequence[ClientUpdate], started: Mapping[str, Adapter]) -> float:
+    """How far clients go from what they were sent: ``|s_k B_k A_k - start_k| / |s_k B_k A_k|``, weighted mean.
+
+    Norms are over all layers. 0: nothing learned; 1: as far as the whole update is long.
+    """
+    total = sum(update.weight for update in updates)
+    mean = 0.0
+    for update in updates:
+        gap = size = 0.0
+        for name, factors in update.adapter.modules.items():
+            mine, begun = _term(factors), _term(started[update.client].modules[name], -1.0)
+            gap += lowrank.norm(*lowrank.stack([mine, begun])) ** 2
+            size += factors.norm() ** 2
+        mean += update.weight / total * (_ratio(gap**0.5, size**0.5) if update.weight > 0 else 0.0)
+    return mean
+
+
+def diagnose(
+    updates: Sequence[ClientUpdate],
+    started: Mapping[str, Adapter],
+    started_from: Adapter | None,
+    after: ServerState,
+    lowest: int,
+) -> dict[str, Any]:
+    """All of the above as metrics of a round.
+
+    Args:
+        updates: those that counted, with at least one weight above 0.
+        started: client -> the adapter it was sent.
+        started_from: the weighted mean of the base changes that the clients were sent.
+        after: the server after the round.
+        lowest: the lowest rank of any client.
+    """
+    error = aggregation_error(updates, after.adapter, after.base_change, started_from)
+    shape = spectrum(after.adapter, after.base_change, lowest)
+    return {
+        "aggregation/error": error.total,
+        "aggregation/error_by_module": dict(error.modules),
+        "rank/effective": shape.effective_rank,
+        "rank/energy_in_lowest": shape.energy_in_lowest,
+        "clients/drift": drift(updates, started),
+    }
+
+
+def _terms(adapter: Adapter | None, name: str, sign: float = 1.0) -> Terms:
+    if adapter is None or name not in adapter.modules:
+        return []
+    return [_term(adapter.modules[name], sign)]
+
+
+def _term(factors: Factors, sign: float = 1.0) -> tuple[float, Tensor, Tensor]:
+    return sign * factors.scale, factors.a.double(), factors.b.double()
+
+
+def _ratio(gap: float, size: float) -> float:
+    if size > 0:
+        return gap / size
+    return 0.0 if gap == 0 else float("inf")

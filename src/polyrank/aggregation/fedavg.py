@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polyrank.aggregation.method import method
+from polyrank.aggregation.align import Alignment, aligner
+from polyrank.aggregation.method import Method, method
 from polyrank.aggregation.row_mean import RowMean, Rows
 from polyrank.errors import AdapterError
 from polyrank.state import ClientUpdate, ServerState
@@ -28,20 +29,25 @@ class _EqualRanks(RowMean):
     "fedavg",
     paper="https://arxiv.org/abs/2305.05644",
     averages="A and B, equal ranks only",
-    exact=False,
+    exact="no",
     linear=True,
     equal_ranks=True,
 )
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvg(Method):
     """Average A and B over the clients, which must all have the global rank: ``out = sum_k p_k x_k``.
 
     Not the mean of the products: the covariance of the factors is lost. Source: Zhang et al. 2024 (FedIT).
+
+    Args:
+        align: rotate clients towards the last global adapter first (see `align.py`).
 
     Raises (in ``add``):
         AdapterError: a client has another rank; it is named.
     """
 
+    align: Alignment = "none"
+
     def start(self, server: ServerState) -> RowMean:
         """An empty accumulator."""
-        return _EqualRanks(server, Rows.owners_mean)
+        return _EqualRanks(server, Rows.owners_mean, prepare=aligner(server, self.align))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
 from polyrank.adapter import Adapter
 from polyrank.state import ClientUpdate, ServerState
 
+Exactness = Literal["no", "up to rank R", "yes"]
+
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """What a round of aggregation gives: the new global adapter, and what the method measured on the way."""
+    """What a round of aggregation gives: the new global adapter, and what the method measured on the way.
+
+    Args:
+        adapter: of the ranks, names, scales and dtypes of the server's.
+        base_change: what the server keeps beside it (see `ServerState`).
+        metrics: by name, without prefix.
+    """
 
     adapter: Adapter
+    base_change: Adapter | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -35,6 +45,36 @@ class Accumulator(Protocol):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Which parts of an adapter (``"a"``, ``"b"``, ``"head"``) take which way in a round.
+
+    Args:
+        trains: what local training changes.
+        sends: what the client sends back.
+        receives: what the client is sent; the rest it knows (a shared seed), or has.
+        keeps: what stays with the client from one of its rounds to the next, and is never sent.
+    """
+
+    trains: frozenset[str] = frozenset({"a", "b", "head"})
+    sends: frozenset[str] = frozenset({"a", "b", "head"})
+    receives: frozenset[str] = frozenset({"a", "b", "head"})
+    keeps: frozenset[str] = frozenset()
+
+    def with_local_head(self) -> Parts:
+        """The same with a head that stays with the client."""
+        head = frozenset({"head"})
+        return Parts(self.trains, self.sends - head, self.receives - head, self.keeps | head)
+
+
+@dataclass(frozen=True, eq=False)
+class Download:
+    """What a client of one rank trains on: an adapter, and a frozen update of the base beside it."""
+
+    adapter: Adapter
+    base_change: Adapter | None = None
+
+
+@dataclass(frozen=True)
 class MethodInfo:
     """The registry's facts about a method.
 
@@ -42,38 +82,61 @@ class MethodInfo:
         name: as written in a configuration.
         paper: address of the paper, or "" for a method of our own.
         averages: what is averaged, in a few words.
-        exact: whether the result is the weighted mean of the clients' products, for any clients.
-        linear: whether the result is a ratio of sums over clients, so that a secure sum can compute it.
+        exact: whether the change of the global model is the weighted mean of the clients' products: never, but for the
+            cut to the global rank, or always (for a method that shares one factor: of the part that is trained).
+        linear: whether the result is a function of sums over clients whose size does not depend on the number of
+            clients, so that a secure sum can compute it.
         equal_ranks: whether all clients must have the same rank.
+        changes_base: whether it keeps a base change.
+        merges: whether merging adapters once with it makes sense.
     """
 
     name: str
     paper: str
     averages: str
-    exact: bool
+    exact: Exactness
     linear: bool
     equal_ranks: bool = False
+    changes_base: bool = False
+    merges: bool = True
 
 
-class Method(Protocol):
+class Method(ABC):
     """An aggregation method: a frozen dataclass whose fields are its options."""
 
     info: ClassVar[MethodInfo]
 
+    @abstractmethod
     def start(self, server: ServerState) -> Accumulator:
         """An empty accumulator for the round that follows ``server``."""
 
+    def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # some methods alternate
+        """What is trained and what travels in a round; everything, unless a method says otherwise."""
+        return Parts()
 
-T = TypeVar("T")
+    def read_out(self, server: ServerState, rank: int) -> Download:
+        """What a client of ``rank`` starts from, at the server's scale: the first rows of A and columns of B."""
+        return Download(server.adapter.prefix(rank), server.base_change)
+
+
+M = TypeVar("M", bound=Method)
 
 
 def method(
-    name: str, *, paper: str, averages: str, exact: bool, linear: bool, equal_ranks: bool = False
-) -> Callable[[type[T]], type[T]]:
+    name: str,
+    *,
+    paper: str,
+    averages: str,
+    exact: Exactness,
+    linear: bool,
+    equal_ranks: bool = False,
+    changes_base: bool = False,
+    merges: bool = True,
+) -> Callable[[type[M]], type[M]]:
     """Class decorator that attaches `MethodInfo`; registry.py lists the classes."""
 
-    def attach(cls: type[T]) -> type[T]:
-        cls.info = MethodInfo(name, paper, averages, exact, linear, equal_ranks)  # type: ignore[attr-defined]  # the protocol's ClassVar
+    def attach(cls: type[M]) -> type[M]:
+        cls.info = MethodInfo(name, paper, averages, exact, linear, equal_ranks, changes_base, merges)
         return cls
 
     return attach

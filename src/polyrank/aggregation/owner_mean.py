@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polyrank.aggregation.method import method
+from polyrank.aggregation.align import Alignment, aligner
+from polyrank.aggregation.method import Method, method
 from polyrank.aggregation.row_mean import RowMean, Rows
 from polyrank.state import ServerState
 
@@ -13,11 +14,11 @@ from polyrank.state import ServerState
     "owner_mean",
     paper="https://arxiv.org/abs/2408.08699",
     averages="A and B, every row over its owners",
-    exact=False,
+    exact="no",
     linear=True,
 )
 @dataclass(frozen=True)
-class OwnerMean:
+class OwnerMean(Method):
     """Average every rank index over the clients that own it.
 
     ``A[j] = sum_{k: r_k > j} w_k A_k[j] / sum_{k: r_k > j} w_k``, the same for the columns of B. Known as RBLA,
@@ -25,10 +26,12 @@ class OwnerMean:
 
     Args:
         min_owners: a row with fewer owners keeps its previous value.
+        align: rotate clients towards the last global adapter first (see `align.py`).
     """
 
     min_owners: int = 1
+    align: Alignment = "none"
 
     def start(self, server: ServerState) -> RowMean:
         """An empty accumulator."""
-        return RowMean(server, Rows.owners_mean, min_owners=self.min_owners)
+        return RowMean(server, Rows.owners_mean, prepare=aligner(server, self.align), min_owners=self.min_owners)

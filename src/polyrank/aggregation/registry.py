@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from polyrank.aggregation.fedavg import FedAvg
+from polyrank.aggregation.fedex import FedEx
+from polyrank.aggregation.fedhl import FedHL
+from polyrank.aggregation.fedsa import FedSA
+from polyrank.aggregation.fedsvd import FedSVD
+from polyrank.aggregation.ffa import FFA
+from polyrank.aggregation.flexlora import FlexLoRA
+from polyrank.aggregation.flora import Flora
+from polyrank.aggregation.florist import Florist
 from polyrank.aggregation.hetlora import HetLoRA
+from polyrank.aggregation.lora_fair import LoraFair
 from polyrank.aggregation.method import Method, options
 from polyrank.aggregation.owner_mean import OwnerMean
+from polyrank.aggregation.raflora import RaFlora
 from polyrank.aggregation.replication import Replication
+from polyrank.aggregation.rolora import RoLoRA
 from polyrank.aggregation.tempered import Tempered
 from polyrank.aggregation.zero_padding import ZeroPadding
 from polyrank.aggregation.zero_padding_delta import ZeroPaddingDelta
 from polyrank.errors import ConfigError, did_you_mean
 
-_CLASSES = (
+_CLASSES: tuple[type[Method], ...] = (
     FedAvg,
     ZeroPadding,
     ZeroPaddingDelta,
@@ -25,10 +36,20 @@ _CLASSES = (
     Replication,
     OwnerMean,
     Tempered,
+    Flora,
+    FlexLoRA,
+    RaFlora,
+    Florist,
+    FedHL,
+    FedEx,
+    LoraFair,
+    FFA,
+    RoLoRA,
+    FedSA,
+    FedSVD,
 )
 
-# cast: types cannot say that the decorator `method` attaches `info`
-METHODS: Mapping[str, type[Method]] = {cls.info.name: cls for cls in cast("tuple[type[Method], ...]", _CLASSES)}
+METHODS: Mapping[str, type[Method]] = {cls.info.name: cls for cls in _CLASSES}
 
 
 def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any: option values as read from TOML

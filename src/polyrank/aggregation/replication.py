@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from polyrank.aggregation.method import method
+from polyrank.aggregation.align import Alignment, aligner
+from polyrank.aggregation.method import Method, method
 from polyrank.aggregation.row_mean import RowMean, Rows
 from polyrank.state import ServerState
 
@@ -16,11 +17,11 @@ from polyrank.state import ServerState
     "replication",
     paper="https://arxiv.org/abs/2406.17477",
     averages="A and B, missing rows from high-rank clients",
-    exact=False,
+    exact="no",
     linear=True,
 )
 @dataclass(frozen=True)
-class Replication:
+class Replication(Method):
     """Fill the rows that a client lacks with what the donors learned, then average.
 
     ``f_j`` is the weighted mean of the donors' row j. Source: Byun and Lee, NAACL 2025. With two rank levels, as in
@@ -31,10 +32,12 @@ class Replication:
         donor: ``"highest"``: the clients of the highest rank present in the round; ``"owners"``: all owners of the
             row, which is owner_mean for any ranks and weights.
         min_owners: a row with fewer owners keeps its previous value.
+        align: rotate clients towards the last global adapter first (see `align.py`).
     """
 
     donor: Literal["highest", "owners"] = "highest"
     min_owners: int = 1
+    align: Alignment = "none"
 
     def start(self, server: ServerState) -> RowMean:
         """An empty accumulator."""
@@ -42,4 +45,10 @@ class Replication:
         def fill(rows: Rows) -> Tensor:
             return rows.filled(rows.owners_mean() if rows.donated is None else rows.donated)
 
-        return RowMean(server, fill, donors=self.donor == "highest", min_owners=self.min_owners)
+        return RowMean(
+            server,
+            fill,
+            donors=self.donor == "highest",
+            prepare=aligner(server, self.align),
+            min_owners=self.min_owners,
+        )

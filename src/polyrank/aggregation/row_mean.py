@@ -5,22 +5,22 @@ For rank index ``j``, with ``W`` the weight of all clients and ``W(j)`` that of 
     out_j = ( sum_{k owns j} w_k x_{k,j} + (W - W(j)) f_j ) / W
 
 A method is a choice of the fill ``f_j``, or of another combination of the same sums. One pass over the clients; the
-memory is that of one adapter (two with donors), whatever the number of clients. Not the mean of the products: the
-covariance of the factors is lost.
+memory is that of one adapter (less than two with donors), whatever the number of clients. Not the mean of the
+products: the covariance of the factors is lost.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate
-from polyrank.errors import AdapterError
+from polyrank.aggregation.updates import DenseMean, check_update
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
 
@@ -34,6 +34,7 @@ class Rows:
         owned: ``W(j)``, ``(R, 1)``.
         weight: ``W``.
         previous: the rows of the last global adapter.
+        partner: the other factor's rows in the last global adapter.
         donated: the weighted mean of the donors' rows, beyond their rank the previous ones; None unless donors were
             asked for.
     """
@@ -42,6 +43,7 @@ class Rows:
     owned: Tensor
     weight: float
     previous: Tensor
+    partner: Tensor
     donated: Tensor | None
 
     def owners_mean(self) -> Tensor:
@@ -58,38 +60,52 @@ def _mean(total: Tensor, weight: Tensor, otherwise: Tensor) -> Tensor:
 
 
 class _Sums:
-    """Weighted sums of one module's rows over its owners."""
+    """Weighted sums of one module's rows over its owners, for clients of at most the rank of ``like``."""
 
-    def __init__(self, previous: Factors) -> None:
-        dtype = wide(previous.a.dtype)
-        self.a = torch.zeros_like(previous.a, dtype=dtype)
-        self.b = torch.zeros_like(previous.b, dtype=dtype)
-        self.weight = torch.zeros(previous.rank, dtype=torch.float64)
-        self.owners = torch.zeros(previous.rank, dtype=torch.int64)
+    def __init__(self, like: Factors) -> None:
+        dtype = wide(like.a.dtype)
+        self.a = torch.zeros_like(like.a, dtype=dtype)
+        self.b = torch.zeros_like(like.b, dtype=dtype)
+        self.weight = torch.zeros(like.rank, dtype=torch.float64)
+        self.owners = torch.zeros(like.rank, dtype=torch.int64)
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
 
     def add(self, factors: Factors, weight: float) -> None:
         r = factors.rank
-        self.a[:r].add_(factors.a, alpha=weight)
-        self.b[:, :r].add_(factors.b, alpha=weight)
+        most = min(weight, torch.finfo(self.a.dtype).max)  # torch refuses what overflows here; as a sum it is found
+        self.a[:r].add_(factors.a, alpha=most)
+        self.b[:, :r].add_(factors.b, alpha=most)
         self.weight[:r] += weight
         self.owners[:r] += 1
 
     def merge(self, other: _Sums) -> None:
-        self.a += other.a
-        self.b += other.b
-        self.weight += other.weight
-        self.owners += other.owners
+        """Add sums of another width; rows beyond the narrower one must be empty."""
+        r = min(self.rank, other.rank)
+        self.a[:r] += other.a[:r]
+        self.b[:, :r] += other.b[:, :r]
+        self.weight[:r] += other.weight[:r]
+        self.owners[:r] += other.owners[:r]
+
+    def clear(self) -> None:
+        for tensor in (self.a, self.b, self.weight, self.owners):
+            tensor.zero_()
 
 
 class _Module:
-    """The sums of one module: over all owners and, when asked for, over the clients of the highest rank seen."""
+    """The sums of one module: of all clients or, when asked for, apart for those of the highest rank seen, the donors.
+
+    The sums of the others are only as wide as the widest of them, so that both together stay below two adapters.
+    """
 
     def __init__(self, previous: Factors, *, donors: bool) -> None:
         self.previous = previous
-        self.all = _Sums(previous)
         self.total = 0.0
         self.donors = _Sums(previous) if donors else None
         self.donor_rank = 0
+        self.others = _Sums(previous.prefix(0) if donors else previous)
 
     def add(self, factors: Factors, weight: float) -> None:
         if weight <= 0:  # a method's own weight can be 0 where the client's is not: no owner and no donor either
@@ -98,43 +114,73 @@ class _Module:
             # in the dtype of the sums: in half precision B would be rounded once more, or overflow
             wider = Factors(factors.a, factors.b.to(wide(factors.b.dtype)), factors.scale)
             factors = wider.rescaled(self.previous.scale)
-        self.all.add(factors, weight)
+        self._sums_of(factors.rank).add(factors, weight)
         self.total += weight
-        if self.donors is not None and factors.rank >= self.donor_rank:
-            if factors.rank > self.donor_rank:
-                self.donors, self.donor_rank = _Sums(self.previous), factors.rank
-            self.donors.add(factors, weight)
 
     def merge(self, other: _Module) -> None:
-        self.all.merge(other.all)
+        if other.donors is not None and other.donor_rank > 0:
+            self._sums_of(other.donor_rank).merge(other.donors)
+        if other.others.rank > 0:
+            self._sums_of(other.others.rank).merge(other.others)
         self.total += other.total
-        if self.donors is not None and other.donors is not None and other.donor_rank >= self.donor_rank:
-            if other.donor_rank > self.donor_rank:
-                self.donors, self.donor_rank = _Sums(self.previous), other.donor_rank
-            self.donors.merge(other.donors)
 
-    def finish(self, combine: Callable[[Rows], Tensor], min_owners: int) -> Factors:
+    def _sums_of(self, rank: int) -> _Sums:
+        """Where clients of this rank belong; above the donors so far, those become others."""
+        if self.donors is None:
+            return self.others
+        if rank > self.donor_rank:
+            self._widen_others(self.donor_rank).merge(self.donors)
+            self.donors.clear()
+            self.donor_rank = rank
+        return self.donors if rank == self.donor_rank else self._widen_others(rank)
+
+    def _widen_others(self, rank: int) -> _Sums:
+        if rank > self.others.rank:
+            wider = _Sums(self.previous.prefix(rank))
+            wider.merge(self.others)
+            self.others = wider
+        return self.others
+
+    def finish(self, combine: Callable[[Rows], Tensor], min_owners: int, which: str) -> Factors:
         if self.total == 0:
             return self.previous
-        kept = self.all.owners < min_owners
+        every = self.others
+        if self.donors is not None:
+            every = _Sums(self.previous)
+            every.merge(self.others)
+            every.merge(self.donors)
+        kept = every.owners < min_owners
 
         def factor(name: str) -> Tensor:
             # columns of B are handled as rows of its transpose
             def rows(tensor: Tensor) -> Tensor:
                 return tensor if name == "a" else tensor.T
 
-            total = rows(getattr(self.all, name))
+            if name not in which:
+                return getattr(self.previous, name)  # type: ignore[no-any-return]  # a or b of Factors
+
+            total = rows(getattr(every, name))
             previous = rows(getattr(self.previous, name)).to(total.dtype)
             donated = None
             if self.donors is not None:
                 shares = self.donors.weight.to(total.dtype)[:, None]
                 donated = _mean(rows(getattr(self.donors, name)), shares, previous)
-            owned = self.all.weight.to(total.dtype)[:, None]
-            out = combine(Rows(total, owned, self.total, previous, donated))
+            owned = every.weight.to(total.dtype)[:, None]
+            partner = self.previous.b.T if name == "a" else self.previous.a
+            out = combine(Rows(total, owned, self.total, previous, partner, donated))
             out = torch.where(kept[:, None], previous, out)
-            return rows(out).to(getattr(self.previous, name).dtype).contiguous()
+            result = getattr(self.donors or self.others, name).copy_(rows(out))  # the sums' memory, not more
+            return result.to(getattr(self.previous, name).dtype).contiguous()  # type: ignore[no-any-return]
 
         return Factors(factor("a"), factor("b"), self.previous.scale)
+
+
+def owners_mean_of(previous: Factors, terms: Sequence[tuple[float, Factors]]) -> Factors:
+    """Owners' mean of one module's factors, for methods that have them all: ``(weight, factors)`` of each client."""
+    module = _Module(previous, donors=False)
+    for weight, factors in terms:
+        module.add(factors, weight)
+    return module.finish(Rows.owners_mean, 1, "ab")
 
 
 class RowMean:
@@ -150,6 +196,8 @@ class RowMean:
         weigh_module: update, module -> that module's weight, where it is not ``weigh(update)``.
         donors: whether the rows of the clients of the highest rank present are summed apart.
         min_owners: a row with fewer owners keeps its previous global value.
+        prepare: changes an update before it is added (an alignment).
+        factors: which factors are averaged; the other one keeps its previous global value.
     """
 
     def __init__(
@@ -161,74 +209,46 @@ class RowMean:
         weigh_module: Callable[[ClientUpdate, str], float] | None = None,
         donors: bool = False,
         min_owners: int = 1,
+        prepare: Callable[[ClientUpdate], ClientUpdate] = lambda update: update,
+        factors: Literal["a", "b", "ab"] = "ab",
     ) -> None:
         self._previous = server.adapter
+        self._base_change = server.base_change
+        self._prepare = prepare
+        self._factors = factors
         self._combine = combine
         self._weigh = weigh
         self._weigh_module = weigh_module
         self._min_owners = min_owners
         self._modules = {n: _Module(f, donors=donors) for n, f in server.adapter.modules.items()}
-        self._dense = {n: torch.zeros_like(t, dtype=wide(t.dtype)) for n, t in server.adapter.dense.items()}
-        self._dense_weight = dict.fromkeys(server.adapter.dense, 0.0)
+        self._dense = DenseMean(server.adapter)
 
     def add(self, update: ClientUpdate) -> None:
         """Fold one update in.
 
         Raises:
-            AdapterError: the weight is negative or not finite, a module or dense tensor is unknown or has another
-                shape, or a rank is above the global adapter's; nothing of the update has been added then.
+            AdapterError: as `check_update`; nothing of the update has been added then.
         """
-        self._check(update)
+        check_update(update, self._previous)
         if update.weight == 0:
             return
         weight = self._weigh(update)
+        update = self._prepare(update)
         for name, factors in update.adapter.modules.items():
             self._modules[name].add(factors, self._weigh_module(update, name) if self._weigh_module else weight)
-        for name, tensor in update.adapter.dense.items():
-            self._dense[name].add_(tensor, alpha=weight)
-            self._dense_weight[name] += weight
-
-    def _check(self, update: ClientUpdate) -> None:
-        if not 0 <= update.weight < math.inf:
-            raise AdapterError(f"client {update.client} has the weight {update.weight}; expected a number of 0 or more")
-        for name, factors in update.adapter.modules.items():
-            known = self._previous.modules.get(name)
-            if known is None:
-                raise AdapterError(f"client {update.client} sent the module {name!r}, which the global adapter lacks")
-            if (factors.d_out, factors.d_in) != (known.d_out, known.d_in):
-                raise AdapterError(
-                    f"client {update.client} sent a {factors.d_out} x {factors.d_in} update for {name}; "
-                    f"the global adapter's is {known.d_out} x {known.d_in}"
-                )
-            if factors.rank > known.rank:
-                raise AdapterError(
-                    f"client {update.client} sent rank {factors.rank} for {name}; "
-                    f"the global adapter has rank {known.rank}"
-                )
-        for name, tensor in update.adapter.dense.items():
-            expected = self._previous.dense.get(name)
-            if expected is None:
-                raise AdapterError(f"client {update.client} sent the tensor {name!r}, which the global adapter lacks")
-            if tensor.shape != expected.shape:
-                raise AdapterError(
-                    f"client {update.client} sent {name} as {tuple(tensor.shape)}; expected {tuple(expected.shape)}"
-                )
+        self._dense.add(update, weight)
 
     def merge(self, other: RowMean) -> None:
         """Fold in what another accumulator of the same round has seen."""
         for name, module in self._modules.items():
             module.merge(other._modules[name])
-        for name, total in self._dense.items():
-            total.add_(other._dense[name])
-            self._dense_weight[name] += other._dense_weight[name]
+        self._dense.merge(other._dense)
 
     def finish(self) -> Aggregate:
         """The new global adapter: the previous one's names, ranks, scales and dtypes."""
-        modules = {name: module.finish(self._combine, self._min_owners) for name, module in self._modules.items()}
-        dense = {
-            name: (total / self._dense_weight[name]).to(self._previous.dense[name].dtype)
-            if self._dense_weight[name] > 0
-            else self._previous.dense[name]
-            for name, total in self._dense.items()
+        modules = {
+            # each module's sums make room for the next one's result
+            name: self._modules.pop(name).finish(self._combine, self._min_owners, self._factors)
+            for name in list(self._modules)
         }
-        return Aggregate(Adapter(modules, dense))
+        return Aggregate(Adapter(modules, self._dense.finish()), self._base_change)

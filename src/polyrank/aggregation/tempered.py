@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.aggregation.method import method
+from polyrank.aggregation.align import Alignment, aligner
+from polyrank.aggregation.method import Method, method
 from polyrank.aggregation.row_mean import RowMean, Rows
 from polyrank.errors import ConfigError
 from polyrank.state import ServerState
@@ -17,11 +18,11 @@ from polyrank.state import ServerState
     "tempered",
     paper="",
     averages="A and B, every row over its owners, rare rows move less",
-    exact=False,
+    exact="no",
     linear=True,
 )
 @dataclass(frozen=True)
-class Tempered:
+class Tempered(Method):
     """``out_j = (1 - theta_j) previous_j + theta_j owners_mean_j`` with ``theta_j = (W(j) / W) ** gamma``.
 
     A row with one owner is that client's noise as much as its signal: owner_mean (``gamma = 0``) moves the whole way
@@ -30,10 +31,12 @@ class Tempered:
     Args:
         gamma: 0 or more.
         min_owners: a row with fewer owners keeps its previous value.
+        align: rotate clients towards the last global adapter first (see `align.py`).
     """
 
     gamma: float = 0.5
     min_owners: int = 1
+    align: Alignment = "none"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.gamma) and self.gamma >= 0):
@@ -46,4 +49,4 @@ class Tempered:
             theta = (rows.owned / rows.weight) ** self.gamma
             return (1 - theta) * rows.previous + theta * rows.owners_mean()
 
-        return RowMean(server, combine, min_owners=self.min_owners)
+        return RowMean(server, combine, prepare=aligner(server, self.align), min_owners=self.min_owners)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polyrank.aggregation.method import method
+from polyrank.aggregation.align import Alignment, aligner
+from polyrank.aggregation.method import Method, method
 from polyrank.aggregation.row_mean import RowMean
 from polyrank.state import ServerState
 
@@ -13,11 +14,11 @@ from polyrank.state import ServerState
     "zero_padding",
     paper="https://arxiv.org/abs/2401.06432",
     averages="A and B, missing rows as zeros",
-    exact=False,
+    exact="no",
     linear=True,
 )
 @dataclass(frozen=True)
-class ZeroPadding:
+class ZeroPadding(Method):
     """Pad smaller adapters with zeros, then average: fill ``f_j = 0``.
 
     A row owned by the weight share q shrinks by q each round, its product ``B A`` by q squared; a row that nobody
@@ -26,12 +27,16 @@ class ZeroPadding:
     Args:
         keep_unowned: keep the previous value of a row that nobody owns, to tell dilution from wiping.
         min_owners: a row with fewer owners keeps its previous value; 0 is the published baseline.
+        align: rotate clients towards the last global adapter first (see `align.py`).
     """
 
     keep_unowned: bool = False
     min_owners: int = 0
+    align: Alignment = "none"
 
     def start(self, server: ServerState) -> RowMean:
         """An empty accumulator."""
         min_owners = max(self.min_owners, int(self.keep_unowned))
-        return RowMean(server, lambda rows: rows.filled(0.0), min_owners=min_owners)
+        return RowMean(
+            server, lambda rows: rows.filled(0.0), prepare=aligner(server, self.align), min_owners=min_owners
+        )

@@ -17,8 +17,9 @@ def export(
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Best approximation of this rank.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter merged in.")] = False,
 ) -> None:
-    """Write the adapter of a run (also of an unfinished one) as a PEFT folder of any rank, or the merged model."""
+    """Write what a run learned (also an unfinished one) as a PEFT folder of any rank, or as the merged model."""
     from polyrank.federation import checkpoint
+    from polyrank.federation.round import global_model
     from polyrank.federation.run_folder import RunFolder, disk_errors
     from polyrank.hf import peft_folder
     from polyrank.hf.base import load_base
@@ -29,7 +30,8 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder} exists and is not empty; choose another folder with --out")
     state = checkpoint.load(source.checkpoint)
-    adapter = state.adapter if rank is None else state.adapter.truncated(rank)
+    whole = global_model(state)
+    adapter = whole if rank is None else whole.truncated(rank)
     with disk_errors(folder):
         if merged:
             write_merged(folder, load_base(target.model, target.labels), adapter, target.labels)

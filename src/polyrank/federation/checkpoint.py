@@ -25,7 +25,7 @@ from polyrank.state import ServerState
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 
 
@@ -95,6 +95,8 @@ def _rounds(folder: Path) -> list[Path]:
 
 def _flat(state: ServerState) -> dict[str, Tensor]:
     tensors = {f"global/{name}": tensor for name, tensor in state.adapter.tensors()}
+    if state.base_change is not None:
+        tensors |= {f"base_change/{name}": tensor for name, tensor in state.base_change.tensors()}
     for client, own in state.personal.items():
         tensors |= {f"personal/{client}/{name}": tensor for name, tensor in own.items()}
     return tensors
@@ -107,6 +109,10 @@ def _describe(state: ServerState, fingerprint: str) -> dict[str, Any]:
         "configuration": fingerprint,
         "module_scales": {name: factors.scale for name, factors in state.adapter.modules.items()},
         "dense": list(state.adapter.dense),
+        "base_change_scales": None
+        if state.base_change is None
+        else {name: factors.scale for name, factors in state.base_change.modules.items()},
+        "seed": state.seed,
         "ranks": dict(state.ranks),
         "scales": dict(state.scales),
         "personal": {client: list(own) for client, own in state.personal.items()},
@@ -129,13 +135,17 @@ def _read(path: Path) -> tuple[ServerState, str]:
     if about.pop("sha256") != _checksum(about, data):
         raise ValueError("the checksum does not match")
     tensors = load_tensors(data)
-    modules = {
-        name: Factors(tensors[f"global/{name}.a"], tensors[f"global/{name}.b"], scale)
-        for name, scale in about["module_scales"].items()
-    }
+
+    def modules(kind: str, scales: Mapping[str, float]) -> dict[str, Factors]:
+        return {n: Factors(tensors[f"{kind}/{n}.a"], tensors[f"{kind}/{n}.b"], s) for n, s in scales.items()}
+
+    dense = {name: tensors[f"global/{name}"] for name in about["dense"]}
+    change = about["base_change_scales"]
     state = ServerState(
         round=about["round"],
-        adapter=Adapter(modules, {name: tensors[f"global/{name}"] for name in about["dense"]}),
+        adapter=Adapter(modules("global", about["module_scales"]), dense),
+        base_change=None if change is None else Adapter(modules("base_change", change)),
+        seed=about["seed"],
         ranks=about["ranks"],
         scales=about["scales"],
         personal={

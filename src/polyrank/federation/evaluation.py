@@ -6,29 +6,52 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyrank.adapter import Adapter
-from polyrank.federation.round import personalise
+from polyrank.aggregation import Download
+from polyrank.federation.round import personalise, read_out
 from polyrank.federation.setup import Federation
 from polyrank.state import ServerState
 from polyrank.tasks.classification import Examples
 from polyrank.training.evaluate import Scores, evaluate
 
 
-def score(federation: Federation, adapter: Adapter, examples: Examples) -> Scores:
-    """Metrics of one adapter with its head on one set."""
-    federation.resident.install(adapter)
+def score(federation: Federation, model: Download, examples: Examples) -> Scores:
+    """Metrics of one adapter with its head and base change on one set."""
+    federation.resident.install(model.adapter, model.base_change)
     return evaluate(federation.resident, examples, len(federation.labels), federation.config.evaluation.batch_size)
 
 
-def score_global(federation: Federation, state: ServerState, adapter: Adapter, heads: Sequence[str]) -> Scores:
-    """Test metrics of a global adapter; with local heads, the mean over the heads of the clients ``heads``."""
-    if federation.config.federation.head == "mean":
-        return score(federation, adapter, federation.test)
-    each = [score(federation, personalise(state, client, adapter), federation.test) for client in heads]
-    return Scores(*(float(np.mean([getattr(s, name) for s in each])) for name in ("loss", "accuracy", "macro_f1")))
+def score_global(federation: Federation, state: ServerState, clients: Sequence[str]) -> Scores:
+    """Test metrics of the global model: base, base change and adapter together.
+
+    Where anything stays with the clients (a local head, a personal B) there is no one global model: the mean over
+    ``clients`` of what each of them has.
+    """
+    if _personal(federation, state):
+        return _mean([_own(federation, state, client) for client in clients])
+    return score(federation, Download(state.adapter, state.base_change), federation.test)
 
 
-def rank_groups(federation: Federation, state: ServerState, heads: Sequence[str]) -> dict[int, Scores]:
-    """Test metrics of what each rank group is sent: the global adapter cut to its rank."""
-    levels = sorted(set(state.ranks.values()))
-    return {rank: score_global(federation, state, state.adapter.prefix(rank), heads) for rank in levels}
+def rank_groups(federation: Federation, state: ServerState, clients: Sequence[str]) -> dict[int, Scores]:
+    """Test metrics of what each rank group starts from; of personal models, the mean over its own in ``clients``."""
+    groups: dict[int, Scores] = {}
+    for rank in sorted(set(state.ranks.values())):
+        if _personal(federation, state):
+            own = [_own(federation, state, client) for client in clients if state.ranks[client] == rank]
+            if own:
+                groups[rank] = _mean(own)
+        else:
+            member = next(client for client in sorted(state.ranks) if state.ranks[client] == rank)
+            groups[rank] = score(federation, read_out(state, member, federation.method), federation.test)
+    return groups
+
+
+def _personal(federation: Federation, state: ServerState) -> bool:
+    return bool(federation.parts(max(state.round, 1)).keeps)
+
+
+def _own(federation: Federation, state: ServerState, client: str) -> Scores:
+    return score(federation, personalise(state, client, read_out(state, client, federation.method)), federation.test)
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    return Scores(*(float(np.mean([getattr(s, name) for s in scores])) for name in ("loss", "accuracy", "macro_f1")))

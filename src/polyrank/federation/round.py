@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from polyrank.adapter import Adapter
-from polyrank.aggregation import Method
+import torch
+from torch import Tensor
+
+from polyrank.adapter import Adapter, Factors
+from polyrank.aggregation import Download, Method, Parts
 from polyrank.errors import ConfigError
 from polyrank.seeds import numpy_generator
 from polyrank.state import ClientUpdate, ServerState
@@ -40,25 +43,69 @@ def check_ranks(method: Method, ranks: Mapping[str, int], global_rank: int) -> N
         )
 
 
-def read_out(state: ServerState, client: str, *, local_head: bool) -> Adapter:
-    """What the client is sent: the first rows of A and columns of B up to its rank, under its own scale.
+def parts_of(method: Method, round_number: int, *, local_head: bool) -> Parts:
+    """What is trained and what travels in a round, with the head where the configuration wants it."""
+    parts = method.parts(round_number)
+    return parts.with_local_head() if local_head else parts
 
-    With a local head the dense tensors do not travel.
-    """
-    prefix = state.adapter.prefix(state.ranks[client])
+
+def read_out(state: ServerState, client: str, method: Method) -> Download:
+    """What the server knows of the client's start: the method's read-out at its rank, under its own scale."""
+    download = method.read_out(state, state.ranks[client])
     scale = state.scales[client]
-    modules = {name: factors.rescaled(scale) for name, factors in prefix.modules.items()}
-    return Adapter(modules, {} if local_head else state.adapter.dense)
+    modules = {name: factors.rescaled(scale) for name, factors in download.adapter.modules.items()}
+    return Download(Adapter(modules, state.adapter.dense), download.base_change)
 
 
-def personalise(state: ServerState, client: str, adapter: Adapter) -> Adapter:
-    """What the client trains: what it was sent, and the tensors that stay with it (at first, the initial head)."""
-    return Adapter(adapter.modules, {**state.adapter.dense, **adapter.dense, **state.personal.get(client, {})})
+def personalise(state: ServerState, client: str, download: Download) -> Download:
+    """What the client trains: its read-out, with the tensors that stay with it in their place.
+
+    A client that has none yet starts from the read-out.
+    """
+    own = state.personal.get(client)
+    if not own:
+        return download
+    modules: dict[str, Factors] = {}
+    for name, factors in download.adapter.modules.items():
+        a, b = own.get(f"{name}.a", factors.a), own.get(f"{name}.b", factors.b)
+        modules[name] = Factors(a, b, factors.scale)
+    dense = {name: own.get(name, tensor) for name, tensor in download.adapter.dense.items()}
+    return replace(download, adapter=Adapter(modules, dense))
 
 
-def without_head(update: ClientUpdate) -> ClientUpdate:
-    """What travels of an update whose head stays with the client."""
-    return replace(update, adapter=Adapter(update.adapter.modules))
+def travelling(adapter: Adapter, parts: frozenset[str]) -> list[Tensor]:
+    """The tensors of an adapter that travel, where only ``parts`` do."""
+    factors = [t for f in adapter.modules.values() for name, t in (("a", f.a), ("b", f.b)) if name in parts]
+    return [*factors, *(adapter.dense.values() if "head" in parts else ())]
+
+
+def nbytes(adapter: Adapter, parts: frozenset[str], base_change: Adapter | None = None) -> int:
+    """Bytes of what travels; a base change always does."""
+    return sum(t.nbytes for t in travelling(adapter, parts)) + (base_change.nbytes if base_change else 0)
+
+
+def as_received(update: ClientUpdate, known: Adapter, sends: frozenset[str]) -> ClientUpdate:
+    """The update as the server has it: what was not sent is what the server itself read out."""
+    modules = {
+        name: Factors(
+            factors.a if "a" in sends else known.modules[name].a,
+            factors.b if "b" in sends else known.modules[name].b,
+            factors.scale,
+        )
+        for name, factors in update.adapter.modules.items()
+    }
+    return replace(update, adapter=Adapter(modules, update.adapter.dense if "head" in sends else {}))
+
+
+def kept_by(update: ClientUpdate, keeps: frozenset[str]) -> dict[str, Tensor]:
+    """The tensors that stay with the client, by the names of `Adapter.tensors`."""
+    own = {
+        f"{name}.{part}": getattr(factors, part)
+        for name, factors in update.adapter.modules.items()
+        for part in ("a", "b")
+        if part in keeps
+    }
+    return own | (dict(update.adapter.dense) if "head" in keeps else {})
 
 
 def problem(update: ClientUpdate, sent: Adapter) -> str | None:
@@ -84,7 +131,7 @@ class RoundResult:
 
     Args:
         state: the server after the round.
-        used: the updates that counted, as they travelled, sorted by client.
+        used: the updates that counted, as the server received them, sorted by client.
         dropped: client -> why its update was left out.
         metrics: what the method measured.
     """
@@ -111,30 +158,85 @@ def aggregate(
         uniform: whether every client weighs 1 instead of its own weight.
         local_head: whether heads stay with their clients.
     """
+    parts = parts_of(method, state.round + 1, local_head=local_head)
     used: list[ClientUpdate] = []
     dropped: dict[str, str] = {}
     personal = dict(state.personal)
     for update in sorted(updates, key=lambda u: u.client):
-        sent = personalise(state, update.client, read_out(state, update.client, local_head=local_head))
-        reason = problem(update, sent)
+        known = read_out(state, update.client, method)
+        reason = problem(update, known.adapter)
         if reason is not None:
             dropped[update.client] = reason
             continue
-        if local_head:
-            personal[update.client] = dict(update.adapter.dense)
-            update = without_head(update)  # noqa: PLW2901  # from here on it is what travels
-        used.append(replace(update, weight=1.0) if uniform else update)
+        if parts.keeps:
+            personal[update.client] = kept_by(update, parts.keeps)
+        received = as_received(update, known.adapter, parts.sends)
+        used.append(replace(received, weight=1.0) if uniform else received)
     next_round = state.round + 1
     if not used:
         return RoundResult(replace(state, round=next_round), (), dropped, {})
     accumulator = method.start(state)
     for update in used:
         accumulator.add(update)
-    result = accumulator.finish()
-    overflow = result.adapter.first_not_finite()
-    if overflow is not None:
+    try:
+        result = accumulator.finish()
+        overflow = result.adapter.first_not_finite() or (result.base_change and result.base_change.first_not_finite())
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch exports it unlisted; an SVD of infinite values
+        overflow = "the products"
+    if overflow:
         reason = f"the round's sum overflows in {overflow}"
         dropped |= {update.client: reason for update in used}
         return RoundResult(replace(state, round=next_round), (), dropped, {})
-    after = replace(state, round=next_round, adapter=result.adapter, personal=personal)
+    after = replace(state, round=next_round, adapter=result.adapter, base_change=result.base_change, personal=personal)
     return RoundResult(after, tuple(used), dropped, result.metrics)
+
+
+def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str, float]) -> ServerState:
+    """The state with other ranks and scales.
+
+    Factors that stay with a client lose their last rank indices, and their B is brought to the new scale, so that the
+    rest of the client's delta is what it was.
+    """
+    personal = {client: dict(own) for client, own in state.personal.items()}
+    for client, own in personal.items():
+        for name in state.adapter.modules:
+            if f"{name}.a" in own:
+                own[f"{name}.a"] = own[f"{name}.a"][: ranks[client]]
+            if f"{name}.b" in own:
+                own[f"{name}.b"] = own[f"{name}.b"][:, : ranks[client]] * (state.scales[client] / scales[client])
+    return replace(state, ranks=dict(ranks), scales=dict(scales), personal=personal)
+
+
+def global_model(state: ServerState) -> Adapter:
+    """The adapter and the base change beside it as one adapter at the adapter's scale: ranks add up."""
+    if state.base_change is None:
+        return state.adapter
+    modules = dict(state.adapter.modules)
+    for name, change in state.base_change.modules.items():
+        factors = modules[name]
+        b = (change.b * (change.scale / factors.scale)).to(factors.b.dtype)
+        a = torch.cat([factors.a, change.a.to(factors.a.dtype)])
+        modules[name] = Factors(a, torch.cat([factors.b, b], dim=1), factors.scale)
+    return Adapter(modules, state.adapter.dense)
+
+
+def mean_base_change(state: ServerState, updates: Sequence[ClientUpdate], method: Method) -> Adapter | None:
+    """The weighted mean of the base changes that the clients of these updates were sent; for diagnostics.
+
+    With one base change for all it is that one. Rank classes with different ones are stacked.
+    """
+    total = sum(update.weight for update in updates)
+    weights: dict[int, float] = {}
+    for update in updates:
+        rank = state.ranks[update.client]
+        weights[rank] = weights.get(rank, 0.0) + update.weight / total
+    changes = {rank: method.read_out(state, rank).base_change for rank in weights}
+    modules: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    for rank, change in sorted(changes.items()):
+        for name, factors in change.modules.items() if change else ():
+            rows, columns = modules.setdefault(name, ([], []))
+            rows.append(factors.a)
+            columns.append(factors.b * (factors.scale * weights[rank]))
+    if not modules:
+        return None
+    return Adapter({name: Factors(torch.cat(a), torch.cat(b, dim=1)) for name, (a, b) in modules.items()})

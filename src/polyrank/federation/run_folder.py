@@ -132,7 +132,7 @@ class RunFolder:
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round's line."""
         with disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
+            file.write(json.dumps(_plain(line)) + "\n")
             file.flush()
             os.fsync(file.fileno())  # the round's checkpoint follows, and must not outlive its line
 
@@ -165,6 +165,10 @@ class RunFolder:
 
 def _plain(value: Any) -> Any:  # Any: plain JSON values
     """JSON has no NaN and no infinity: null stands for a measurement that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -5,25 +5,34 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from polyrank.aggregation.diagnostics import aggregation_error, owners_weight
+from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
 from polyrank.federation import checkpoint
-from polyrank.federation.evaluation import rank_groups, score, score_global
+from polyrank.federation.evaluation import rank_groups, score
 from polyrank.federation.listener import Listener, Listeners
-from polyrank.federation.round import RoundResult, aggregate, cohort, personalise, read_out, without_head
+from polyrank.federation.metrics import round_metrics, summarise
+from polyrank.federation.round import (
+    RoundResult,
+    aggregate,
+    cohort,
+    global_model,
+    nbytes,
+    personalise,
+    read_out,
+    with_ranks,
+)
 from polyrank.federation.run_folder import RunFolder, about_this_machine, disk_errors, fingerprint, resolved_as
 from polyrank.federation.setup import Federation, build
 from polyrank.federation.trackers import Trackers
 from polyrank.hf import peft_folder
 from polyrank.seeds import derive
 from polyrank.state import ClientUpdate, ServerState
-from polyrank.training.job import Job
+from polyrank.training.job import Job, Penalty
 
 log = logging.getLogger(__name__)
 
@@ -147,59 +156,57 @@ class Runner:
         for update in federation.engine.train(jobs):
             updates.append(update)
             self.listener.on_client("training", len(updates), len(jobs))
-        local_head = self._local_head
         result = aggregate(
             state,
             updates,
             federation.method,
             uniform=federation.config.aggregation.weights == "uniform",
-            local_head=local_head,
+            local_head=federation.local_head,
         )
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)
-        metrics = self._measure(state, updates, result, clients)
+        metrics = round_metrics(federation, state, updates, result, clients)
+        after = self._adapt_ranks(state, updates, result)
         metrics["seconds"] = round(time.perf_counter() - start, 4)
         self.folder.append_metrics(metrics)
-        self._save(result.state)
+        self._save(after)
         self.listener.on_round(metrics)
-        return result.state
-
-    @property
-    def _local_head(self) -> bool:
-        return self.federation.config.federation.head == "local"
+        return after
 
     def _cohort(self, number: int) -> tuple[str, ...]:
         options = self.federation.config.federation
         return cohort(self.federation.clients, options.participation, options.seed, number)
 
     def _job(self, state: ServerState, client: str, number: int) -> Job:
-        examples = self.federation.examples[client]
-        adapter = personalise(state, client, read_out(state, client, local_head=self._local_head))
-        seed = derive(self.federation.config.federation.seed, "training", number, client)
-        return Job(client, adapter, examples, float(len(examples)), seed)
+        federation, examples = self.federation, self.federation.examples[client]
+        start = self._start(state, client)
+        kept = federation.policy.shrunk(state.ranks[client])
+        return Job(
+            client,
+            start.adapter,
+            examples,
+            weight=float(len(examples)),
+            seed=derive(federation.config.federation.seed, "training", number, client),
+            base_change=start.base_change,
+            trains=federation.parts(max(number, 1)).trains,
+            penalty=Penalty(kept, federation.config.ranks.prune_weight) if kept < state.ranks[client] else None,
+        )
 
-    def _measure(
-        self, state: ServerState, updates: list[ClientUpdate], result: RoundResult, clients: tuple[str, ...]
-    ) -> dict[str, Any]:
-        config, after = self.federation.config, result.state
-        sent = [read_out(state, client, local_head=self._local_head) for client in clients]
-        back = [without_head(u) if self._local_head else u for u in updates]
-        metrics: dict[str, Any] = {"round": after.round}
-        if after.round % config.evaluation.every == 0 or after.round == config.federation.rounds:
-            scores = score_global(self.federation, after, after.adapter, clients)
-            metrics |= {f"test/{name}": value for name, value in asdict(scores).items()}
-        metrics |= {
-            "train/loss": _mean([u.metrics["loss"] for u in updates if u.client not in result.dropped]),
-            "bytes/up": sum(u.adapter.nbytes for u in back),
-            "bytes/down": sum(adapter.nbytes for adapter in sent),
-            "rows/owners_weight": owners_weight(result.used, after.adapter.rank),
-            "clients": list(clients),
-            "dropped": dict(result.dropped),
-            **{f"aggregation/{name}": value for name, value in result.metrics.items()},
-        }
-        if config.evaluation.aggregation_error and any(update.weight > 0 for update in result.used):
-            metrics["aggregation/error"] = aggregation_error(result.used, after.adapter).total
-        return metrics
+    def _start(self, state: ServerState, client: str) -> Download:
+        return personalise(state, client, read_out(state, client, self.federation.method))
+
+    def _adapt_ranks(self, state: ServerState, updates: list[ClientUpdate], result: RoundResult) -> ServerState:
+        """The state after the round, with the ranks that the policy makes of it.
+
+        A client judges itself, so what it has counts, not what it sent.
+        """
+        federation = self.federation
+        if not federation.policy.prunes:
+            return result.state
+        good = [update for update in updates if update.client not in result.dropped]
+        started = {update.client: self._start(state, update.client).adapter for update in good}
+        adapted = federation.policy.adapt(state.ranks, started, good)
+        return with_ranks(result.state, adapted, federation.scales(adapted))
 
     def _score_clients(self, state: ServerState) -> ServerState:
         """The rank policy's scoring round: every client trains once at its first rank; nothing is aggregated."""
@@ -215,12 +222,14 @@ class Runner:
         scoring = {"bytes/up": 0, "bytes/down": 0}
         if federation.validation is not None and len(federation.config.ranks.levels) > 1:
             losses: dict[str, float] = {}
+            parts = federation.parts(1)
             jobs = [self._job(state, client, 0) for client in federation.clients]
             for update in federation.engine.train(jobs):
-                sent = read_out(state, update.client, local_head=self._local_head)
-                scoring["bytes/down"] += sent.nbytes
-                scoring["bytes/up"] += update.adapter.nbytes  # a local head too: the server scores the whole model
-                loss = score(federation, update.adapter, federation.validation).loss
+                sent = read_out(state, update.client, federation.method)
+                scoring["bytes/down"] += nbytes(sent.adapter, parts.receives, sent.base_change)
+                # all that was trained, whatever stays with clients later: the server scores the whole model
+                scoring["bytes/up"] += nbytes(update.adapter, parts.trains)
+                loss = score(federation, Download(update.adapter), federation.validation).loss
                 if not math.isfinite(loss):
                     log.warning("scoring: %s has the validation loss %s and comes last", update.client, loss)
                 losses[update.client] = loss
@@ -239,8 +248,10 @@ class Runner:
 
     def _finish(self, state: ServerState, heads: tuple[str, ...]) -> None:
         federation = self.federation
+        if keeps := sorted(federation.parts(max(state.round, 1)).keeps):
+            log.warning("%s of every client stays with it; adapter/ holds what is shared", " and ".join(keeps))
         with disk_errors(self.folder.adapter):
-            peft_folder.write(self.folder.adapter, state.adapter, self.folder.target())
+            peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
         summary = summarise(self.folder.read_metrics(), self.folder.read_json("clients"), federation)
         if federation.config.evaluation.rank_groups:
             groups = rank_groups(federation, state, heads)
@@ -250,37 +261,3 @@ class Runner:
             ]
         self.folder.write_json("summary", summary)
         self.listener.on_end(summary)
-
-
-def summarise(lines: list[dict[str, Any]], clients: Mapping[str, Any], federation: Federation) -> dict[str, Any]:
-    """What a run came to: best and last metrics, bytes and seconds in all, and the best constant answer.
-
-    Raises:
-        RunFolderError: no line has test metrics, because the file was cut or the run was shortened on resuming.
-    """
-    evaluated = [line for line in lines if "test/accuracy" in line]
-    if not evaluated:
-        raise RunFolderError("metrics.jsonl has no evaluated round to sum up; raise federation.rounds to go on")
-    labels = federation.test.labels
-    constant = max(int((labels == label).sum()) for label in range(len(federation.labels))) / len(labels)
-    best = max(evaluated, key=lambda line: line["test/accuracy"])
-    last = evaluated[-1]
-    return {
-        "method": federation.config.aggregation.method,
-        "rounds": len(lines),
-        "clients": len(federation.clients),
-        "test/accuracy": last["test/accuracy"],
-        "test/macro_f1": last["test/macro_f1"],
-        "test/loss": last["test/loss"],
-        "best/accuracy": best["test/accuracy"],
-        "best/round": best["round"],
-        "constant/accuracy": constant,
-        "bytes/up": sum(line["bytes/up"] for line in lines) + clients["scoring"]["bytes/up"],
-        "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
-        "seconds": round(sum(line["seconds"] for line in lines), 2),
-        "dropped": sum(len(line["dropped"]) for line in lines),
-    }
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from polyrank import aggregation, data, ranks
-from polyrank.aggregation import Method
+from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
-from polyrank.federation.round import check_ranks
+from polyrank.errors import ConfigError
+from polyrank.federation.round import check_ranks, parts_of
 from polyrank.hf.base import load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
@@ -61,13 +62,22 @@ class Federation:
         """Names, sorted."""
         return tuple(sorted(self.examples))
 
+    @property
+    def local_head(self) -> bool:
+        """Whether heads stay with their clients."""
+        return self.config.federation.head == "local"
+
+    def parts(self, round_number: int) -> Parts:
+        """What is trained and what travels in a round."""
+        return parts_of(self.method, round_number, local_head=self.local_head)
+
     def initial_state(self) -> ServerState:
         """The server before the first round, with the policy's first ranks."""
         seed = self.config.federation.seed
         start = self.policy.start(self.clients, self.partition.groups, seed)
         rank = global_rank(self.config)
         adapter = self.resident.initial(rank, scale_of(rank, self.config.ranks), seed)
-        return ServerState(0, adapter, start, self.scales(start))
+        return ServerState(0, adapter, start, self.scales(start), seed=seed)
 
     def scales(self, client_ranks: Mapping[str, int]) -> dict[str, float]:
         """Client -> the scale that goes with its rank."""
@@ -99,6 +109,12 @@ def build(config: Config) -> Federation:
     clients = sorted(partition.examples)
     start = policy.start(clients, partition.groups, seed)
     check_ranks(method, policy.assign(start, {}) if policy.scores else start, global_rank(config))
+    if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
+        raise ConfigError(
+            f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
+            f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
+            "(see: polyrank methods)"
+        )
 
     tokenizer = load_tokenizer(config.model)
     sets = {"train": train, "test": split.test} | ({"validation": validation} if validation else {})

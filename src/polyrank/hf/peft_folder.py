@@ -5,36 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from polyrank import config as configuration
 from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError
+from polyrank.hf.adapter_file import PREFIX, SETTINGS, WEIGHTS, AdapterFile, read_settings
 from polyrank.hf.base import BaseModel, load_base
 
-PREFIX = "base_model.model."
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
 OURS = "polyrank.json"
 """What PEFT has no field for: the labels, and the model section with the head. PEFT ignores this file."""
-
-
-MORE_THAN_LORA = (
-    *("use_dora", "lora_bias", "use_qalora", "use_bdlora", "layer_replication", "target_parameters", "kasa_config"),
-    *("trainable_token_indices", "alora_invocation_tokens", "arrow_config", "monteclora_config"),
-)
-"""Options of PEFT under which an adapter is not, or not only, ``scale * B @ A`` on linear layers."""
-
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take something out of the base's weights, on which the saved factors then rely."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +58,6 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
 
 
 def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
-    ranks = {name: factors.rank for name, factors in adapter.modules.items()}
-    alphas = {name: _alpha(factors) for name, factors in adapter.modules.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
     # under SEQ_CLS PEFT wraps `classifier` and `score` whole, which must not hold another saved module
     plain = target.model.head == "model" and not any("." in name for name in target.head_modules)
     return {
@@ -83,17 +65,33 @@ def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
         "task_type": "SEQ_CLS" if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
-        "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
+        **rank_settings(adapter),
         "target_modules": sorted(adapter.modules),
         "modules_to_save": list(target.head_modules) or None,
         "lora_dropout": target.model.dropout,
-        "use_rslora": False,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
+    }
+
+
+def rank_settings(adapter: Adapter) -> dict[str, Any]:
+    """``r``, ``lora_alpha`` and what differs from them, so that PEFT computes every module's rank and scale."""
+    ranks = {name: factors.rank for name, factors in adapter.modules.items()}
+    alphas = {name: _alpha(factors) for name, factors in adapter.modules.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    endings = {name[i + 1 :] for name in ranks for i, letter in enumerate(name) if letter == "."}
+
+    def key(name: str) -> str:
+        return f"^{name}" if name in endings else name  # PEFT's patterns match endings: "fc" would take "mlp.fc" too
+
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {key(name): r for name, r in ranks.items() if r != rank},
+        "alpha_pattern": {key(name): a for name, a in alphas.items() if a != alpha},
+        "use_rslora": False,
     }
 
 
@@ -111,63 +109,16 @@ def read(folder: Path) -> Adapter:
     configuration that contradicts the tensors is an error.
 
     Raises:
-        AdapterError: a file is missing or damaged, the adapter is no plain LoRA, or config and tensors disagree.
+        AdapterError: a file is missing or damaged, the adapter is no plain LoRA of linear layers, or config and tensors
+            disagree.
     """
-    settings = read_settings(folder)
-    tensors = _read_tensors(folder)
-    modules: dict[str, dict[str, Tensor]] = {}
-    dense: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
-        for part in ("lora_A", "lora_B"):
-            if name.endswith(f".{part}.weight"):
-                modules.setdefault(name.removesuffix(f".{part}.weight"), {})[part] = tensor
-                break
-        else:
-            if "lora_" in name:
-                raise AdapterError(f"{folder}: {name} is no plain LoRA factor of a linear layer; it cannot be read")
-            dense[name] = tensor
-    factors: dict[str, Factors] = {}
-    for name, pair in modules.items():
-        if len(pair) != 2:
-            raise AdapterError(f"{folder}: module {name} has {', '.join(pair)} only; expected lora_A and lora_B")
-        rank = pair["lora_A"].shape[0]
-        declared, scale = _rank_and_scale(folder, settings, name)
-        if declared != rank:
-            raise AdapterError(f"{folder}: {SETTINGS} says rank {declared} for {name}, but its lora_A has {rank} rows")
-        factors[name] = Factors(pair["lora_A"], pair["lora_B"], scale)
-    if not factors:
-        raise AdapterError(f"{folder}: {WEIGHTS} holds no LoRA factors")
-    return Adapter(factors, dense)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """``adapter_config.json`` of a plain LoRA adapter.
-
-    Raises:
-        AdapterError: it is missing, damaged or not of plain LoRA.
-    """
-    path = folder / SETTINGS
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder} is no adapter folder: it has no {SETTINGS}") from None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
-    if not isinstance(settings, dict):
-        raise AdapterError(f"{path} holds a {type(settings).__name__}; expected the settings of an adapter")
-    if settings.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder} holds a {settings.get('peft_type')} adapter; expected LORA")
-    more = [option for option in MORE_THAN_LORA if settings.get(option)]
-    if settings.get("bias", "none") != "none":
-        more.append("bias")
-    if str(settings.get("init_lora_weights")).startswith(CHANGE_THE_BASE):
-        more.append(f"init_lora_weights {settings['init_lora_weights']!r}")
-    if more:
-        raise AdapterError(
-            f"{folder}: the adapter has {more[0]}, which is more than scale * B @ A; expected plain LoRA"
-        )
-    return settings
+    read_settings(folder)
+    with AdapterFile(folder) as file:
+        for name, layer in file.layers.items():
+            if layer.kind != "linear" or layer.bias:
+                what = "a LoRA bias" if layer.bias else f"LoRA of the kind {layer.kind}"
+                raise AdapterError(f"{folder}: {name} has {what}; expected plain LoRA of a linear layer")
+        return Adapter({n: file.factors(n) for n in file.layers}, {n: file.tensor(n) for n in file.dense})
 
 
 def read_target(folder: Path) -> Target:
@@ -198,33 +149,3 @@ def base_model(folder: Path | str, **options: Any) -> BaseModel:  # Any: as load
     """
     target = read_target(Path(folder))
     return load_base(target.model, target.labels, **options)
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        pickled = folder / "adapter_model.bin"
-        if pickled.is_file():
-            raise AdapterError(f"{pickled} is a pickle, which is never loaded; save the adapter as safetensors")
-        raise AdapterError(f"{folder} has no {WEIGHTS}")
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
-
-
-def _rank_and_scale(folder: Path, settings: Mapping[str, Any], name: str) -> tuple[int, float]:
-    """What the configuration says of one module; patterns match whole names or their endings, as in PEFT."""
-    rank = _pattern(settings.get("rank_pattern") or {}, name, settings.get("r"))
-    alpha = _pattern(settings.get("alpha_pattern") or {}, name, settings.get("lora_alpha"))
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise AdapterError(
-            f"{folder / SETTINGS}: r is {rank!r} and lora_alpha {alpha!r} for {name}; expected numbers above 0"
-        )
-    return rank, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:  # Any: JSON values
-    from peft.utils.other import get_pattern_key
-
-    return patterns.get(get_pattern_key(list(patterns), name), default)

@@ -25,6 +25,9 @@ from polyrank.seeds import torch_generator
 
 SLOT = "polyrank"
 """The name under which PEFT knows the one adapter that is installed at a time."""
+BASE_SLOT = "polyrank_base_change"
+"""The frozen update beside it, where there is one."""
+EVERYTHING = frozenset({"a", "b", "head"})
 
 
 class ResidentModel:
@@ -43,12 +46,14 @@ class ResidentModel:
         self.model = base.model
         self.device = device or torch.device("cpu")
         self.model.to(self.device)
+        self._dtype = next(p.dtype for p in self.model.parameters())
         self._layers = self._inject()
         self._dense = {
             f"{module}.{name}": parameter
             for module in base.head_modules
             for name, parameter in self.model.get_submodule(module).named_parameters()
         }
+        self._loaded = {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._dense.items()}
         for parameter in self._dense.values():
             parameter.requires_grad_()
 
@@ -126,15 +131,20 @@ class ResidentModel:
             a = torch.empty(rank, d_in)
             nn.init.kaiming_uniform_(a, a=5**0.5, generator=torch_generator(seed, "adapter", name))
             modules[name] = Factors(a, torch.zeros(d_out, rank), scale)
-        return Adapter(modules, {name: p.detach().to("cpu", copy=True) for name, p in self._dense.items()})
+        return Adapter(modules, {name: tensor.clone() for name, tensor in self._loaded.items()})
 
-    def install(self, adapter: Adapter) -> None:
+    def install(self, adapter: Adapter, base_change: Adapter | None = None) -> None:
         """Copy an adapter in; whatever was installed before is gone. Adapters are held in float32.
+
+        Args:
+            adapter: what is trained.
+            base_change: a frozen update of some or all of the same modules, added beside it.
 
         Raises:
             AdapterError: a tensor is missing, unknown or of the wrong shape; all of them are named, nothing changed.
         """
         self._check(adapter)
+        self._install_base_change(base_change)
         for name, layer in self._layers.items():
             factors = adapter.modules[name]
             _place(layer.lora_A[SLOT], factors.a)
@@ -145,6 +155,32 @@ class ResidentModel:
             for name, parameter in self._dense.items():
                 parameter.copy_(adapter.dense[name])
                 parameter.grad = None
+
+    def _install_base_change(self, change: Adapter | None) -> None:
+        if change is not None:
+            unknown = sorted(change.modules.keys() - self._layers.keys())
+            shapes = self.shapes
+            unknown += [n for n, f in change.modules.items() if n in shapes and (f.d_out, f.d_in) != shapes[n]]
+            if unknown or change.dense:
+                names = ", ".join([*unknown, *change.dense])
+                raise AdapterError(f"the base change does not fit {self.base.config.name}: {names}")
+        active = [SLOT] if change is None else [SLOT, BASE_SLOT]
+        if change is not None and not any(BASE_SLOT in layer.lora_A for layer in self._layers.values()):
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # what PEFT draws is never used
+                warnings.simplefilter("ignore")
+                config = LoraConfig(r=1, target_modules=list(self._layers), inference_mode=True)
+                inject_adapter_in_model(config, self.model, adapter_name=BASE_SLOT)
+        for name, layer in self._layers.items():
+            if change is not None:
+                d_out, d_in = layer.out_features, layer.in_features
+                nothing = Factors(torch.zeros(1, d_in), torch.zeros(d_out, 1))
+                factors = change.modules.get(name, nothing)
+                for linear, value in ((layer.lora_A[BASE_SLOT], factors.a), (layer.lora_B[BASE_SLOT], factors.b)):
+                    frozen = value.detach().to(self.device, torch.float32, copy=True)
+                    linear.weight = nn.Parameter(frozen, requires_grad=False)
+                layer.scaling[BASE_SLOT] = factors.scale
+            if list(layer.active_adapters) != active:
+                layer.set_adapter(active, inference_mode=True)
 
     def _check(self, adapter: Adapter) -> None:
         expected = {*self._layers, *self._dense}
@@ -174,10 +210,23 @@ class ResidentModel:
         }
         return Adapter(modules, {name: copy(parameter) for name, parameter in self._dense.items()})
 
-    def trainable(self) -> list[nn.Parameter]:
-        """The parameters of the installed adapter and the head; nothing else needs a gradient."""
-        factors = (p.weight for layer in self._layers.values() for p in (layer.lora_A[SLOT], layer.lora_B[SLOT]))
-        return [*factors, *self._dense.values()]
+    def trainable(self, parts: frozenset[str] = EVERYTHING) -> list[nn.Parameter]:
+        """The parameters that are trained, of ``"a"``, ``"b"`` and ``"head"``; nothing else gets a gradient."""
+        chosen: list[nn.Parameter] = []
+        for layer in self._layers.values():
+            for part, linear in (("a", layer.lora_A[SLOT]), ("b", layer.lora_B[SLOT])):
+                linear.weight.requires_grad_(part in parts)
+                chosen += [linear.weight] if part in parts else []
+        for parameter in self._dense.values():
+            parameter.requires_grad_("head" in parts)
+            chosen += [parameter] if "head" in parts else []
+        return chosen
+
+    def tails(self, kept: int) -> list[tuple[Tensor, Tensor]]:
+        """The last rank indices of every module, ``(A[kept:], B[:, kept:])``, as views."""
+        return [
+            (layer.lora_A[SLOT].weight[kept:], layer.lora_B[SLOT].weight[:, kept:]) for layer in self._layers.values()
+        ]
 
     @property
     def _transformer(self) -> PreTrainedModel:
@@ -197,8 +246,7 @@ class ResidentModel:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Mixed precision where the base is not float32: operations in the base's dtype, adapters in float32."""
-        dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             yield
 
 

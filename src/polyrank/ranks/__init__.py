@@ -9,12 +9,14 @@ from polyrank.ranks.fixed import Fixed
 from polyrank.ranks.levels import level_counts, scale_of
 from polyrank.ranks.policy import RankPolicy
 from polyrank.ranks.random import Random
+from polyrank.ranks.self_pruning import SelfPruning
 from polyrank.ranks.validation import Validation
 
-POLICIES: Mapping[str, type[Fixed | Random | Validation]] = {
+POLICIES: Mapping[str, type[RankPolicy]] = {
     "fixed": Fixed,
     "random": Random,
     "validation": Validation,
+    "self_pruning": SelfPruning,
 }
 
 

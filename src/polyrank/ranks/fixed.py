@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.ranks.levels import level_counts
-from polyrank.ranks.policy import spread
+from polyrank.ranks.policy import RankPolicy, spread
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(RankPolicy):
     """The highest level to the first clients in the order of their names, and so on down.
 
     ``ranks.by_name`` sets single clients, or all clients of a group of the partition, instead.
     """
-
-    config: RanksConfig
-    scores: ClassVar[bool] = False
 
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:  # noqa: ARG002  # nothing is drawn
         """Levels in the order of the names.
@@ -37,7 +32,3 @@ class Fixed:
             group_rank = self.config.by_name.get(groups.get(client, ""), ranks[client])
             ranks[client] = self.config.by_name.get(client, group_rank)
         return ranks
-
-    def assign(self, ranks: Mapping[str, int], losses: Mapping[str, float]) -> dict[str, int]:  # noqa: ARG002  # not scored
-        """Ranks stay."""
-        return dict(ranks)

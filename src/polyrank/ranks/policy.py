@@ -1,24 +1,52 @@
-"""What a rank policy is: who starts with which rank, and who is moved after one scoring round."""
+"""What a rank policy is: who starts with which rank, and who is moved later."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
 
+from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
+from polyrank.state import ClientUpdate
 
 
-class RankPolicy(Protocol):
-    """A frozen dataclass; ranks are plain dicts from client name to rank."""
+@dataclass(frozen=True)
+class RankPolicy(ABC):
+    """Ranks are plain dicts from client name to rank."""
 
-    scores: ClassVar[bool]
-    """Whether clients are scored once before the first round (see `assign`)."""
+    config: RanksConfig
 
+    @property
+    def scores(self) -> bool:
+        """Whether clients are scored on the server's validation set before the first round (see `assign`)."""
+        return False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether clients train under HetLoRA's regulariser and may shrink (see `shrunk` and `adapt`)."""
+        return False
+
+    def shrunk(self, rank: int) -> int:
+        """What a client of this rank may shrink to; the rank itself where it may not."""
+        return rank
+
+    @abstractmethod
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:
         """The ranks before anything was trained."""
 
-    def assign(self, ranks: Mapping[str, int], losses: Mapping[str, float]) -> dict[str, int]:
-        """The ranks after scoring, from each client's validation loss; only called where ``scores`` is true."""
+    def assign(self, ranks: Mapping[str, int], losses: Mapping[str, float]) -> dict[str, int]:  # noqa: ARG002  # for those that score
+        """The ranks after scoring, from each client's validation loss."""
+        return dict(ranks)
+
+    def adapt(
+        self,
+        ranks: Mapping[str, int],
+        started: Mapping[str, Adapter],  # noqa: ARG002  # for those that prune
+        updates: Sequence[ClientUpdate],  # noqa: ARG002  # for those that prune
+    ) -> dict[str, int]:
+        """The ranks after a round, from what its clients started from and what they made of it."""
+        return dict(ranks)
 
 
 def spread(clients: Sequence[str], counts: Sequence[int], config: RanksConfig) -> dict[str, int]:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from polyrank.config import RanksConfig
 from polyrank.ranks.levels import level_counts
-from polyrank.ranks.policy import spread
+from polyrank.ranks.policy import RankPolicy, spread
 from polyrank.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(RankPolicy):
     """A seeded shuffle of the clients; exactly the configured number gets each level."""
-
-    config: RanksConfig
-    scores: ClassVar[bool] = False
 
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:  # noqa: ARG002  # groups play no part
         """Levels in a drawn order of the clients."""
         names = sorted(clients)
         order = numpy_generator(seed, "ranks").permutation(len(names))
         return spread([names[i] for i in order], level_counts(self.config, len(names)), self.config)
-
-    def assign(self, ranks: Mapping[str, int], losses: Mapping[str, float]) -> dict[str, int]:  # noqa: ARG002  # not scored
-        """Ranks stay."""
-        return dict(ranks)

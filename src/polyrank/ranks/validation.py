@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from polyrank.config import RanksConfig
 from polyrank.ranks.levels import level_counts
-from polyrank.ranks.policy import spread
+from polyrank.ranks.policy import RankPolicy, spread
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(RankPolicy):
     """Everyone trains once at the lowest level; the best share by validation loss is promoted.
 
     The loss is that of the client's own model on a label-balanced set that the server holds. Source: Byun and Lee,
@@ -21,8 +19,9 @@ class Validation:
     level, the next ones the level below.
     """
 
-    config: RanksConfig
-    scores: ClassVar[bool] = True
+    @property
+    def scores(self) -> bool:
+        return True
 
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:  # noqa: ARG002  # nothing is drawn
         """The lowest level for everyone."""

@@ -11,6 +11,18 @@ from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import Examples
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """``weight * sum over modules |B[:, kept:]|_F |A[kept:, :]|_F``, added to the loss.
+
+    It pushes the last rank indices to zero, so that a client that does not need them can be pruned. Source: Cho et al.
+    2024 (HetLoRA), section 3.2.
+    """
+
+    kept: int
+    weight: float
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One client's local training.
@@ -21,6 +33,9 @@ class Job:
         examples: its own data.
         weight: its aggregation weight.
         seed: of all that is drawn in this job, derived from (run, round, client).
+        base_change: a frozen update of the base beside the adapter.
+        trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
+        penalty: HetLoRA's regulariser, where the client may be pruned.
     """
 
     client: str
@@ -28,6 +43,9 @@ class Job:
     examples: Examples
     weight: float
     seed: int
+    base_change: Adapter | None = None
+    trains: frozenset[str] = frozenset({"a", "b", "head"})
+    penalty: Penalty | None = None
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from polyrank.config import TrainingConfig
@@ -14,7 +15,7 @@ from polyrank.seeds import derive, numpy_generator
 from polyrank.state import ClientUpdate
 from polyrank.tasks import classification
 from polyrank.training.batches import epoch, steps_per_epoch
-from polyrank.training.job import Job
+from polyrank.training.job import Job, Penalty
 from polyrank.training.schedule import multiplier
 
 
@@ -32,13 +33,13 @@ class Sequential:
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job; metrics are ``loss`` (mean over the round's steps) and ``steps``."""
         for job in jobs:
-            self.resident.install(job.adapter)
+            self.resident.install(job.adapter, job.base_change)
             loss, steps = self._fit(job)
             yield ClientUpdate(job.client, self.resident.extract(), job.weight, {"loss": loss, "steps": steps})
 
     def _fit(self, job: Job) -> tuple[float, int]:
         options, resident = self.options, self.resident
-        parameters = resident.trainable()
+        parameters = resident.trainable(job.trains)
         optimizer = _optimizer(parameters, options)
         steps = options.epochs * steps_per_epoch(len(job.examples), options.batch_size)
         factor = multiplier(options, steps)
@@ -57,12 +58,14 @@ class Sequential:
                     with resident.computing():
                         logits = resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
                     loss = classification.loss(logits, batch.labels)
+                    total += loss.detach()
+                    if job.penalty is not None:
+                        loss = loss + penalty(resident, job.penalty)
                     optimizer.zero_grad()
                     torch.autograd.backward(loss)
                     if options.clip > 0:
                         torch.nn.utils.clip_grad_norm_(parameters, options.clip)
                     optimizer.step()
-                    total += loss.detach()
                     step += 1
         resident.model.eval()
         return float(total) / step, step
@@ -72,3 +75,9 @@ def _optimizer(parameters: list[torch.nn.Parameter], options: TrainingConfig) ->
     if options.optimizer == "sgd":
         return SGD(parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay, foreach=True)
     return AdamW(parameters, options.lr, weight_decay=options.weight_decay, foreach=True)
+
+
+def penalty(resident: ResidentModel, options: Penalty) -> Tensor:
+    """The regulariser of `Penalty` for what is installed; differentiable, with gradient 0 where a norm is 0."""
+    terms = [torch.linalg.vector_norm(b) * torch.linalg.vector_norm(a) for a, b in resident.tails(options.kept)]
+    return options.weight * torch.stack(terms).sum()

@@ -1,0 +1,56 @@
+"""FLoRA: stack all adapters, add their mean to the base, start anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from polyrank.adapter import Adapter
+from polyrank.aggregation import base_change
+from polyrank.aggregation.method import Aggregate, Method, Parts, method
+from polyrank.aggregation.product import ProductSum, Stack, fresh
+from polyrank.state import ServerState
+
+
+@method(
+    "flora",
+    paper="https://arxiv.org/abs/2409.05976",
+    averages="products, stacked into the base",
+    exact="yes",
+    linear=False,
+    changes_base=True,
+)
+@dataclass(frozen=True)
+class Flora(Method):
+    """``base change += sum_k p_k s_k B_k A_k``, as stacked factors; clients restart from random A and zero B.
+
+    Exact for any ranks, scales and weights. The base change grows by the sum of the ranks each round and is
+    re-compressed when its rank passes ``max_rank``. Source: Wang et al., NeurIPS 2024 (FLoRA).
+
+    Args:
+        max_rank: of the base change; by default the smaller side of each layer, where compression loses nothing. The
+            relative error of a cut is the metric ``compression_error``.
+    """
+
+    max_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        base_change.check_max_rank("flora", self.max_rank)
+
+    def start(self, server: ServerState) -> ProductSum:
+        """An empty accumulator."""
+
+        def conclude(stacks: Mapping[str, Stack]) -> Aggregate:
+            terms = {
+                name: base_change.terms_of(server.base_change, name)
+                + (stacks[name].mean_terms() if name in stacks else [])
+                for name in server.adapter.modules
+            }
+            change, error = base_change.replaced(terms, self.max_rank)
+            return Aggregate(Adapter(fresh(server, stacks)), change, {"compression_error": error})
+
+        return ProductSum(server, conclude)
+
+    def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
+        """A fresh adapter is known from the seed: only the head and the base change come down."""
+        return Parts(receives=frozenset({"head"}))

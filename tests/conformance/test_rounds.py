@@ -1,0 +1,238 @@
+"""Several rounds: what clients of each rank start from, and that the global model is the mean of what they made of it.
+
+Everything is compared as full matrices: base changes, cuts and frozen rank indices are seen from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from polyrank.adapter import Adapter, Factors
+from polyrank.aggregation import Method, build
+from polyrank.state import ClientUpdate, ServerState
+from tests.conformance.fixtures import DENSE, SHAPES, conclude
+from tests.conformance.oracle import best, dense_base, model, plain
+from tests.conformance.test_conformance import VARIANTS, Variant
+
+CLIENTS: Mapping[str, tuple[int, float, float]] = {
+    "ann": (1, 5.0, 2.0),
+    "bob": (3, 2.0, 0.5),
+    "cem": (3, 1.0, 3.0),
+    "dee": (6, 4.0, 1.0),
+}
+"""Rank, weight, scale."""
+
+LOW = ("ann", "bob", "cem")
+ALL = tuple(CLIENTS)
+
+
+class Draw:
+    """Standard normal tensors in float64, from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._numbers = np.random.default_rng(seed)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.from_numpy(self._numbers.standard_normal(shape))
+
+
+def begin(draw: Draw, rank: int = 6) -> ServerState:
+    """LoRA's start: A random, B zero."""
+    modules = {
+        name: Factors(draw(rank, d_in), torch.zeros(d_out, rank, dtype=torch.float64), 2.0)
+        for name, (d_out, d_in) in SHAPES.items()
+    }
+    dense = {name: draw(*shape) for name, shape in DENSE.items()}
+    ranks = {name: r for name, (r, _, _) in CLIENTS.items()}
+    scales = {name: s for name, (_, _, s) in CLIENTS.items()}
+    return ServerState(0, Adapter(modules, dense), ranks, scales, seed=7)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A round from both sides: the states, and each client's update, start and trained model in full, by module."""
+
+    before: ServerState
+    after: ServerState
+    updates: tuple[ClientUpdate, ...]
+    starts: Mapping[str, Mapping[str, np.ndarray]]
+    models: Mapping[str, Mapping[str, np.ndarray]]
+
+    def mean(self, module: str) -> np.ndarray:
+        total = sum(update.weight for update in self.updates)
+        return sum(u.weight / total * self.models[u.client][module] for u in self.updates)
+
+
+def play(method: Method, state: ServerState, names: Sequence[str], draw: Draw) -> Played:
+    """One round: every client moves what the method trains by random amounts."""
+    trains = method.parts(state.round + 1).trains
+    updates, starts, models = [], {}, {}
+    for name in names:
+        rank, weight, scale = CLIENTS[name]
+        download = method.read_out(state, rank)
+        base = dense_base(state.adapter, download.base_change)
+        sent = {m: f.rescaled(scale) for m, f in download.adapter.modules.items()}
+        trained = {
+            m: Factors(
+                f.a + draw(*f.a.shape) if "a" in trains else f.a,
+                f.b + draw(*f.b.shape) if "b" in trains else f.b,
+                f.scale,
+            )
+            for m, f in sent.items()
+        }
+        dense = {m: t + draw(*t.shape) for m, t in state.adapter.dense.items()}
+        updates.append(ClientUpdate(name, Adapter(trained, dense), weight))
+        starts[name] = {m: base[m] + f.delta().numpy() for m, f in sent.items()}
+        models[name] = {m: base[m] + f.delta().numpy() for m, f in trained.items()}
+    result = conclude(method, state, updates)
+    after = replace(state, round=state.round + 1, adapter=result.adapter, base_change=result.base_change)
+    return Played(state, after, tuple(updates), starts, models)
+
+
+def rounds(method: Method, cohorts: Sequence[Sequence[str]], seed: int = 0) -> list[Played]:
+    draw = Draw(seed)
+    state, out = begin(draw), []
+    for names in cohorts:
+        out.append(play(method, state, names, draw))
+        state = out[-1].after
+    return out
+
+
+COHORTS = (ALL, LOW, ("ann", "dee"), ALL)
+
+exact = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.exact == "yes"], ids=str)
+
+
+@exact
+def test_the_global_model_of_an_exact_method_is_the_mean_of_the_clients_models(variant: Variant):
+    """Whatever was cut off, frozen or drawn anew on the way down, and with clients that missed rounds."""
+    for played in rounds(variant.method, COHORTS):
+        for module, found in ((m, model(played.after).change(m)) for m in SHAPES):
+            np.testing.assert_allclose(found, played.mean(module), atol=1e-9, err_msg=f"{module} {played.before.round}")
+
+
+@exact
+def test_every_rank_starts_an_exact_method_from_what_it_can_hold_of_the_global_model(variant: Variant):
+    """Where a base change is kept, from all of it, whatever the rank; else from the first rank indices of it."""
+    for played in rounds(variant.method, COHORTS):
+        for rank in (1, 3, 6, 9):
+            download = variant.method.read_out(played.after, rank)
+            assert {f.rank for f in download.adapter.modules.values()} == {min(rank, 6)}
+            for module in SHAPES:
+                base = dense_base(played.after.adapter, download.base_change)[module]
+                started = base + plain(download.adapter).delta(module)
+                whole = model(played.after)
+                if not variant.info.changes_base:
+                    prefix = plain(played.after.adapter.prefix(rank))
+                    np.testing.assert_allclose(started, prefix.delta(module), atol=1e-12)
+                else:
+                    np.testing.assert_allclose(started, whole.change(module), atol=1e-9)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_flexlora_is_the_best_approximation_of_the_mean_of_the_clients_models(balanced: bool):
+    """And every client starts from the best approximation of its own rank."""
+    for played in rounds(build("flexlora", {"balanced": balanced}), COHORTS):
+        for module in SHAPES:
+            mean = played.mean(module)
+            np.testing.assert_allclose(model(played.after).change(module), best(mean, 6), atol=1e-9)
+            for rank in (1, 3):
+                start = build("flexlora").read_out(played.after, rank).adapter.modules[module]
+                np.testing.assert_allclose(start.delta(), best(mean, rank), atol=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["examples", "tail"])
+def test_fedhl_adds_changes_to_the_whole(weights: str):
+    """``W + sum_i q_i (what client i made - what it started from)``; starts are the best cuts of W from round 2 on."""
+    for played in rounds(build("fedhl", {"weights": weights, "eps": 0.3}), COHORTS):
+        before, after = model(played.before), model(played.after)
+        whole = {m: before.change(m) for m in SHAPES}
+        size = sum(float((w**2).sum()) for w in whole.values())
+        q = {}
+        for update in played.updates:
+            tail = sum(float(((whole[m] - played.starts[update.client][m]) ** 2).sum()) for m in SHAPES)
+            q[update.client] = update.weight if weights == "examples" else 1 / ((tail / size if size else 0.0) + 0.3)
+        total = sum(q.values())
+        for module in SHAPES:
+            changes = [q[name] / total * (played.models[name][module] - played.starts[name][module]) for name in q]
+            np.testing.assert_allclose(after.change(module), whole[module] + sum(changes), atol=1e-9)
+            np.testing.assert_allclose(after.adapter.delta(module), best(after.change(module), 6), atol=1e-9)
+            for name in q:
+                if played.before.round > 0:
+                    cut = best(whole[module], CLIENTS[name][0])
+                    np.testing.assert_allclose(played.starts[name][module], cut, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["flora", "florist"])
+def test_stacking_starts_anew_each_round(name: str):
+    """B is 0 and A another one, so what was learned is in the base change alone."""
+    first, second = rounds(build(name), (ALL, LOW))
+    for module in SHAPES:
+        one, two = first.after.adapter.modules[module], second.after.adapter.modules[module]
+        assert not one.b.any()
+        assert not two.b.any()
+        assert not torch.equal(one.a, two.a)
+        assert not torch.equal(one.a, first.before.adapter.modules[module].a)
+
+
+def test_rolora_takes_turns():
+    """B in rounds 1 and 3, A in round 2; the other factor is the same to the last bit."""
+    for number, played in enumerate(rounds(build("rolora"), (ALL, ALL, ALL)), start=1):
+        for module in SHAPES:
+            before, after = played.before.adapter.modules[module], played.after.adapter.modules[module]
+            assert torch.equal(before.a, after.a) == (number != 2)
+            assert torch.equal(before.b, after.b) == (number == 2)
+
+
+def test_fedsvd_keeps_the_product_and_makes_a_orthonormal():
+    """The product is that of ffa's mean of B under the same A; ``A A^T = I``."""
+    for played in rounds(build("fedsvd"), (ALL, LOW, ALL)):
+        ffa = conclude(build("ffa"), played.before, played.updates).adapter
+        for module, factors in played.after.adapter.modules.items():
+            torch.testing.assert_close(factors.delta(), ffa.modules[module].delta())
+            torch.testing.assert_close(factors.a @ factors.a.T, torch.eye(6, dtype=torch.float64))
+
+
+def test_fedsvd_keeps_its_random_a_while_b_is_zero():
+    state = begin(Draw(0))
+    updates = [ClientUpdate("ann", state.adapter, 1.0)]
+    assert conclude(build("fedsvd"), state, updates).adapter.identical(state.adapter)
+
+
+def wipes(variant: Variant) -> bool:
+    """The published zero padding: a row that nobody owns becomes 0, in A and B."""
+    return variant.name in ("zero_padding", "hetlora") and not (
+        variant.values.get("keep_unowned") or variant.values.get("min_owners")
+    )
+
+
+@pytest.mark.parametrize(
+    "cohorts",
+    [(LOW,) * 4, (ALL, LOW, LOW, LOW), (LOW, ALL, LOW, LOW, LOW), (("bob",), ("ann",), ("ann",), ("bob",))],
+    ids=["low", "first all", "second all", "lone"],
+)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.info.equal_ranks and not wipes(v)], ids=str)
+def test_no_rank_index_dies(variant: Variant, cohorts: Sequence[Sequence[str]]):
+    """Zero in A and in B it would have no gradient ever again, though nobody trained it yet.
+
+    Rounds without a client of the global rank, from LoRA's start: the stack is smaller than R, rows have no owner.
+    """
+    for played in rounds(variant.method, cohorts):
+        for module, factors in played.after.adapter.modules.items():
+            sizes = factors.a.norm(dim=1) + factors.b.norm(dim=0)
+            assert float(sizes.min()) > 1e-3, f"{module} after round {played.after.round}: {sizes.tolist()}"
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.info.equal_ranks], ids=str)
+def test_rounds_stay_finite_and_deterministic(variant: Variant):
+    one, two = (rounds(variant.method, COHORTS)[-1].after for _ in range(2))
+    assert one.adapter.identical(two.adapter)
+    assert one.adapter.first_not_finite() is None
+    if one.base_change is not None and two.base_change is not None:
+        assert one.base_change.identical(two.base_change)
