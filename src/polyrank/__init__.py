@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polyrank.federation.listener import Listener
     from polyrank.federation.runner import run
     from polyrank.hf.peft_folder import base_model
+    from polyrank.merging.merge import merge
     from polyrank.state import ClientUpdate, ServerState
 
 __version__ = metadata.version("polyrank")
@@ -33,6 +34,7 @@ _PLACES = {
     "Listener": "polyrank.federation.listener:Listener",
     "run": "polyrank.federation.runner:run",
     "base_model": "polyrank.hf.peft_folder:base_model",
+    "merge": "polyrank.merging.merge:merge",
     "ClientUpdate": "polyrank.state:ClientUpdate",
     "ServerState": "polyrank.state:ServerState",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "ServerState",
     "base_model",
     "load_config",
+    "merge",
     "method",
     "run",
 ]

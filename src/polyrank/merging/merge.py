@@ -1,0 +1,237 @@
+"""`merge`: one run of an aggregation method over adapter folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyrank import lowrank
+from polyrank.adapter import Adapter, Factors
+from polyrank.aggregation import METHODS, Aggregate, Method, build
+from polyrank.aggregation.hetlora import HetLoRA
+from polyrank.errors import AdapterError, ConfigError
+from polyrank.hf.adapter_file import AdapterFile
+from polyrank.hf.peft_folder import OURS
+from polyrank.merging.checks import Module
+from polyrank.merging.inputs import Inputs, opened
+from polyrank.merging.result import Loss, Merged
+from polyrank.state import ServerState
+
+DEFAULT = "flexlora"
+"""The best approximation of the weighted mean: adapters from elsewhere share no bases whose rows could be averaged."""
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def merge(
+    adapters: Sequence[Path | str],
+    weights: Sequence[float] | None = None,
+    *,
+    method: str | Method = DEFAULT,
+    options: Mapping[str, Any] | None = None,  # Any: option values as in a configuration
+    rank: int | None = None,
+    dtype: str | None = None,
+    allow_different_bases: bool = False,
+) -> Merged:
+    """One adapter from PEFT adapter folders of any ranks, alphas and target modules.
+
+    A method runs once, from an empty global adapter. Its target is ``delta* = sum_k p_k s_k B_k A_k``, with ``p_k`` the
+    weights of the adapters that have the module, divided by their sum; ``error`` of the result says how far the method
+    is from it. Dense tensors (a head) are averaged over the adapters that have them.
+
+    Args:
+        adapters: folders as PEFT writes them, with safetensors.
+        weights: one per adapter, 0 or more; equal by default.
+        method: name or object of a method for which merging once makes sense.
+        options: of a method given by name.
+        rank: of every module. By default the highest of the module's inputs; for methods that stack, the sum. A lower
+            rank is the best approximation (SVD) of the method's result, a higher one adds zeros.
+        dtype: of the written tensors; by default of each the widest of its inputs.
+        allow_different_bases: go on where the adapters name different base models.
+
+    Memory: methods of sums (``info.linear``) hold those sums and one module of one adapter; the others hold one module
+    of all adapters; the result and the sums are in memory whole.
+
+    Raises:
+        AdapterError: an adapter is broken, or two do not fit each other.
+        ConfigError: the method, an option, the rank or the dtype is none to merge with.
+    """
+    chosen = _checked_method(build(method, options) if isinstance(method, str) else method, weights)
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    with opened(adapters, weights, allow_different_bases=allow_different_bases) as inputs:
+        _check_rank(rank, inputs.modules)
+        modules: dict[str, Factors] = {}
+        losses: dict[str, Loss] = {}
+        for names in _portions(chosen, inputs):
+            result = _run(chosen, inputs, names, rank)
+            for name in names:
+                plan = inputs.modules[name]
+                factors = _fitted(_combined(result, name, plan), rank)
+                modules[name] = _narrowed(factors, DTYPES[dtype] if dtype else plan.dtype, name)
+                losses[name] = _loss(inputs, name, modules[name])
+        files = list(inputs.files.values())
+        return Merged(
+            Adapter(modules, _dense(inputs, modules, DTYPES[dtype] if dtype else None)),
+            chosen.info.name,
+            losses,
+            inputs.modules,
+            inputs.lacking,
+            _settings(files, inputs),
+            _common_target(files),
+        )
+
+
+def _checked_method(method: Method, weights: Sequence[float] | None) -> Method:
+    info = method.info
+    if not info.merges:
+        able = ", ".join(name for name, cls in METHODS.items() if cls.info.merges)
+        raise ConfigError(
+            f"{info.name} cannot merge adapters: it averages {info.averages}, which only adapters of one federation "
+            f"have in common; methods that can: {able}"
+        )
+    if getattr(method, "align", "none") != "none":
+        raise ConfigError(f"{info.name}: align rotates towards a previous adapter, and a merge has none; leave it out")
+    if isinstance(method, HetLoRA) and weights is not None:
+        raise ConfigError("hetlora weighs adapters by the norms of their updates; leave the weights out")
+    return method
+
+
+def _check_rank(rank: int | None, modules: Mapping[str, Module]) -> None:
+    if rank is None:
+        return
+    if rank < 1:
+        raise ConfigError(f"the rank is {rank}; expected 1 or more")
+    for name, module in modules.items():
+        if rank > min(module.layer.d_out, module.layer.d_in):
+            raise ConfigError(
+                f"the rank {rank} is above the size of {name}, which is {module.layer.d_out} x {module.layer.d_in}"
+            )
+
+
+def _portions(method: Method, inputs: Inputs) -> list[list[str]]:
+    """Modules that are merged in one go.
+
+    A method of sums takes everything at once: what it weighs by may depend on all modules, and its memory does not
+    grow with the adapters. One that keeps the adapters' factors takes one module at a time.
+    """
+    names = list(inputs.modules)
+    return [names] if method.info.linear else [[name] for name in names]
+
+
+def _run(method: Method, inputs: Inputs, names: Sequence[str], rank: int | None) -> Aggregate:
+    """One round without a past."""
+    start: dict[str, Factors] = {}
+    for name in names:
+        highest = max(inputs.modules[name].ranks)
+        start[name] = inputs.modules[name].zeros(highest if method.info.linear else max(highest, rank or 0))
+    accumulator = method.start(ServerState(0, Adapter(start), {}, {}))
+    for update in inputs.updates(names):
+        accumulator.add(update)
+    return accumulator.finish()
+
+
+def _combined(result: Aggregate, name: str, module: Module) -> Factors:
+    """Adapter and base change as one; its rank is at most the sum of the inputs', which is what the mean has."""
+    factors = result.adapter.modules[name]
+    change = result.base_change.modules.get(name) if result.base_change else None
+    if change is None:
+        return factors
+    terms = [(each.scale, each.a, each.b) for each in (change, factors) if bool(each.b.any())]
+    if not terms:
+        return factors
+    a, b = lowrank.stack(terms)
+    limit = min(sum(module.ranks), module.layer.d_out, module.layer.d_in)
+    return Factors(*(lowrank.truncate(a, b, limit) if a.shape[0] > limit else (a, b)))
+
+
+def _fitted(factors: Factors, rank: int | None) -> Factors:
+    """Cut or padded to a rank."""
+    if rank is None or rank == factors.rank:
+        return factors
+    if rank < factors.rank:
+        return Factors(*lowrank.truncate(factors.a, factors.b, rank), factors.scale)
+    a, b = factors.a.new_zeros(rank, factors.d_in), factors.b.new_zeros(factors.d_out, rank)
+    a[: factors.rank], b[:, : factors.rank] = factors.a, factors.b
+    return Factors(a, b, factors.scale)
+
+
+def _narrowed(factors: Factors, dtype: torch.dtype, name: str) -> Factors:
+    return factors.map(lambda tensor: _cast(tensor, dtype, name))
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    out = tensor.to(dtype)
+    if out.is_floating_point() and not bool(torch.isfinite(out).all()):
+        raise AdapterError(f"{name} does not fit into {str(dtype).removeprefix('torch.')}; choose --dtype float32")
+    return out
+
+
+def _dense(inputs: Inputs, modules: Mapping[str, Factors], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What is averaged whole, whatever the method; a LoRA bias is scaled like its B."""
+    dense: dict[str, Tensor] = {}
+    for name, widest in inputs.dense.items():
+        dense[name] = _cast(inputs.dense_mean(name), (dtype or widest) if widest.is_floating_point else widest, name)
+    for name, factors in modules.items() if inputs.lora_bias else ():
+        key = f"{name}.lora_B.bias"
+        dense[key] = _cast(inputs.bias_mean(name) / factors.scale, dtype or inputs.modules[name].dtype, key)
+    return dense
+
+
+def _loss(inputs: Inputs, name: str, factors: Factors) -> Loss:
+    terms = inputs.mean_terms(name)
+    gap = lowrank.difference_norm((factors.a.double() * factors.scale, factors.b), terms)
+    return Loss(gap, lowrank.norm(*lowrank.stack((c, a.double(), b.double()) for c, a, b in terms)))
+
+
+def _settings(files: Sequence[AdapterFile], inputs: Inputs) -> dict[str, Any]:
+    """What of the inputs' settings stays; ranks and alphas are added when the folder is written."""
+    known = [file.settings for file in files]
+
+    def first(key: str) -> Any:  # Any: JSON values
+        return next((settings[key] for settings in known if settings.get(key) is not None), None)
+
+    saved = sorted({str(module) for settings in known for module in settings.get("modules_to_save") or ()})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": first("task_type"),
+        "base_model_name_or_path": first("base_model_name_or_path"),
+        "revision": first("revision"),
+        "auto_mapping": first("auto_mapping"),
+        "modules_to_save": saved or None,
+        "lora_dropout": first("lora_dropout") or 0.0,
+        "fan_in_fan_out": first("fan_in_fan_out") or False,
+        "bias": first("bias") or "none",
+        "lora_bias": inputs.lora_bias,
+        "inference_mode": True,
+    }
+    where = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    if not inputs.lacking and all(_same(s.get(key), known[0].get(key)) for s in known for key in where):
+        return {**settings, **{key: known[0].get(key) for key in where}}
+    return {**settings, "target_modules": sorted(inputs.modules)}
+
+
+def _same(left: Any, right: Any) -> bool:  # Any: JSON values
+    if isinstance(left, list) and isinstance(right, list):
+        return sorted(map(str, left)) == sorted(map(str, right))
+    return bool(left == right)
+
+
+def _common_target(files: Sequence[AdapterFile]) -> Any:  # Any: JSON values
+    """The content of ``polyrank.json``, if every adapter has the same."""
+    contents: list[Any] = []  # Any: JSON values
+    for file in files:
+        try:
+            contents.append(json.loads((file.folder / OURS).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+    return contents[0] if all(content == contents[0] for content in contents) else None
