@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from polyrank.aggregation import METHODS
-from polyrank.aggregation.method import options
+from polyrank.cli.methods import facts
 from polyrank.config import Config, Section
 
 ROOT = Path(__file__).parents[1]
@@ -19,16 +19,31 @@ PAGES = ("README.md", "docs/methods.md", "docs/configuration.md")
 
 def methods_table() -> str:
     """One row per aggregation method, from the registry."""
-    rows = ["| method | what is averaged | exact | ranks | options | source |", "|---|---|---|---|---|---|"]
+    head = "| method | what is averaged | exact | ranks | up | down | base change | secure sum | options | source |"
+    rows = [head, "|" + "---|" * 10]
     for cls in METHODS.values():
-        info = cls.info
-        paper = f"[{info.paper.rpartition('/')[2]}]({info.paper})" if info.paper else "our own"
-        names = ", ".join(f"`{name}`" for name in options(cls)) or "-"
-        ranks = "equal" if info.equal_ranks else "any"
-        rows.append(
-            f"| `{info.name}` | {info.averages} | {'yes' if info.exact else 'no'} | {ranks} | {names} | {paper} |"
+        fact = facts(cls())
+        paper = f"[{fact['paper'].rpartition('/')[2]}]({fact['paper']})" if fact["paper"] else "our own"
+        cells = (
+            f"`{fact['name']}`",
+            fact["averages"],
+            fact["exact"],
+            "equal" if fact["equal_ranks"] else "any",
+            _parts(cls().parts(1).sends, cls().parts(2).sends),
+            _parts(cls().parts(1).receives, cls().parts(2).receives),
+            {"no": "-", "sent": "sent down", "kept": "on the server"}[fact["base_change"]],
+            "yes" if fact["linear"] else "no",
+            ", ".join(f"`{name}`" for name in fact["options"]) or "-",
+            paper,
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _parts(first: frozenset[str], second: frozenset[str]) -> str:
+    """What travels in odd rounds, and in even ones where that differs."""
+    names = [", ".join(n.upper() if n != "head" else n for n in sorted(parts)) for parts in (first, second)]
+    return names[0] if first == second else f"{names[0]} / {names[1]}"
 
 
 def configuration_tables() -> str:

@@ -19,6 +19,7 @@ def test_what_may_be_left_out_is_empty_and_not_shared():
     one, other = (ServerState(0, Adapter({}), {}, {}) for _ in range(2))
     assert one.personal == {}
     assert one.personal is not other.personal
+    assert (one.base_change, one.seed) == (None, 0)
     assert ClientUpdate("ann", Adapter({}), 1.0).metrics == {}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from polyrank.aggregation import METHODS
 from tests.cli.conftest import Polyrank
@@ -36,12 +37,53 @@ def test_version(polyrank: Polyrank):
     assert polyrank("--version").out.strip() == f"polyrank {package.__version__}"
 
 
-def test_methods_lists_the_registry(polyrank: Polyrank):
-    listed = json.loads(polyrank("methods", "--json").out)
+def test_methods_lists_the_registry(polyrank: Polyrank, own_things: Path):
+    listed = json.loads(polyrank("methods", own_things / "study.toml", "--json").out)
     assert {row["name"] for row in listed} == set(METHODS)
-    shown = polyrank("methods").out
+    shown = polyrank("methods", own_things / "study.toml").out
+    assert "rank 2 / 4" in shown
     for row in listed:
         assert row["name"] in shown
+        assert row["exact"] in shown
+
+
+def test_methods_count_the_bytes_of_a_configuration(polyrank: Polyrank, own_things: Path):
+    """Query and value of two 16 x 16 layers: A or B of rank 2 is 4 * 2 * 16 floats, 512 bytes, of rank 4 1024.
+
+    fedex sends the two rank indices that a client of rank 2 does not train beside it, frozen. A full base change is
+    4 * 16 * 32 floats, 8192 bytes.
+    """
+    settings = ("--set", "federation.head=local", "--json")
+    listed = json.loads(polyrank("methods", own_things / "study.toml", *settings).out)
+    rows = {row["name"]: row for row in listed}
+    found = {name: [tuple(row["bytes"][rank].values()) for rank in ("2", "4")] for name, row in rows.items()}
+    both = [(1024, 1024), (2048, 2048)]
+    one = [(512, 512), (1024, 1024)]
+    assert found["replication"] == found["fedhl"] == both
+    assert found["fedex"] == [(1024, 2048), (2048, 2048)]
+    assert found["flora"] == [(1024, 0), (2048, 0)]
+    assert found["ffa"] == found["fedsa"] == one
+    assert found["rolora"] == found["fedsvd"] == [(512, 1024), (1024, 2048)]
+    assert {n: r["base_change_at_most"] for n, r in rows.items() if r["base_change_at_most"]} == dict.fromkeys(
+        ("flora", "florist", "fedex"), 8192
+    )
+    assert rows["fedhl"]["base_change"] == "kept"
+
+
+def test_methods_take_the_options_of_the_configuration(polyrank: Polyrank, own_things: Path):
+    """With max_rank 3, a base change is 4 modules of 3 * 32 floats: 1536 bytes; the head comes down too."""
+    chosen = ("--set", "aggregation.method=flora", "--set", "aggregation.options={max_rank=3}")
+    listed = json.loads(polyrank("methods", own_things / "study.toml", *chosen, "--json").out)
+    rows = {row["name"]: row for row in listed}
+    assert rows["flora"]["base_change_at_most"] == 1536
+    assert rows["florist"]["base_change_at_most"] == 8192
+    assert rows["flora"]["bytes"]["2"]["down"] > 0
+
+
+def test_methods_refuse_an_unknown_method(polyrank: Polyrank, own_things: Path):
+    result = polyrank("methods", own_things / "study.toml", "--set", "aggregation.method=floral")
+    assert result.code == 2
+    assert "flora" in result.err
 
 
 def test_doctor_measures_this_machine(polyrank: Polyrank):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,40 +16,58 @@ from polyrank.errors import AdapterError
 if TYPE_CHECKING:
     from polyrank.adapter import Adapter
     from polyrank.federation.run_folder import RunFolder
+    from polyrank.state import ServerState
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="Adapter folder (PEFT) or run folder.")],
+    lowest: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rank whose share of the energy is shown; default: the lowest of any client or module."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show ranks, scales, norms, spectrum and bytes of an adapter, and for a run also how it went."""
     from polyrank.federation import checkpoint
+    from polyrank.federation.round import global_model
     from polyrank.federation.run_folder import RunFolder
     from polyrank.hf import peft_folder
 
     if not path.exists():
         raise AdapterError(f"there is no {path}; expected an adapter folder or a run folder")
     run = RunFolder(path)
-    described = _describe_run(run) if run.exists() else None
-    adapter = checkpoint.load(run.checkpoint).adapter if described else peft_folder.read(path)
-    modules = describe_adapter(adapter)
+    described: dict[str, Any] | None = None
+    if run.exists():
+        state = checkpoint.load(run.checkpoint)
+        described, adapter = _describe_run(run, state), global_model(state)
+        lowest = lowest or min(state.ranks.values())
+    else:
+        adapter = peft_folder.read(path)
+        lowest = lowest or min((factors.rank for factors in adapter.modules.values()), default=1)
+    modules = describe_adapter(adapter, lowest)
     if as_json:
-        print_json(
-            {"run": described, "modules": modules, "dense": {n: list(t.shape) for n, t in adapter.dense.items()}}
-        )
+        dense = {name: list(tensor.shape) for name, tensor in adapter.dense.items()}
+        print_json({"run": described, "lowest_rank": lowest, "modules": modules, "dense": dense})
         return
     if described:
         _print_run(described)
-    _print_adapter(adapter, modules)
+    _print_adapter(adapter, modules, lowest)
 
 
-def describe_adapter(adapter: Adapter) -> list[dict[str, Any]]:
-    """One row per module: shape, rank, scale, norm of the delta, effective rank, leading singular values, bytes."""
+def describe_adapter(adapter: Adapter, lowest: int) -> list[dict[str, Any]]:
+    """One row per module: shape, rank, scale, norm of the delta, spectrum, bytes.
+
+    ``energy_in_lowest`` is the share of the energy in the first ``lowest`` singular values; None for a delta of zero.
+    """
     from polyrank import lowrank
 
     rows: list[dict[str, Any]] = []
     for name, factors in adapter.modules.items():
         singular = lowrank.singular_values(factors.a, factors.b) * abs(factors.scale)
+        energy = singular.double().square()
+        total = float(energy.sum())
         rows.append(
             {
                 "module": name,
@@ -57,6 +77,7 @@ def describe_adapter(adapter: Adapter) -> list[dict[str, Any]]:
                 "scale": factors.scale,
                 "norm": float(singular.norm()),
                 "effective_rank": lowrank.effective_rank(singular),
+                "energy_in_lowest": float(energy[:lowest].sum()) / total if total > 0 else None,
                 "singular_values": [float(value) for value in singular],
                 "bytes": factors.a.nbytes + factors.b.nbytes,
             }
@@ -64,17 +85,44 @@ def describe_adapter(adapter: Adapter) -> list[dict[str, Any]]:
     return rows
 
 
-def _describe_run(run: RunFolder) -> dict[str, Any]:
+def error_by_layer(by_module: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Aggregation errors of modules of the same last name: how many, their mean and the highest.
+
+    A module whose error is not finite (it is None in metrics.jsonl: the clients' mean is 0) counts in ``modules`` only.
+    """
+    groups: dict[str, list[float | None]] = {}
+    for module, error in by_module.items():
+        groups.setdefault(module.rpartition(".")[2], []).append(error)
+    rows: list[dict[str, Any]] = []
+    for name, errors in groups.items():
+        finite = [error for error in errors if error is not None]
+        mean = sum(finite) / len(finite) if finite else None
+        rows.append({"layer": name, "modules": len(errors), "mean": mean, "highest": max(finite, default=None)})
+    return rows
+
+
+def owners_by_row(weights: Sequence[float]) -> list[dict[str, Any]]:
+    """Neighbouring rank indices with the same share of the weight together; the first rank index is 1."""
+    rows: list[dict[str, Any]] = []
+    for share, same in groupby(range(len(weights)), key=lambda j: round(weights[j], 6)):
+        indices = list(same)
+        rows.append({"first": indices[0] + 1, "last": indices[-1] + 1, "weight": share})
+    return rows
+
+
+def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
     config, lines = run.read_config(), run.read_metrics()
-    clients = run.read_json("clients")["clients"]
+    last = lines[-1] if lines else {}
     return {
         "method": config.aggregation.method,
         "model": config.model.name,
         "data": config.data.train,
         "rounds": len(lines),
         "rounds_planned": config.federation.rounds,
-        "clients_by_rank": dict(sorted(Counter(row["rank"] for row in clients.values()).items())),
-        "last": lines[-1] if lines else None,
+        "clients_by_rank": dict(sorted(Counter(state.ranks.values()).items())),
+        "last": last or None,
+        "error_by_layer": error_by_layer(last.get("aggregation/error_by_module", {})),
+        "owners_by_row": owners_by_row(last.get("rows/owners_weight", [])),
         "dropped": sum(len(line["dropped"]) for line in lines),
     }
 
@@ -95,13 +143,35 @@ def _print_run(run: dict[str, Any]) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if last and "rank/effective" in last:
+        out.print(
+            f"effective rank {number(last['rank/effective'])}, {percent(last['rank/energy_in_lowest'])} of the energy "
+            f"in the lowest rank; clients' drift {number(last['clients/drift'])}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if run["owners_by_row"]:
+        spans = [f"{_span(row['first'], row['last'])}: {percent(row['weight'])}" for row in run["owners_by_row"]]
+        out.print(f"owners' weight by rank index: {', '.join(spans)}", markup=False, soft_wrap=True)
     if run["dropped"]:
         out.print(f"updates left out: {run['dropped']}; metrics.jsonl names them", markup=False)
     out.print()
+    if run["error_by_layer"]:
+        made = table("aggregation error", "layers", "modules", "mean", "highest")
+        for row in run["error_by_layer"]:
+            made.add_row(row["layer"], str(row["modules"]), percent(row["mean"]), percent(row["highest"]))
+        out.print(made)
+        out.print()
 
 
-def _print_adapter(adapter: Adapter, modules: list[dict[str, Any]]) -> None:
-    made = table(None, "module", "shape", "rank", "scale", "norm", "effective rank", "largest singular values", "bytes")
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _print_adapter(adapter: Adapter, modules: list[dict[str, Any]], lowest: int) -> None:
+    share = f"energy in rank {lowest}"
+    spectrum = ("effective rank", share, "largest singular values")
+    made = table(None, "module", "shape", "rank", "scale", "norm", *spectrum, "bytes")
     for row in modules:
         made.add_row(
             row["module"],
@@ -110,6 +180,7 @@ def _print_adapter(adapter: Adapter, modules: list[dict[str, Any]]) -> None:
             f"{row['scale']:g}",
             f"{row['norm']:.4g}",
             f"{row['effective_rank']:.1f}",
+            percent(row["energy_in_lowest"]),
             " ".join(f"{value:.3g}" for value in row["singular_values"][:4]),
             size(row["bytes"]),
         )

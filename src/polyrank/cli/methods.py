@@ -1,31 +1,146 @@
-"""``polyrank methods``: what there is."""
+"""``polyrank methods``: what there is, and what it costs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polyrank.cli.console import out, print_json, table
+from polyrank.cli.console import out, print_json, size, table
+
+if TYPE_CHECKING:
+    from polyrank.aggregation import Method
+    from polyrank.config import Config
+    from polyrank.state import ServerState
 
 
 def methods(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. ranks.levels=[4,64].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the aggregation methods: paper, what is averaged, whether it is exact, and options."""
-    from polyrank.aggregation import METHODS
+    """List the aggregation methods: what is averaged, whether it is exact, and its bytes for a configuration."""
+    from polyrank import config as configuration
+    from polyrank.aggregation import METHODS, build
+
+    chosen = configuration.load(config, overrides or [])
+    build(chosen.aggregation.method, chosen.aggregation.options)  # a wrong name is an error before the work
+    state, ranks = _first_state(chosen)
+    rows: list[dict[str, Any]] = []
+    for name in METHODS:
+        options = chosen.aggregation.options if name == chosen.aggregation.method else {}
+        method = build(name, options)
+        rows.append(facts(method) | costs(method, state, ranks, local_head=chosen.federation.head == "local"))
+    if as_json:
+        print_json(rows)
+    else:
+        _print(rows, ranks, chosen)
+
+
+def facts(method: Method) -> dict[str, Any]:
+    """What the registry and the method's rounds say of it, whatever the model.
+
+    ``base_change`` is ``"no"``, ``"sent"`` where clients are sent it, or ``"kept"`` where only the server has it.
+    """
     from polyrank.aggregation.method import options
 
-    if as_json:
-        print_json([{**asdict(cls.info), "options": options(cls)} for cls in METHODS.values()])
-        return
-    made = table(None, "method", "averages", "exact", "ranks", "options", "paper")
+    first, second = method.parts(1), method.parts(2)
+    changes = "no" if not method.info.changes_base else "sent" if _sends_change(method) else "kept"
+    return {
+        **asdict(method.info),
+        "base_change": changes,
+        "options": options(type(method)),
+        "sends": sorted(first.sends),
+        "receives": sorted(first.receives),
+        "keeps": sorted(first.keeps),
+        "alternates": first != second,
+    }
+
+
+def _sends_change(method: Method) -> bool:
+    """Whether a client of a server that has a base change is sent one: asked of a server of one number."""
+    import torch
+
+    from polyrank.adapter import Adapter, Factors
+    from polyrank.state import ServerState
+
+    one = Adapter({"module": Factors(torch.ones(1, 1), torch.ones(1, 1))})
+    return method.read_out(ServerState(1, one, {}, {}, base_change=one), 1).base_change is not None
+
+
+def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_head: bool) -> dict[str, Any]:
+    """Bytes of one client in the first round, by its rank, and those of a base change later.
+
+    The round's own functions say what travels. A base change that clients are sent becomes at most as wide as each
+    layer's smaller side, or as the method's ``max_rank`` (to which fedex adds the rank indices that a client does not
+    train): ``base_change_at_most`` is its bytes then, 0 without one.
+    """
+    from polyrank.federation.round import nbytes, parts_of
+
+    parts = parts_of(method, 1, local_head=local_head)
+    by_rank = {}
+    for rank in ranks:
+        sent = method.read_out(state, rank)
+        down = nbytes(sent.adapter, parts.receives, sent.base_change)
+        by_rank[rank] = {"up": nbytes(sent.adapter, parts.sends), "down": down}
+    most = 0
+    if facts(method)["base_change"] == "sent":
+        for factors in state.adapter.modules.values():
+            side = min(factors.d_in, factors.d_out)
+            rank = min(getattr(method, "max_rank", None) or side, side)
+            most += rank * (factors.d_in + factors.d_out) * factors.a.element_size()
+    return {"bytes": by_rank, "base_change_at_most": most}
+
+
+def _first_state(config: Config) -> tuple[ServerState, list[int]]:
+    """The server before the first round of a configuration, and the lowest and the highest rank of its clients.
+
+    Nothing is trained, and nothing is measured to choose a precision: adapters are float32 under each of them.
+    """
+    from polyrank.federation.setup import build
+
+    fixed = {"precision": "float32", "attention": "eager"}
+    federation = build(
+        config.model_copy(
+            update={
+                # one that takes any ranks: all methods are listed, whichever the configuration names
+                "aggregation": config.aggregation.model_copy(update={"method": "zero_padding", "options": {}}),
+                "training": config.training.model_copy(update=fixed),
+            }
+        )
+    )
+    state = federation.initial_state()
+    given = federation.policy.assign(state.ranks, {}) if federation.policy.scores else state.ranks
+    return state, sorted({min(given.values()), max(given.values())})
+
+
+def _print(rows: list[dict[str, Any]], ranks: list[int], config: Config) -> None:
+    which = " / ".join(map(str, ranks))
+    title = f"bytes per client in the first round at rank {which}, {config.model.name} on {config.data.train}"
+    made = table(title, "method", "averages", "exact", "secure sum", "up", "down", "base change", "paper")
     for column in made.columns:
         column.justify = "left"
-    for cls in METHODS.values():
-        info = cls.info
-        ranks = "equal" if info.equal_ranks else "any"
-        exact = "yes" if info.exact else "no"
-        made.add_row(info.name, info.averages, exact, ranks, ", ".join(options(cls)) or "-", info.paper or "our own")
+    for row in rows:
+        base = {"no": "-", "sent": f"down, to {size(row['base_change_at_most'])}", "kept": "on the server"}
+        made.add_row(
+            row["name"] + (" (equal ranks)" if row["equal_ranks"] else ""),
+            row["averages"],
+            row["exact"],
+            "yes" if row["linear"] else "no",
+            " / ".join(size(row["bytes"][rank]["up"]) for rank in ranks),
+            " / ".join(size(row["bytes"][rank]["down"]) for rank in ranks),
+            base[row["base_change"]],
+            row["paper"].removeprefix("https://") or "our own",
+        )
     out.print(made)
+    out.print(
+        "\nexact: the global model's change is the weighted mean of the clients' products. secure sum: sums over "
+        "clients are all\nthat the server needs. base change: comes down beside the adapter from round 2 on and grows "
+        "to so many bytes, or as\nfar as max_rank.",
+        highlight=False,
+    )
