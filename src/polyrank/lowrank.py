@@ -52,21 +52,22 @@ def svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin SVD ``u diag(s) vt`` of ``b @ a`` with deterministic signs.
 
     Thin QR of both factors and an SVD of the small core, ``O((d_out + d_in) S^2 + S^3)`` for stacked rank ``S``; when
-    ``S`` is above ``min(d_out, d_in)`` the dense product is smaller and is used. The largest entry of every left
-    vector is positive. ``u`` is ``(d_out, m)``, ``s`` is ``(m,)`` descending, ``vt`` is ``(m, d_in)``, with
-    ``m = min(S, d_out, d_in)``.
+    ``S`` is above ``min(d_out, d_in)`` the dense product is smaller and is used. The thin way runs in float64, which
+    costs little there and keeps a cut between close singular values where it belongs; the result is float32 or wider.
+    The largest entry of every left vector is positive. ``u`` is ``(d_out, m)``, ``s`` is ``(m,)`` descending, ``vt`` is
+    ``(m, d_in)``, with ``m = min(S, d_out, d_in)``.
     """
-    a, b = a.to(wide(a.dtype)), b.to(wide(b.dtype))
+    dtype = wide(torch.promote_types(a.dtype, b.dtype))
     if a.shape[0] > min(b.shape[0], a.shape[1]):
-        u, s, vt = torch.linalg.svd(b @ a, full_matrices=False)
+        u, s, vt = torch.linalg.svd(b.to(dtype) @ a.to(dtype), full_matrices=False)
     else:
-        q_left, r_left = torch.linalg.qr(b)
-        q_right, r_right = torch.linalg.qr(a.T)
+        q_left, r_left = torch.linalg.qr(b.double())
+        q_right, r_right = torch.linalg.qr(a.double().T)
         core_u, s, core_vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
         u, vt = q_left @ core_u, core_vt @ q_right.T
     signs = torch.sign(u.gather(0, u.abs().argmax(dim=0, keepdim=True))).squeeze(0)
     signs = torch.where(signs == 0, torch.ones_like(signs), signs)
-    return u * signs, s, vt * signs[:, None]
+    return (u * signs).to(dtype), s.to(dtype), (vt * signs[:, None]).to(dtype)
 
 
 def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
