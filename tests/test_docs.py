@@ -4,6 +4,7 @@ import importlib.util
 import re
 import textwrap
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -49,17 +50,22 @@ def test_the_method_in_contributing_works():
     import torch
 
     from polyrank import Adapter, ClientUpdate, Factors, ServerState
+    from polyrank.aggregation.method import Exactness, Method
 
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL
     )
-    names: dict[str, object] = {"__name__": "squared_weights"}
+    names: dict[str, Any] = {"__name__": "squared_weights"}
     exec(compile(textwrap.dedent(example), "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+
+    cls = names["SquaredWeights"]
+    assert issubclass(cls, Method)
+    assert cls.info.exact in get_args(Exactness)
 
     def line(value: float) -> Adapter:
         return Adapter({"layer": Factors(torch.tensor([[value]]), torch.ones(1, 1))})
 
-    accumulator = names["SquaredWeights"]().start(ServerState(0, line(0.0), {}, {}))
+    accumulator = cls().start(ServerState(0, line(0.0), {}, {}))
     for client, weight, value in (("a", 1.0, 10.0), ("b", 2.0, 4.0)):
         accumulator.add(ClientUpdate(client, line(value), weight))
     assert accumulator.finish().adapter.modules["layer"].a.item() == pytest.approx(5.2)
