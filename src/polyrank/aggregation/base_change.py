@@ -13,6 +13,7 @@ from torch import Tensor
 from polyrank import lowrank
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import ConfigError
+from polyrank.state import ServerState
 
 
 def check_max_rank(method: str, max_rank: int | None) -> None:
@@ -60,6 +61,11 @@ def replaced(
     if not modules:
         return None, 0.0
     return Adapter(modules), (lost / size) ** 0.5 if size > 0 else 0.0
+
+
+def carried(server: ServerState) -> dict[str, list[tuple[float, Tensor, Tensor]]]:
+    """The server's base change as terms for `replaced`, for every module of its adapter."""
+    return {name: terms_of(server.base_change, name) for name in server.adapter.modules}
 
 
 def terms_of(adapter: Adapter | None, name: str) -> list[tuple[float, Tensor, Tensor]]:

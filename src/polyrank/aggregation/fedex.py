@@ -48,13 +48,12 @@ class FedEx(Method):
             modules = {
                 name: owners_mean_of(s.previous, [(t.weight, t.factors) for t in s.terms]) for name, s in stacks.items()
             }
-            terms = {name: base_change.terms_of(server.base_change, name) for name in server.adapter.modules}
+            terms = base_change.carried(server)
             for name, stack in stacks.items():
                 old, new = stack.previous, modules[name]
                 # share of clients for whom rank index j was frozen
                 frozen = (1 - stack.owned() / stack.weight).to(lowrank.wide(old.a.dtype))
-                terms[name] = [
-                    *terms[name],
+                terms[name] += [
                     (old.scale, old.a * frozen[:, None], old.b),
                     *stack.mean_terms(),
                     (-new.scale, new.a, new.b),
@@ -66,10 +65,9 @@ class FedEx(Method):
 
     def read_out(self, server: ServerState, rank: int) -> Download:
         """The first rank indices to train; the others beside the base change, frozen."""
-        terms = {
-            name: [*base_change.terms_of(server.base_change, name), *_tail(factors, rank)]
-            for name, factors in server.adapter.modules.items()
-        }
+        terms = base_change.carried(server)
+        for name, factors in server.adapter.modules.items():
+            terms[name] += _tail(factors, rank)
         return Download(server.adapter.prefix(rank), base_change.replaced(terms, None)[0])
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polyrank import lowrank
-from polyrank.adapter import Adapter
+from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import base_change
 from polyrank.aggregation.method import Aggregate, Download, Method, method
 from polyrank.aggregation.product import ProductSum, Stack, cut
@@ -59,10 +59,8 @@ class FedHL(Method):
 
         def conclude(stacks: Mapping[str, Stack]) -> Aggregate:
             shares = self._shares(server, stacks)
-            modules, rests = (
-                {},
-                {name: base_change.terms_of(server.base_change, name) for name in server.adapter.modules},
-            )
+            modules: dict[str, Factors] = {}
+            rests = base_change.carried(server)
             for name, stack in stacks.items():
                 old, stays = stack.previous, torch.ones(stack.previous.rank, dtype=torch.float64)
                 for term in stack.terms:  # sum_i q_i trunc_{r_i}(W), by rank index and not by client: nothing cancels
@@ -93,10 +91,12 @@ class FedHL(Method):
                 for term in stack.terms:
                     ranks[term.client][stack.name] = term.factors.rank
             size = self._energy(server, dict.fromkeys(server.adapter.modules, 0))
-            weights = {
-                client: 1 / ((self._energy(server, of_module) / size if size > 0 else 0.0) + self.eps)
-                for client, of_module in ranks.items()
-            }
+            tails: dict[tuple[int, ...], float] = {}  # by ranks, not by client: clients of one rank lose the same
+            for client, of_module in ranks.items():
+                key = tuple(of_module.values())
+                if key not in tails:
+                    tails[key] = self._energy(server, of_module) / size if size > 0 else 0.0
+                weights[client] = 1 / (tails[key] + self.eps)
         total = sum(weights.values())
         return {client: weight / total for client, weight in weights.items()}
 

@@ -41,11 +41,9 @@ class Flora(Method):
         """An empty accumulator."""
 
         def conclude(stacks: Mapping[str, Stack]) -> Aggregate:
-            terms = {
-                name: base_change.terms_of(server.base_change, name)
-                + (stacks[name].mean_terms() if name in stacks else [])
-                for name in server.adapter.modules
-            }
+            terms = base_change.carried(server)
+            for name, stack in stacks.items():
+                terms[name] += stack.mean_terms()
             change, error = base_change.replaced(terms, self.max_rank)
             return Aggregate(Adapter(fresh(server, stacks)), change, {"compression_error": error})
 

@@ -48,12 +48,12 @@ class Florist(Method):
         """An empty accumulator."""
 
         def conclude(stacks: Mapping[str, Stack]) -> Aggregate:
-            terms = {name: base_change.terms_of(server.base_change, name) for name in server.adapter.modules}
+            terms = base_change.carried(server)
             ranks: list[int] = []
             for name, stack in stacks.items():
                 a, b = self._kept(stack.mean())
                 ranks.append(a.shape[0])
-                terms[name] = [*terms[name], (1.0, a, b)]
+                terms[name].append((1.0, a, b))
             change, error = base_change.replaced(terms, self.max_rank)
             metrics = {"compression_error": error, "kept_rank": sum(ranks) / len(ranks)}
             return Aggregate(Adapter(fresh(server, stacks)), change, metrics)

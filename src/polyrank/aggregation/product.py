@@ -118,11 +118,7 @@ class ProductSum:
     def finish(self) -> Aggregate:
         """What the method makes of the stacks; a module that nobody sent keeps its factors."""
         previous = self._server.adapter.modules
-        stacks = {
-            name: Stack(name, tuple(sorted(terms, key=lambda term: term.client)), previous[name])
-            for name, terms in self._terms.items()
-            if terms
-        }
+        stacks = {name: self._stack(name) for name, terms in self._terms.items() if terms}
         dense = self._dense.finish()
         if not stacks:
             return Aggregate(Adapter(previous, dense), self._server.base_change)
@@ -130,12 +126,16 @@ class ProductSum:
         modules = {name: result.adapter.modules.get(name, factors) for name, factors in previous.items()}
         return Aggregate(Adapter(modules, dense), result.base_change, result.metrics)
 
+    def _stack(self, name: str) -> Stack:
+        terms = sorted(self._terms[name], key=lambda term: term.client)
+        return Stack(name, tuple(terms), self._server.adapter.modules[name])
+
     def _shrink(self, name: str) -> None:
         previous, terms = self._server.adapter.modules[name], self._terms[name]
         stacked = sum(term.factors.rank for term in terms)
         if self._compress is None or stacked <= min(previous.d_out, previous.d_in):
             return
-        stack = Stack(name, tuple(sorted(terms, key=lambda term: term.client)), previous)
+        stack = self._stack(name)
         a, b = stack.mean()
         u, s, vt = lowrank.svd(a, b)
         rest = torch.linalg.norm(s) * self._compress
