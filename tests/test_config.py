@@ -99,7 +99,9 @@ def test_a_value_is_no_section():
             "ranks.policy: found 'best'; input should be 'fixed', 'random', 'validation' or 'self_pruning'",
         ),
         ("aggregation.weights=size", "aggregation.weights: found 'size'; input should be 'examples' or 'uniform'"),
-        ("training.engine=batched", "training.engine: found 'batched'; input should be 'auto' or 'sequential'"),
+        ("training.engine=both", "training.engine: found 'both'; input should be 'auto', 'sequential' or 'batched'"),
+        ("training.workers=0", "training.workers: found 0; input should be greater than or equal to 1"),
+        ("training.clients_per_pass=two", "training.clients_per_pass: found 'two'; input should be a valid integer"),
         (
             "training.precision=fp16",
             "precision: found 'fp16'; input should be 'auto', 'float32' or 'bfloat16'",

@@ -157,7 +157,14 @@ class AggregationConfig(Section):
 class TrainingConfig(Section):
     """``[training]``: one client's local fine-tuning."""
 
-    engine: Literal["auto", "sequential"] = "auto"
+    engine: Literal["auto", "sequential", "batched"] = "auto"
+    """``sequential``: one client after another by PEFT's own layers, the reference; ``batched``: several clients in one
+    pass; ``auto`` measures which is faster here."""
+    clients_per_pass: Count | Literal["auto"] = "auto"
+    """batched: the most clients in one pass; ``auto`` measures what is fastest and fits into memory."""
+    workers: Count | Literal["auto"] = "auto"
+    """Processes that share the clients of a round, each with the base; ``auto``: one per GPU, or on a CPU one per core
+    where that is measured to pay."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the base model; adapters and optimiser are float32. ``auto`` measures which is faster here."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
@@ -291,7 +298,11 @@ def _set(values: dict[str, Any], text: str) -> None:
 def _explain(error: ValidationError) -> str:
     """The first problem as one line."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in ("str", "list[str]")]  # pydantic's names of alternatives
+    path = [
+        str(part)
+        for part in first["loc"]
+        if part not in ("str", "list[str]", "constrained-int", "int", "literal['auto']")
+    ]  # pydantic's names of alternatives
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
         section: Any = Config

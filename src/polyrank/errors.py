@@ -34,6 +34,10 @@ class RunFolderError(PolyRankError):
     """A run folder or checkpoint is missing, damaged or of another run."""
 
 
+class WorkerError(PolyRankError):
+    """A process that trains clients ended or failed."""
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or else all of them.
 

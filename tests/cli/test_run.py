@@ -59,7 +59,15 @@ def test_ctrl_c_keeps_the_rounds_and_says_how_to_go_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Sequential, "train", train)
-        stopped = polyrank("run", own_things / "study.toml", "--set", "federation.rounds=4", "--out", "study")
+        settings = (
+            "--set",
+            "federation.rounds=4",
+            "--set",
+            "training.engine=sequential",
+            "--set",
+            "training.workers=1",
+        )
+        stopped = polyrank("run", own_things / "study.toml", *settings, "--out", "study")
     assert stopped.code == 130
     assert "2 rounds are saved" in stopped.err
     command = stopped.err.strip().rpartition("polyrank ")[2].split()

@@ -27,6 +27,7 @@ SHORT = (
     *("federation.clients=20", "federation.participation=0.2", "federation.rounds=3"),
     *("data.limit_train=400", "data.limit_test=60", "ranks.policy=fixed", "training.batch_size=8"),
     *("training.precision=float32", "training.attention=eager"),
+    *("training.engine=batched", "training.clients_per_pass=5", "training.workers=1"),
     *("evaluation.every=3", "evaluation.rank_groups=false"),
 )
 EQUAL_RANKS = sorted(name for name, cls in METHODS.items() if cls.info.equal_ranks)

@@ -20,6 +20,7 @@ SHORT = (
     *("--set", "federation.clients=20", "--set", "federation.participation=0.2", "--set", "federation.rounds=4"),
     *("--set", "data.limit_train=900", "--set", "data.limit_test=200", "--set", "ranks.validation_per_label=5"),
     *("--set", "training.precision=float32", "--set", "training.attention=eager"),
+    *("--set", "training.engine=batched", "--set", "training.clients_per_pass=5", "--set", "training.workers=1"),
 )
 SECONDS = 240
 

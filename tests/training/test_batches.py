@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.training.batches import BUCKET, epoch, steps_per_epoch
+from polyrank.training.batches import BUCKET, epoch, plan, steps_per_epoch
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=120).map(np.array)
 
 
 def batches(lengths: np.ndarray, batch_size: int, seed: int = 0) -> list[list[int]]:
-    return [batch.tolist() for batch in epoch(lengths, batch_size, np.random.default_rng(seed))]
+    return [batch.tolist() for batch in plan(lengths, batch_size, 1, seed, seed)]
 
 
 @given(LENGTHS, st.integers(1, 20), st.integers(0, 5))
@@ -54,12 +54,25 @@ def test_examples_of_several_buckets_are_shuffled():
     assert sorted(first[:BUCKET]) != sorted(second[:BUCKET])
 
 
-def test_an_epoch_goes_on_where_the_last_one_ended():
-    """The second epoch draws an order of its own from the same generator."""
-    lengths, generator = np.arange(1, 65), np.random.default_rng(0)
-    first = [batch.tolist() for batch in epoch(lengths, 4, generator)]
-    second = [batch.tolist() for batch in epoch(lengths, 4, generator)]
-    assert first != second
+def test_every_epoch_has_an_order_of_its_own():
+    lengths = np.arange(1, 65)
+    both = [batch.tolist() for batch in plan(lengths, 4, 2, 0, 0)]
+    assert len(both) == 32
+    assert both[:16] != both[16:]
+
+
+def test_clients_of_a_round_are_long_together():
+    """With the same cohort seed the k-th batch has the same place in its bucket, whatever else is drawn."""
+    lengths = np.arange(1, 65)
+    first, second = (plan(lengths, 8, 1, seed, 5) for seed in (0, 1))
+    assert [b.min() for b in first] == [b.min() for b in second]
+    assert [b.min() for b in first] != [b.min() for b in plan(lengths, 8, 1, 0, 6)]
+
+
+def test_an_epoch_is_lazy_and_complete():
+    """`epoch` by hand, with generators of one's own."""
+    own, shared = np.random.default_rng(0), np.random.default_rng(0)
+    assert sorted(i for batch in epoch(np.arange(1, 10), 4, own, shared) for i in batch) == list(range(9))
 
 
 def test_little_is_padded():

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -283,14 +282,8 @@ def test_training_beside_a_base_change_is_training_on_the_changed_base(checkpoin
     assert not all(torch.allclose(expected[n], t, rtol=1e-3, atol=1e-5) for n, t in without.adapter.tensors())
 
 
-@dataclass
-class Tails:
-    """What `penalty` needs of a resident model."""
-
-    factors: list[tuple[Tensor, Tensor]]
-
-    def tails(self, kept: int) -> list[tuple[Tensor, Tensor]]:
-        return [(a[kept:], b[:, kept:]) for a, b in self.factors]
+def tails(kept: int, *factors: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(a[kept:], b[:, kept:]) for a, b in factors]
 
 
 def test_the_regulariser_by_hand():
@@ -298,8 +291,8 @@ def test_the_regulariser_by_hand():
     module 2 * 1 = 2. Times 0.5: 33.5. The first rank index, however large, counts nothing."""
     first = torch.tensor([[1e9], [3.0], [4.0]]), torch.tensor([[1e9, 5.0, 12.0]])
     second = torch.tensor([[7.0], [2.0], [0.0]]), torch.tensor([[7.0, 0.0, -1.0]])
-    assert penalty(Tails([first, second]), Penalty(1, 0.5)).item() == 33.5
-    assert penalty(Tails([first, second]), Penalty(3, 0.5)).item() == 0.0
+    assert penalty(tails(1, first, second), Penalty(1, 0.5)).item() == 33.5
+    assert penalty(tails(3, first, second), Penalty(3, 0.5)).item() == 0.0
 
 
 @pytest.mark.parametrize("zero", [(), ("b",), ("a",), ("a", "b")])
@@ -312,8 +305,8 @@ def test_the_regularisers_gradient(zero: tuple[str, ...]):
             factor.zero_()
     a.requires_grad_()
     b.requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: penalty(Tails([(a, b), (2 * a, b)]), Penalty(2, 0.3)), (a, b))
-    penalty(Tails([(a, b)]), Penalty(2, 0.3)).backward()
+    assert torch.autograd.gradcheck(lambda a, b: penalty(tails(2, (a, b), (2 * a, b)), Penalty(2, 0.3)), (a, b))
+    penalty(tails(2, (a, b)), Penalty(2, 0.3)).backward()
     assert not a.grad[:2].any()
     assert not b.grad[:, :2].any()
     if not zero:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polyrank.state import ServerState
 
 
-def run(
+def run(  # noqa: PLR0917  # Typer's way to declare options
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. training.lr=1e-3.")
@@ -27,6 +27,7 @@ def run(
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; by default the next one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
 ) -> None:
     """Run a federation on this machine; without CONFIG the quickstart."""
     if resume and overwrite:
@@ -44,7 +45,7 @@ def run(
         chosen = configuration.load(config, overrides or [])
     screen = Screen()
     try:
-        run_federation(chosen, folder, resume=resume, overwrite=overwrite, listener=screen)
+        run_federation(chosen, folder, resume=resume, overwrite=overwrite, profile=profile, listener=screen)
     except KeyboardInterrupt:
         screen.stop()
         if screen.round_saved is None:
@@ -93,7 +94,7 @@ class Screen(Listener):
             f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}, "
             f"{len(federation.labels)} labels; {len(federation.test)} test examples\n"
             f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
-            f"{config.training.attention} attention; aggregation {config.aggregation.method}",
+            f"{config.training.attention} attention; {federation.plan}; aggregation {config.aggregation.method}",
             markup=False,
         )
         if state.round:
@@ -145,6 +146,12 @@ class Screen(Listener):
             for group in groups:
                 scores = percent(group["accuracy"]), number(group["macro_f1"]), number(group["loss"])
                 made.add_row(str(group["rank"]), str(group["clients"]), *scores)
+            out.print(made)
+
+        if booked := summary.get("time"):
+            made = table("\nwhere the time of the rounds went", "", "seconds", "share")
+            for phase, seconds in booked.items():
+                made.add_row(phase, f"{seconds:.1f}", percent(seconds / max(sum(booked.values()), 1e-9)))
             out.print(made)
 
     def stop(self) -> None:

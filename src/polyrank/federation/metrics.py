@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from polyrank.aggregation import Download
 from polyrank.aggregation.diagnostics import diagnose, owners_weight
 from polyrank.errors import RunFolderError
 from polyrank.federation.evaluation import score_global
-from polyrank.federation.round import RoundResult, mean_base_change, nbytes, read_out
+from polyrank.federation.round import RoundResult, mean_base_change, nbytes
 from polyrank.federation.setup import Federation
 from polyrank.state import ClientUpdate, ServerState
+from polyrank.training.profile import PHASES
 
 
 def round_metrics(
@@ -19,7 +21,7 @@ def round_metrics(
     state: ServerState,
     updates: Sequence[ClientUpdate],
     result: RoundResult,
-    clients: Sequence[str],
+    sent: Mapping[str, Download],
 ) -> dict[str, Any]:
     """A round's line of metrics.jsonl, but for its seconds.
 
@@ -28,11 +30,11 @@ def round_metrics(
         state: before the round.
         updates: what came back, bad ones included.
         result: of aggregating them.
-        clients: the cohort.
+        sent: the cohort's read-outs.
     """
     after, method, options = result.state, federation.method, federation.config.evaluation
     parts = federation.parts(after.round)
-    sent = {client: read_out(state, client, method) for client in clients}
+    clients = list(sent)
     metrics: dict[str, Any] = {"round": after.round}
     if after.round % options.every == 0 or after.round == federation.config.federation.rounds:
         scores = score_global(federation, after, clients)
@@ -42,7 +44,7 @@ def round_metrics(
         "bytes/up": sum(nbytes(u.adapter, parts.sends) for u in updates),
         "bytes/down": sum(nbytes(s.adapter, parts.receives, s.base_change) for s in sent.values()),
         "rows/owners_weight": owners_weight(result.used, after.adapter.rank),
-        "clients": list(clients),
+        "clients": clients,
         "dropped": dict(result.dropped),
         **{f"aggregation/{name}": value for name, value in result.metrics.items()},
     }
@@ -74,6 +76,9 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], fe
     constant = max(int((labels == label).sum()) for label in range(len(federation.labels))) / len(labels)
     best = max(evaluated, key=lambda line: line["test/accuracy"])
     last = evaluated[-1]
+    booked = {
+        phase: round(sum(line[f"time/{phase}"] for line in lines if f"time/{phase}" in line), 2) for phase in PHASES
+    }
     return {
         "method": federation.config.aggregation.method,
         "rounds": len(lines),
@@ -88,6 +93,7 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], fe
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),
         "dropped": sum(len(line["dropped"]) for line in lines),
+        **({"time": booked} if any(booked.values()) else {}),
     }
 
 

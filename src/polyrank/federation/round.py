@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,6 +55,18 @@ def read_out(state: ServerState, client: str, method: Method) -> Download:
     scale = state.scales[client]
     modules = {name: factors.rescaled(scale) for name, factors in download.adapter.modules.items()}
     return Download(Adapter(modules, state.adapter.dense), download.base_change)
+
+
+def read_outs(state: ServerState, clients: Iterable[str], method: Method) -> dict[str, Download]:
+    """`read_out` of several clients; those of the same rank and scale share one, which is computed once."""
+    made: dict[tuple[int, float], Download] = {}
+    found: dict[str, Download] = {}
+    for client in clients:
+        key = state.ranks[client], state.scales[client]
+        if key not in made:
+            made[key] = read_out(state, client, method)
+        found[client] = made[key]
+    return found
 
 
 def personalise(state: ServerState, client: str, download: Download) -> Download:
@@ -143,7 +155,13 @@ class RoundResult:
 
 
 def aggregate(
-    state: ServerState, updates: Sequence[ClientUpdate], method: Method, *, uniform: bool, local_head: bool
+    state: ServerState,
+    updates: Sequence[ClientUpdate],
+    method: Method,
+    *,
+    uniform: bool,
+    local_head: bool,
+    sent: Mapping[str, Download] | None = None,
 ) -> RoundResult:
     """Fold the updates into the next state.
 
@@ -157,13 +175,16 @@ def aggregate(
         method: the aggregation method.
         uniform: whether every client weighs 1 instead of its own weight.
         local_head: whether heads stay with their clients.
+        sent: the clients' read-outs, where they are at hand.
     """
     parts = parts_of(method, state.round + 1, local_head=local_head)
+    if sent is None:
+        sent = read_outs(state, (update.client for update in updates), method)
     used: list[ClientUpdate] = []
     dropped: dict[str, str] = {}
     personal = dict(state.personal)
     for update in sorted(updates, key=lambda u: u.client):
-        known = read_out(state, update.client, method)
+        known = sent[update.client]
         reason = problem(update, known.adapter)
         if reason is not None:
             dropped[update.client] = reason

@@ -23,7 +23,7 @@ from polyrank.federation.round import (
     global_model,
     nbytes,
     personalise,
-    read_out,
+    read_outs,
     with_ranks,
 )
 from polyrank.federation.run_folder import RunFolder, about_this_machine, disk_errors, fingerprint, resolved_as
@@ -33,6 +33,7 @@ from polyrank.hf import peft_folder
 from polyrank.seeds import derive
 from polyrank.state import ClientUpdate, ServerState
 from polyrank.training.job import Job, Penalty
+from polyrank.training.profile import PHASES
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def run(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    profile: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a federation on this machine and return what ``summary.json`` holds.
@@ -53,6 +55,7 @@ def run(
         resume: continue the run in ``out``; ``config`` must be that run's (`saved_config`), but for its length, its
             evaluation and its output.
         overwrite: replace a run in ``out``.
+        profile: book where the time goes: ``time/...`` in metrics.jsonl, ``time`` in summary.json.
         listener: told of progress.
 
     Raises:
@@ -68,12 +71,16 @@ def run(
     listeners = [listener] if listener else []
     if config.output.trackers:
         listeners.append(Trackers(config.output.trackers, config.output.project, folder.path))
-    runner = Runner(build(config), folder, Listeners(listeners))
-    if state is None:
-        state = runner.start(overwrite=overwrite)
-    else:
-        runner.resume(state)
-    runner.run(state)
+    federation = build(config, profile=profile)
+    try:
+        runner = Runner(federation, folder, Listeners(listeners))
+        if state is None:
+            state = runner.start(overwrite=overwrite)
+        else:
+            runner.resume(state)
+        runner.run(state)
+    finally:
+        federation.close()
     summary: dict[str, Any] = folder.read_json("summary")
     return summary
 
@@ -149,25 +156,35 @@ class Runner:
     def step(self, state: ServerState) -> ServerState:
         """One round: read out, train, aggregate, evaluate, save."""
         start = time.perf_counter()
-        federation, number = self.federation, state.round + 1
+        federation, number, clock = self.federation, state.round + 1, self.federation.clock
+        clock.take()
         clients = self._cohort(number)
-        jobs = [self._job(state, client, number) for client in clients]
+        sent = read_outs(state, clients, federation.method)
+        jobs = [self._job(state, client, number, personalise(state, client, sent[client])) for client in clients]
         updates: list[ClientUpdate] = []
         for update in federation.engine.train(jobs):
             updates.append(update)
             self.listener.on_client("training", len(updates), len(jobs))
-        result = aggregate(
-            state,
-            updates,
-            federation.method,
-            uniform=federation.config.aggregation.weights == "uniform",
-            local_head=federation.local_head,
-        )
+        with clock("aggregation"):
+            result = aggregate(
+                state,
+                updates,
+                federation.method,
+                uniform=federation.config.aggregation.weights == "uniform",
+                local_head=federation.local_head,
+                sent=sent,
+            )
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)
-        metrics = round_metrics(federation, state, updates, result, clients)
-        after = self._adapt_ranks(state, updates, result)
-        metrics["seconds"] = round(time.perf_counter() - start, 4)
+        with clock("evaluation"):
+            metrics = round_metrics(federation, state, updates, result, sent)
+        after = self._adapt_ranks(state, jobs, updates, result)
+        seconds = time.perf_counter() - start
+        metrics["seconds"] = round(seconds, 4)
+        if clock.running:
+            booked = clock.take()
+            booked["overhead"] = max(seconds - sum(booked.values()), 0.0)
+            metrics |= {f"time/{phase}": round(booked.get(phase, 0.0), 4) for phase in PHASES}
         self.folder.append_metrics(metrics)
         self._save(after)
         self.listener.on_round(metrics)
@@ -177,9 +194,8 @@ class Runner:
         options = self.federation.config.federation
         return cohort(self.federation.clients, options.participation, options.seed, number)
 
-    def _job(self, state: ServerState, client: str, number: int) -> Job:
+    def _job(self, state: ServerState, client: str, number: int, start: Download) -> Job:
         federation, examples = self.federation, self.federation.examples[client]
-        start = self._start(state, client)
         kept = federation.policy.shrunk(state.ranks[client])
         return Job(
             client,
@@ -187,15 +203,15 @@ class Runner:
             examples,
             weight=float(len(examples)),
             seed=derive(federation.config.federation.seed, "training", number, client),
+            cohort_seed=derive(federation.config.federation.seed, "training", number),
             base_change=start.base_change,
             trains=federation.parts(max(number, 1)).trains,
             penalty=Penalty(kept, federation.config.ranks.prune_weight) if kept < state.ranks[client] else None,
         )
 
-    def _start(self, state: ServerState, client: str) -> Download:
-        return personalise(state, client, read_out(state, client, self.federation.method))
-
-    def _adapt_ranks(self, state: ServerState, updates: list[ClientUpdate], result: RoundResult) -> ServerState:
+    def _adapt_ranks(
+        self, state: ServerState, jobs: list[Job], updates: list[ClientUpdate], result: RoundResult
+    ) -> ServerState:
         """The state after the round, with the ranks that the policy makes of it.
 
         A client judges itself, so what it has counts, not what it sent.
@@ -204,7 +220,7 @@ class Runner:
         if not federation.policy.prunes:
             return result.state
         good = [update for update in updates if update.client not in result.dropped]
-        started = {update.client: self._start(state, update.client).adapter for update in good}
+        started = {job.client: job.adapter for job in jobs}
         adapted = federation.policy.adapt(state.ranks, started, good)
         return with_ranks(result.state, adapted, federation.scales(adapted))
 
@@ -223,9 +239,10 @@ class Runner:
         if federation.validation is not None and len(federation.config.ranks.levels) > 1:
             losses: dict[str, float] = {}
             parts = federation.parts(1)
-            jobs = [self._job(state, client, 0) for client in federation.clients]
+            downloads = read_outs(state, federation.clients, federation.method)
+            jobs = [self._job(state, client, 0, downloads[client]) for client in federation.clients]
             for update in federation.engine.train(jobs):
-                sent = read_out(state, update.client, federation.method)
+                sent = downloads[update.client]
                 scoring["bytes/down"] += nbytes(sent.adapter, parts.receives, sent.base_change)
                 # all that was trained, whatever stays with clients later: the server scores the whole model
                 scoring["bytes/up"] += nbytes(update.adapter, parts.trains)

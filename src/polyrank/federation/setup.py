@@ -13,7 +13,7 @@ from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
 from polyrank.errors import ConfigError
-from polyrank.federation.round import check_ranks, parts_of
+from polyrank.federation.round import check_ranks, cohort, parts_of
 from polyrank.hf.base import load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
@@ -21,8 +21,11 @@ from polyrank.seeds import numpy_generator
 from polyrank.state import ServerState
 from polyrank.tasks.classification import Examples, tokenize
 from polyrank.training.auto import Choice, fastest
-from polyrank.training.job import Engine
-from polyrank.training.sequential import Sequential
+from polyrank.training.engines import local_engine
+from polyrank.training.job import Engine, Job
+from polyrank.training.planner import Plan, choose
+from polyrank.training.profile import Clock
+from polyrank.training.workers import Setup, Workers
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Federation:
         engine: how clients are trained.
         method: how they are aggregated.
         policy: who gets which rank.
+        plan: how clients are trained, and why.
+        clock: where time is booked.
     """
 
     config: Config
@@ -56,6 +61,12 @@ class Federation:
     engine: Engine
     method: Method
     policy: RankPolicy
+    plan: Plan
+    clock: Clock
+
+    def close(self) -> None:
+        """End the processes that train clients, where there are any."""
+        self.engine.close()
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -89,8 +100,12 @@ def global_rank(config: Config) -> int:
     return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
 
 
-def build(config: Config) -> Federation:
+def build(config: Config, *, profile: bool = False) -> Federation:
     """Read the data, share it out, load the model, and resolve what was ``auto``.
+
+    Args:
+        config: what to run.
+        profile: whether the federation's clock books where the time goes.
 
     Raises:
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
@@ -128,19 +143,55 @@ def build(config: Config) -> Federation:
         return resident
 
     choice = fastest(load, config.training, tokens["train"])
-    config = _resolved(config, choice, len(partition.examples))
+    examples = {client: tokens["train"].subset(rows) for client, rows in partition.examples.items()}
+    plan = _plan(config, choice, examples)
+    config = _resolved(config, choice, plan, len(partition.examples))
+    clock = Clock(choice.resident.device, running=profile)
     return Federation(
         config=config,
         partition=partition,
-        examples={client: tokens["train"].subset(rows) for client, rows in partition.examples.items()},
+        examples=examples,
         test=tokens["test"],
         validation=tokens.get("validation"),
         labels=labels,
         resident=choice.resident,
-        engine=Sequential(choice.resident, config.training),
+        engine=_engine(config, choice.resident, labels, clock),
         method=method,
         policy=policy,
+        plan=plan,
+        clock=clock,
     )
+
+
+def _plan(config: Config, choice: Choice, examples: Mapping[str, Examples]) -> Plan:
+    """How such cohorts are trained fastest, by the first of them at the highest rank."""
+    options, rank = config.federation, global_rank(config)
+    adapter = choice.resident.initial(rank, scale_of(rank, config.ranks), options.seed)
+    names = cohort(sorted(examples), options.participation, options.seed, 1)
+    jobs = [Job(name, adapter, examples[name], 1.0, seed) for seed, name in enumerate(names)]
+    plan = choose(choice.resident, config.training, jobs, options.rounds)
+    choice.resident.install(adapter)
+    return plan
+
+
+def _engine(config: Config, resident: ResidentModel, labels: tuple[str, ...], clock: Clock) -> Engine:
+    training = config.training
+    if not isinstance(training.workers, int) or training.workers == 1:
+        return local_engine(resident, training, clock)
+    device, count = resident.device, torch.cuda.device_count()
+    setups = [
+        Setup(
+            model=config.model,
+            labels=labels,
+            seed=config.federation.seed,
+            device=f"cuda:{i % count}" if device.type == "cuda" else str(device),
+            training=training,
+            threads=max(torch.get_num_threads() // training.workers, 1),
+            profile=clock.running,
+        )
+        for i in range(training.workers)
+    ]
+    return Workers(setups, clock)
 
 
 def device() -> torch.device:
@@ -178,14 +229,20 @@ def _partition(train: TextDataset, config: Config) -> Partition:
     )
 
 
-def _resolved(config: Config, choice: Choice, clients: int) -> Config:
+def _resolved(config: Config, choice: Choice, plan: Plan, clients: int) -> Config:
     """The configuration with everything in place that was ``auto`` or left to the data."""
     return config.model_copy(
         update={
             "model": choice.resident.base.config,
             "federation": config.federation.model_copy(update={"clients": clients}),
             "training": config.training.model_copy(
-                update={"engine": "sequential", "precision": choice.precision, "attention": choice.attention}
+                update={
+                    "precision": choice.precision,
+                    "attention": choice.attention,
+                    "engine": plan.engine,
+                    "clients_per_pass": plan.clients_per_pass,
+                    "workers": plan.workers,
+                }
             ),
         }
     )

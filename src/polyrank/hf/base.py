@@ -79,7 +79,7 @@ def load_base(
 ) -> BaseModel:
     """Load ``config.name`` for a classification into ``labels``.
 
-    New head parameters are drawn from ``seed`` and kept in float32, whatever the dtype of the base.
+    New head parameters are drawn from ``seed`` and kept in float32 or wider, whatever the dtype of the base.
 
     Raises:
         ModelError: the folder is no model, the hub cannot be reached, or the architecture cannot classify.
@@ -105,7 +105,7 @@ def load_base(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name in head_modules:
-        model.get_submodule(name).float()
+        model.get_submodule(name).to(torch.float64 if dtype == torch.float64 else torch.float32)
     model.eval()
     head: Head = "mean-pool" if isinstance(model, MeanPoolClassifier) else "model"
     return BaseModel(model, tokenizer, head_modules, config.model_copy(update={"head": head}))

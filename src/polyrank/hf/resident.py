@@ -20,6 +20,8 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError, ModelError, did_you_mean
 from polyrank.hf.base import BaseModel
 from polyrank.hf.files import quiet
+from polyrank.hf.first_token import read_first_token
+from polyrank.hf.frozen import pack
 from polyrank.hf.mean_pool import MeanPoolClassifier
 from polyrank.seeds import torch_generator
 
@@ -37,6 +39,10 @@ class ResidentModel:
         base: as `load_base` gives it; its model is changed in place.
         device: where it computes.
 
+    Attributes:
+        dtype: of the base.
+        adapter_dtype: of what is trained: float32, or float64 over a float64 base.
+
     Raises:
         ModelError: the targets name no module of the model.
     """
@@ -46,7 +52,8 @@ class ResidentModel:
         self.model = base.model
         self.device = device or torch.device("cpu")
         self.model.to(self.device)
-        self._dtype = next(p.dtype for p in self.model.parameters())
+        self.dtype = next(p.dtype for p in self.model.parameters())
+        self.adapter_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._layers = self._inject()
         self._dense = {
             f"{module}.{name}": parameter
@@ -56,6 +63,8 @@ class ResidentModel:
         self._loaded = {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._dense.items()}
         for parameter in self._dense.values():
             parameter.requires_grad_()
+        pack(self.model)
+        read_first_token(self.model)
 
     def _inject(self) -> dict[str, LoraLayer]:
         config = self.base.config
@@ -102,6 +111,11 @@ class ResidentModel:
         )
 
     @property
+    def layers(self) -> dict[str, LoraLayer]:
+        """The adapted modules."""
+        return dict(self._layers)
+
+    @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """``(d_out, d_in)`` of every adapted module."""
         return {name: (layer.out_features, layer.in_features) for name, layer in self._layers.items()}
@@ -134,7 +148,7 @@ class ResidentModel:
         return Adapter(modules, {name: tensor.clone() for name, tensor in self._loaded.items()})
 
     def install(self, adapter: Adapter, base_change: Adapter | None = None) -> None:
-        """Copy an adapter in; whatever was installed before is gone. Adapters are held in float32.
+        """Copy an adapter in; whatever was installed before is gone. Adapters are held in ``adapter_dtype``.
 
         Args:
             adapter: what is trained.
@@ -143,12 +157,12 @@ class ResidentModel:
         Raises:
             AdapterError: a tensor is missing, unknown or of the wrong shape; all of them are named, nothing changed.
         """
-        self._check(adapter)
+        self.check(adapter)
         self._install_base_change(base_change)
         for name, layer in self._layers.items():
             factors = adapter.modules[name]
-            _place(layer.lora_A[SLOT], factors.a)
-            _place(layer.lora_B[SLOT], factors.b)
+            _place(layer.lora_A[SLOT], factors.a.to(self.adapter_dtype))
+            _place(layer.lora_B[SLOT], factors.b.to(self.adapter_dtype))
             layer.r[SLOT] = factors.rank
             layer.scaling[SLOT] = factors.scale
         with torch.no_grad():
@@ -176,13 +190,18 @@ class ResidentModel:
                 nothing = Factors(torch.zeros(1, d_in), torch.zeros(d_out, 1))
                 factors = change.modules.get(name, nothing)
                 for linear, value in ((layer.lora_A[BASE_SLOT], factors.a), (layer.lora_B[BASE_SLOT], factors.b)):
-                    frozen = value.detach().to(self.device, torch.float32, copy=True)
+                    frozen = value.detach().to(self.device, self.adapter_dtype, copy=True)
                     linear.weight = nn.Parameter(frozen, requires_grad=False)
                 layer.scaling[BASE_SLOT] = factors.scale
             if list(layer.active_adapters) != active:
                 layer.set_adapter(active, inference_mode=True)
 
-    def _check(self, adapter: Adapter) -> None:
+    def check(self, adapter: Adapter) -> None:
+        """Refuse an adapter that does not fit the model.
+
+        Raises:
+            AdapterError: a tensor is missing, unknown or of the wrong shape; all of them are named.
+        """
         expected = {*self._layers, *self._dense}
         sent = {*adapter.modules, *adapter.dense}
         problems = [f"{name} is missing" for name in sorted(expected - sent)]
@@ -199,10 +218,10 @@ class ResidentModel:
             raise AdapterError(f"the adapter does not fit {self.base.config.name}: {'; '.join(problems)}")
 
     def extract(self) -> Adapter:
-        """A copy of what is installed, on the CPU, in float32."""
+        """A copy of what is installed, on the CPU, in ``adapter_dtype``."""
 
         def copy(tensor: Tensor) -> Tensor:
-            return tensor.detach().to("cpu", torch.float32, copy=True)
+            return tensor.detach().to("cpu", self.adapter_dtype, copy=True)
 
         modules = {
             name: Factors(copy(layer.lora_A[SLOT].weight), copy(layer.lora_B[SLOT].weight), float(layer.scaling[SLOT]))
@@ -246,16 +265,16 @@ class ResidentModel:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Mixed precision where the base is not float32: operations in the base's dtype, adapters in float32."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             yield
 
 
 def _place(linear: nn.Linear, value: Tensor) -> None:
     """Give a factor's layer new weights of any rank; in place where the rank is the same."""
     weight = linear.weight
-    if weight.shape == value.shape and weight.dtype == torch.float32:
+    if weight.shape == value.shape and weight.dtype == value.dtype:
         with torch.no_grad():
             weight.copy_(value)
         weight.grad = None
     else:
-        linear.weight = nn.Parameter(value.detach().to(weight.device, torch.float32, copy=True))
+        linear.weight = nn.Parameter(value.detach().to(weight.device, copy=True))

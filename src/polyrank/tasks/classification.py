@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens per text, ``(n,)``, int64."""
         return np.fromiter((len(t) for t in self.tokens), dtype=np.int64, count=len(self.tokens))
@@ -62,20 +63,37 @@ def tokenize(dataset: TextDataset, tokenizer: Any, max_tokens: int) -> Examples:
 
 def collate(examples: Examples, indices: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
     """Pad the chosen examples on the right to the longest of them."""
-    chosen = [examples.tokens[i] for i in indices]
-    longest = max(len(ids) for ids in chosen)
-    input_ids = np.full((len(chosen), longest), examples.pad_id, dtype=np.int64)
-    mask = np.zeros((len(chosen), longest), dtype=np.int64)
-    for row, ids in enumerate(chosen):
-        input_ids[row, : len(ids)] = ids
-        mask[row, : len(ids)] = 1
-    labels = examples.labels[np.asarray(indices)]
-    return Batch(*(torch.from_numpy(array).to(device) for array in (input_ids, mask, labels)))
+    return collate_together([(examples, indices)], device)
+
+
+def collate_together(parts: Sequence[tuple[Examples, Sequence[int] | np.ndarray]], device: torch.device) -> Batch:
+    """The chosen examples of several sets as one batch, one set after another, padded on the right.
+
+    Every set gets the same number of rows; where fewer are chosen, rows of padding follow with the label 0. Their first
+    token counts as real, so that attention has something to attend to.
+    """
+    rows = max(len(indices) for _, indices in parts)
+    chosen = [[examples.tokens[i] for i in indices] for examples, indices in parts]
+    longest = max(len(ids) for own in chosen for ids in own)
+    input_ids = np.full((len(parts) * rows, longest), parts[0][0].pad_id, dtype=np.int64)
+    mask = np.zeros((len(parts) * rows, longest), dtype=np.int64)
+    labels = np.zeros(len(parts) * rows, dtype=np.int64)
+    for k, ((examples, indices), own) in enumerate(zip(parts, chosen, strict=True)):
+        for row, ids in enumerate(own, start=k * rows):
+            input_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        mask[k * rows + len(own) : (k + 1) * rows, 0] = 1
+        labels[k * rows : k * rows + len(own)] = examples.labels[np.asarray(indices)]
+    tensors = [torch.from_numpy(array) for array in (input_ids, mask, labels)]
+    if device.type == "cuda":
+        tensors = [tensor.pin_memory() for tensor in tensors]
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross entropy in float32."""
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction=reduction)
+    """Cross entropy in float32, or in float64 where the logits are."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.nn.functional.cross_entropy(wide, labels, reduction=reduction)
 
 
 def accuracy_and_macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[float, float]:

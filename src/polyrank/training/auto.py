@@ -71,7 +71,8 @@ def fastest(load: Callable[[torch.dtype, str], ResidentModel], options: Training
 def _step_seconds(resident: ResidentModel, options: TrainingConfig, examples: Examples, to_beat: float | None) -> float:
     by_length = np.argsort(examples.lengths, kind="stable")
     middle = max(len(by_length) // 2 - options.batch_size // 2, 0)
-    batch = classification.collate(examples, by_length[middle : middle + options.batch_size], resident.device)
+    chosen = by_length[middle : middle + options.batch_size]
+    batch = classification.collate(examples, chosen, resident.device)
     resident.model.train()
     times: list[float] = []
     with torch.random.fork_rng(devices=[resident.device] if resident.device.type == "cuda" else []):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from polyrank.adapter import Adapter
+from polyrank.config import TrainingConfig
 from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import Examples
+from polyrank.training.batches import steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Job:
         adapter: what it was sent.
         examples: its own data.
         weight: its aggregation weight.
-        seed: of all that is drawn in this job, derived from (run, round, client).
+        seed: of what is drawn for this client alone, derived from (run, round, client).
+        cohort_seed: of what is drawn alike for all clients of the round (`polyrank.training.batches.plan`).
         base_change: a frozen update of the base beside the adapter.
         trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
         penalty: HetLoRA's regulariser, where the client may be pruned.
@@ -43,9 +46,16 @@ class Job:
     examples: Examples
     weight: float
     seed: int
+    cohort_seed: int = 0
     base_change: Adapter | None = None
     trains: frozenset[str] = frozenset({"a", "b", "head"})
     penalty: Penalty | None = None
+
+
+def in_passes(jobs: Sequence[Job], clients: int, options: TrainingConfig) -> list[list[Job]]:
+    """Jobs that are trained together: at most so many, those of most steps first; ties in the order of the jobs."""
+    by_steps = sorted(jobs, key=lambda job: -steps_per_epoch(len(job.examples), options.batch_size))
+    return [by_steps[i : i + clients] for i in range(0, len(by_steps), clients)]
 
 
 class Engine(Protocol):
@@ -53,3 +63,7 @@ class Engine(Protocol):
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job, in the order of the jobs."""
+
+    def close(self) -> None:
+        """Let go of what outlives a call, such as processes; most engines have nothing of the kind."""
+        return

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
-from polyrank.seeds import derive, numpy_generator
 from polyrank.state import ClientUpdate
 from polyrank.tasks import classification
-from polyrank.training.batches import epoch, steps_per_epoch
-from polyrank.training.job import Job, Penalty
+from polyrank.training.batches import plan
+from polyrank.training.dropout import ClientDropout, stream
+from polyrank.training.job import Engine, Job, Penalty
+from polyrank.training.optimizer import make_optimizer
+from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
 
 
-@dataclass(frozen=True, eq=False)
-class Sequential:
-    """Local fine-tuning of LoRA factors and head, one client at a time.
+class Sequential(Engine):
+    """Local fine-tuning of LoRA factors and head by PEFT's own layers, one client at a time.
 
     Every client starts with a fresh optimiser. Values that stop being finite are not repaired here: the update is
     returned as it is, and the round leaves it out by name.
+
+    Args:
+        resident: the base.
+        options: of the training.
+        clock: where time is booked.
     """
 
-    resident: ResidentModel
-    options: TrainingConfig
+    def __init__(self, resident: ResidentModel, options: TrainingConfig, clock: Clock | None = None) -> None:
+        self.resident, self.options = resident, options
+        self.clock = clock or Clock(resident.device)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job; metrics are ``loss`` (mean over the round's steps) and ``steps``."""
@@ -38,46 +43,46 @@ class Sequential:
             yield ClientUpdate(job.client, self.resident.extract(), job.weight, {"loss": loss, "steps": steps})
 
     def _fit(self, job: Job) -> tuple[float, int]:
-        options, resident = self.options, self.resident
+        options, resident, clock = self.options, self.resident, self.clock
         parameters = resident.trainable(job.trains)
-        optimizer = _optimizer(parameters, options)
-        steps = options.epochs * steps_per_epoch(len(job.examples), options.batch_size)
-        factor = multiplier(options, steps)
-        order = numpy_generator(job.seed, "batches")
-        lengths = job.examples.lengths
-        total = torch.zeros((), device=resident.device)
-        step = 0
+        optimizer = make_optimizer([parameters], options)
+        with clock("data"):
+            batches = plan(job.examples.lengths, options.batch_size, options.epochs, job.seed, job.cohort_seed)
+        factor = multiplier(options, len(batches))
+        total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
         with torch.random.fork_rng(devices=[resident.device] if resident.device.type == "cuda" else []):
-            torch.manual_seed(derive(job.seed, "dropout"))
-            for _ in range(options.epochs):
-                for indices in epoch(lengths, options.batch_size, order):
+            torch.manual_seed(job.seed)  # for what draws past the client's streams, as a layer of its own dropout may
+            for step, indices in enumerate(batches):
+                with clock("data"):
                     batch = classification.collate(job.examples, indices, resident.device)
-                    for group in optimizer.param_groups:
-                        group["lr"] = options.lr * factor(step)
-                    with resident.computing():
+                with clock("arithmetic"):
+                    rows, tokens = batch.input_ids.shape
+                    own = stream(job.seed, step, rows, tokens, resident.device)
+                    with ClientDropout([own], rows, tokens), resident.computing():
                         logits = resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
                     loss = classification.loss(logits, batch.labels)
                     total += loss.detach()
                     if job.penalty is not None:
-                        loss = loss + penalty(resident, job.penalty)
+                        loss = loss + penalty(resident.tails(job.penalty.kept), job.penalty)
                     optimizer.zero_grad()
                     torch.autograd.backward(loss)
+                with clock("optimiser"):
+                    for group in optimizer.param_groups:
+                        group["lr"] = options.lr * factor(step)
                     if options.clip > 0:
                         torch.nn.utils.clip_grad_norm_(parameters, options.clip)
                     optimizer.step()
-                    step += 1
         resident.model.eval()
-        return float(total) / step, step
+        return float(total) / len(batches), len(batches)
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], options: TrainingConfig) -> Optimizer:
-    if options.optimizer == "sgd":
-        return SGD(parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay, foreach=True)
-    return AdamW(parameters, options.lr, weight_decay=options.weight_decay, foreach=True)
+def penalty(tails: Sequence[tuple[Tensor, Tensor]], options: Penalty) -> Tensor:
+    """The regulariser of `Penalty`; differentiable, with gradient 0 where a norm is 0.
 
-
-def penalty(resident: ResidentModel, options: Penalty) -> Tensor:
-    """The regulariser of `Penalty` for what is installed; differentiable, with gradient 0 where a norm is 0."""
-    terms = [torch.linalg.vector_norm(b) * torch.linalg.vector_norm(a) for a, b in resident.tails(options.kept)]
+    Args:
+        tails: ``(A[kept:], B[:, kept:])`` of every module.
+        options: its weight.
+    """
+    terms = [torch.linalg.vector_norm(b) * torch.linalg.vector_norm(a) for a, b in tails]
     return options.weight * torch.stack(terms).sum()

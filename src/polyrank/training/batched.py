@@ -1,0 +1,150 @@
+"""Several clients in one forward and backward pass over the shared base; the sequential engine's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from polyrank.config import TrainingConfig
+from polyrank.hf.resident import ResidentModel
+from polyrank.state import ClientUpdate
+from polyrank.tasks.classification import Batch, collate_together
+from polyrank.training.batches import plan
+from polyrank.training.dropout import ClientDropout, Unchanged, stream
+from polyrank.training.job import Engine, Job, in_passes
+from polyrank.training.optimizer import make_optimizer
+from polyrank.training.profile import Clock
+from polyrank.training.schedule import multiplier
+from polyrank.training.sequential import penalty
+from polyrank.training.stacked import StackedAdapters, StackedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """The clients' batches of one step as one.
+
+    Args:
+        batch: ``(clients * rows, tokens)``; a client with fewer examples has rows of padding at its end.
+        weights: of each row in its client's mean, ``(clients * rows,)``; 0 for padding.
+        rows: per client.
+        chosen: indices of the examples, per client.
+        longest: tokens of the longest of them, per client.
+    """
+
+    batch: Batch
+    weights: Tensor
+    rows: int
+    chosen: Sequence[np.ndarray]
+    longest: Sequence[int]
+
+
+class Batched(Engine):
+    """Local fine-tuning of several clients at a time.
+
+    The loss of a pass is the sum of each client's own mean, so a client's gradient is what it would be alone. Clients
+    are sorted by their number of steps and leave the pass when they are done. Optimiser, clipping and schedule are per
+    client; values of a client that stop being finite stay with it.
+
+    Args:
+        resident: the base.
+        options: of the training.
+        clients_per_pass: the most clients in one pass.
+        clock: where time is booked.
+
+    Raises:
+        UnbatchableError: the model couples the examples of a batch, or its head has no stacked form.
+    """
+
+    def __init__(
+        self, resident: ResidentModel, options: TrainingConfig, clients_per_pass: int, clock: Clock | None = None
+    ) -> None:
+        self.resident, self.options, self.clients_per_pass = resident, options, clients_per_pass
+        self.clock = clock or Clock(resident.device)
+        self._model = StackedModel(resident)
+        self._drops = True  # until a step has shown otherwise
+
+    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
+        """One update per job, in the order of the jobs; metrics as of the sequential engine."""
+        waiting = [job.client for job in jobs]
+        done: dict[str, ClientUpdate] = {}
+        for together in in_passes(jobs, self.clients_per_pass, self.options):
+            done |= {update.client: update for update in self._pass(together)}
+            while waiting and waiting[0] in done:
+                yield done.pop(waiting.pop(0))
+
+    def _pass(self, jobs: Sequence[Job]) -> list[ClientUpdate]:
+        options, resident, clock = self.options, self.resident, self.clock
+        with clock("data"):
+            plans = [
+                plan(job.examples.lengths, options.batch_size, options.epochs, job.seed, job.cohort_seed)
+                for job in jobs
+            ]
+        steps = [len(batches) for batches in plans]
+        factors = [multiplier(options, count) for count in steps]
+        totals = torch.zeros(len(jobs), dtype=resident.adapter_dtype, device=resident.device)
+        resident.model.train()
+        with self._model.installed(), torch.random.fork_rng(devices=[]):
+            adapters = StackedAdapters(
+                self._model, [job.adapter for job in jobs], [job.base_change for job in jobs], jobs[0].trains
+            )
+            optimizer = make_optimizer([[row] for row in adapters.rows], options)
+            for step in range(steps[0]):
+                active = sum(count > step for count in steps)
+                with clock("data"):
+                    batch = _together(jobs[:active], [batches[step] for batches in plans[:active]], resident.device)
+                with clock("arithmetic"):
+                    adapters.activate(active)
+                    losses = self._losses(jobs, step, batch)
+                    totals[:active] += losses.detach()
+                    loss = losses.sum()
+                    for k, job in enumerate(jobs[:active]):
+                        if job.penalty is not None:
+                            loss = loss + penalty(adapters.tails(k, job.penalty.kept), job.penalty)
+                    torch.autograd.backward(loss)
+                    adapters.collect()
+                with clock("optimiser"):
+                    for k, row in enumerate(adapters.rows[:active]):
+                        optimizer.param_groups[k]["lr"] = options.lr * factors[k](step)
+                        if options.clip > 0:
+                            torch.nn.utils.clip_grad_norm_(row, options.clip)
+                    optimizer.step()
+            updates = [
+                ClientUpdate(job.client, adapters.extract(k), job.weight, {"loss": total / count, "steps": count})
+                for k, (job, total, count) in enumerate(zip(jobs, totals.tolist(), steps, strict=True))
+            ]
+        resident.model.eval()
+        return updates
+
+    def _losses(self, jobs: Sequence[Job], step: int, batch: Padded) -> Tensor:
+        """Mean loss of each client, ``(clients,)``."""
+        rows, tokens = batch.rows, batch.batch.input_ids.shape[1]
+        drop: ClientDropout | Unchanged = Unchanged()
+        if self._drops:
+            streams = [
+                stream(job.seed, step, len(own), longest, self.resident.device)
+                for job, own, longest in zip(jobs, batch.chosen, batch.longest, strict=False)
+            ]
+            drop = ClientDropout(streams, rows, tokens)
+        with drop, self.resident.computing():
+            logits = self.resident.model(
+                input_ids=batch.batch.input_ids, attention_mask=batch.batch.attention_mask
+            ).logits
+        self._drops = self._drops and drop.used
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        each = functional.cross_entropy(wide, batch.batch.labels, reduction="none")
+        return (each * batch.weights.to(each.dtype)).view(-1, rows).sum(dim=1)
+
+
+def _together(jobs: Sequence[Job], chosen: Sequence[np.ndarray], device: torch.device) -> Padded:
+    rows = max(len(indices) for indices in chosen)
+    batch = collate_together([(job.examples, indices) for job, indices in zip(jobs, chosen, strict=True)], device)
+    weights = np.zeros((len(jobs), rows), dtype=np.float64)
+    for own, indices in zip(weights, chosen, strict=True):
+        own[: len(indices)] = 1 / len(indices)
+    longest = [int(job.examples.lengths[indices].max()) for job, indices in zip(jobs, chosen, strict=True)]
+    return Padded(batch, torch.from_numpy(weights.ravel()).to(device), rows, chosen, longest)

@@ -1,0 +1,227 @@
+"""Dropout whose masks belong to the client: the same alone or beside others, with any padding, in any order.
+
+torch's own generator on a CPU is serial and takes a third of a training step; the streams here are several times
+faster as well (`benchmarks/kernels.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+LEVELS = 2**16
+"""A mask is drawn from 16 random bits: p is met to 1 / 131,072, and the scale makes up for the rest."""
+
+
+class UnbatchableError(Exception):
+    """Why clients cannot be trained in one pass; the message is for the user."""
+
+
+class Bits(Protocol):
+    """A seeded source of masks on one device."""
+
+    def keep(self, shape: Sequence[int], threshold: int) -> Any:
+        """Booleans, True with probability ``threshold / LEVELS``, one random number each (numpy or torch)."""
+
+
+class HostBits:
+    """A stream on the CPU: SFC64, the fastest of numpy's generators."""
+
+    def __init__(self, seed: int, step: int) -> None:
+        self._bits = np.random.SFC64(np.random.SeedSequence([seed, step]))
+
+    def keep(self, shape: Sequence[int], threshold: int) -> np.ndarray:
+        size = int(np.prod(shape))
+        raw = self._bits.random_raw(-(-size // 4)).view(np.uint16)[:size]
+        return np.less(raw, threshold).reshape(shape)
+
+
+class DeviceBits:
+    """A stream on an accelerator: torch's counter-based generator there."""
+
+    def __init__(self, seed: int, step: int, device: torch.device) -> None:
+        mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1
+        self._generator = torch.Generator(device).manual_seed(mixed)
+        self._device = device
+
+    def keep(self, shape: Sequence[int], threshold: int) -> Tensor:
+        drawn = torch.randint(LEVELS, tuple(shape), generator=self._generator, device=self._device, dtype=torch.int32)
+        return drawn < threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """One client's randomness in one step.
+
+    Args:
+        bits: where its masks come from.
+        rows: examples of the client in this step.
+        tokens: to how many tokens its own batch would be padded.
+    """
+
+    bits: Bits
+    rows: int
+    tokens: int
+
+
+def stream(seed: int, step: int, rows: int, tokens: int, device: torch.device) -> Stream:
+    """The stream of (client's seed, step)."""
+    bits = HostBits(seed, step) if device.type == "cpu" else DeviceBits(seed, step, device)
+    return Stream(bits, rows, tokens)
+
+
+class ClientDropout(TorchFunctionMode):
+    """Inside it, ``torch.nn.functional.dropout`` and attention draw from the clients' streams.
+
+    A pass holds ``rows`` rows per client, one client after another, of ``tokens`` tokens; a client's masks have the
+    shape of its own batch and stand at its beginning, so what is padded around it changes nothing.
+
+    Args:
+        streams: one per client, in the order of their rows.
+        rows: rows per client in the pass.
+        tokens: tokens per row in the pass.
+
+    Attributes:
+        used: whether anything was drawn so far.
+    """
+
+    def __init__(self, streams: Sequence[Stream], rows: int, tokens: int) -> None:
+        super().__init__()
+        self.streams, self.rows, self.tokens = streams, rows, tokens
+        self.used = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:  # Any: torch's protocol for any of its functions
+        kwargs = kwargs or {}
+        if func is functional.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs) > 0:
+            return self._attention(*args, **kwargs)
+        if len(self.streams) > 1 and func in _RANDOM:
+            raise UnbatchableError(f"it draws random numbers by {func.__name__}, which no client's stream can give")
+        return func(*args, **kwargs)
+
+    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002, ARG002
+        if not training or p == 0:
+            return input
+        self.used = True
+        threshold = round((1 - p) * LEVELS)
+        if threshold == 0:
+            return torch.zeros_like(input)
+        result: Tensor = _Drop.apply(input, self._mask(input, threshold))  # type: ignore[no-untyped-call]
+        return result
+
+    def _mask(self, x: Tensor, threshold: int) -> Tensor:
+        """What is added to 1 to give a mask: -1 where a value is dropped, scale - 1 where it is kept."""
+        if x.shape[0] != len(self.streams) * self.rows:
+            raise UnbatchableError(
+                f"it drops values of a tensor of shape {tuple(x.shape)}, whose rows are not examples"
+            )
+        where = (1,) if x.ndim == 3 else (2, 3) if x.ndim == 4 else ()
+        padded = [axis for axis in where if x.shape[axis] == self.tokens]
+        blocks = []
+        for one in self.streams:
+            shape = [one.tokens if axis in padded else size for axis, size in enumerate(x.shape)]
+            blocks.append(one.bits.keep([one.rows, *shape[1:]], threshold))
+        if len(blocks) == 1 and blocks[0].shape == x.shape:
+            return _as_factor(blocks[0], threshold, x)
+        mask = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+        for k, block in enumerate(blocks):
+            own = mask[k * self.rows : k * self.rows + block.shape[0]]
+            own[tuple(slice(size) for size in block.shape)] = _as_factor(block, threshold, x)
+        return mask
+
+    def _attention(  # noqa: PLR0917  # torch's signature
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """The definition of scaled dot product attention, since no fused kernel takes a mask of dropout."""
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        weights = (query @ key.transpose(-2, -1)) * (scale if scale is not None else query.shape[-1] ** -0.5)
+        if is_causal:
+            seen = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).tril()
+            weights = weights.masked_fill(~seen, float("-inf"))
+        if attn_mask is not None:
+            allowed = attn_mask.dtype == torch.bool
+            weights = weights.masked_fill(~attn_mask, float("-inf")) if allowed else weights + attn_mask
+        return self._dropout(weights.softmax(dim=-1).to(value.dtype), dropout_p) @ value
+
+
+class Unchanged:
+    """In the place of `ClientDropout` where a model drops nothing."""
+
+    used = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class _Drop(torch.autograd.Function):
+    """``x * (1 + mask)``: one fused kernel each way, and exactly 0 where the mask is -1.
+
+    A scale such as 1.111 does not fit bfloat16 (it would be 1.1094, in every layer); 0.111 fits to 0.02 %.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:  # Any: torch's context has no type
+        ctx.save_for_backward(mask)
+        return torch.addcmul(x, x, mask)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.addcmul(grads[0], grads[0], mask), None
+
+
+def _as_factor(keep: Any, threshold: int, like: Tensor) -> Tensor:  # Any: numpy or torch, as `Bits` gives it
+    gain = LEVELS / threshold - 1
+    if isinstance(keep, Tensor):
+        return torch.where(keep, gain, -1.0).to(like.dtype)
+    if like.dtype == torch.bfloat16:  # numpy has no such type: choose between the bit patterns
+        on, off = (int(torch.tensor(v, dtype=torch.bfloat16).view(torch.int16)) for v in (gain, -1.0))
+        return torch.from_numpy(np.where(keep, np.int16(on), np.int16(off))).view(torch.bfloat16)
+    dtype = np.float64 if like.dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.where(keep, dtype(gain), dtype(-1))).to(like.dtype)
+
+
+def _dropout_p(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+
+
+_RANDOM: frozenset[Callable[..., Any]] = frozenset(
+    {
+        *(
+            functional.alpha_dropout,
+            functional.feature_alpha_dropout,
+            functional.dropout1d,
+            functional.dropout2d,
+            functional.dropout3d,
+            torch.dropout,
+        ),
+        *(torch.bernoulli, torch.Tensor.bernoulli, torch.Tensor.bernoulli_, torch.rand_like, torch.randn_like),
+        *(torch.Tensor.uniform_, torch.Tensor.normal_, functional.gumbel_softmax),
+    }
+)

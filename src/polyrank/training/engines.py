@@ -1,0 +1,16 @@
+"""The engine that a resolved configuration names."""
+
+from __future__ import annotations
+
+from polyrank.config import TrainingConfig
+from polyrank.hf.resident import ResidentModel
+from polyrank.training.batched import Batched
+from polyrank.training.profile import Clock
+from polyrank.training.sequential import Sequential
+
+
+def local_engine(resident: ResidentModel, options: TrainingConfig, clock: Clock) -> Sequential | Batched:
+    """In this process, on this base."""
+    if options.engine == "batched" and options.clients_per_pass != "auto":
+        return Batched(resident, options, options.clients_per_pass, clock)
+    return Sequential(resident, options, clock)

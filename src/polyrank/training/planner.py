@@ -1,0 +1,182 @@
+"""How many clients to a pass, and how many processes: measured on the clients' own examples, not guessed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from polyrank.config import TrainingConfig
+from polyrank.hf.resident import ResidentModel
+from polyrank.training.batched import Batched
+from polyrank.training.batches import steps_per_epoch
+from polyrank.training.dropout import UnbatchableError
+from polyrank.training.job import Engine, Job
+from polyrank.training.sequential import Sequential
+
+log = logging.getLogger(__name__)
+
+WIDTHS = (1, 2, 5, 10, 20, 50, 100)
+STEPS = 2
+"""Steps per client that are timed, of batches of typical lengths."""
+REPEATS = 2
+WORSE = 1.05
+"""A width that takes so many times the best so far ends the search: wider ones were slower wherever we looked."""
+MEMORY_SHARE = 0.5
+"""Of what is free, for what a pass keeps for its backward pass."""
+GAIN = 1.15
+"""Measured gain above which several processes are worth their memory; they slow one another down a little."""
+STARTING_SECONDS = 10.0
+"""What starting processes takes, about; a run of less than three times that starts none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen.
+
+    Args:
+        engine: ``sequential`` or ``batched``.
+        clients_per_pass: of the batched engine.
+        workers: processes.
+        reason: why clients cannot be batched; for the user.
+    """
+
+    engine: str
+    clients_per_pass: int
+    workers: int
+    reason: str = ""
+
+    def __str__(self) -> str:
+        how = "one client after another"
+        if self.engine == "batched" and self.clients_per_pass > 1:
+            how = f"{self.clients_per_pass} clients in one pass"
+        how += f", {self.workers} processes" if self.workers > 1 else ""
+        return how + (f" (not batched: {self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class _Timing:
+    engine: str
+    width: int
+    seconds: float
+    """Per client and step."""
+
+
+def choose(resident: ResidentModel, options: TrainingConfig, jobs: Sequence[Job], rounds: int) -> Plan:
+    """The fastest way to train such a cohort that fits into memory; what is not ``auto`` is taken as it is.
+
+    Args:
+        resident: the base.
+        options: of the training.
+        jobs: a cohort's.
+        rounds: how often such a cohort will be trained.
+    """
+    batched, reason = (None, "") if options.engine == "sequential" else _batched(resident, options)
+    wanted = None if options.workers == "auto" else options.workers
+    settled = batched is None or (options.engine == "batched" and options.clients_per_pass != "auto")
+    if settled and wanted is not None:
+        width = options.clients_per_pass if batched is not None and options.clients_per_pass != "auto" else 1
+        return Plan("sequential" if batched is None else "batched", width, wanted, reason)
+    samples = [replace(job, examples=job.examples.subset(_typical(job.examples.lengths, options))) for job in jobs]
+    widest = len(jobs) if batched is None else _most_that_fit(batched, samples[0])
+    cores = torch.get_num_threads()
+    workers = wanted or 1
+    with _threads(max(cores // workers, 1)):
+        best = _fastest(resident, options, batched, samples, min(widest, -(-len(jobs) // workers)))
+    steps = sum(options.epochs * steps_per_epoch(len(job.examples), options.batch_size) for job in jobs)
+    worthwhile = rounds * steps * best.seconds > 3 * STARTING_SECONDS and len(jobs) >= cores > 1
+    if wanted is None and resident.device.type == "cuda":
+        workers = min(torch.cuda.device_count(), len(jobs)) if worthwhile else 1
+    elif wanted is None and worthwhile:
+        with _threads(1):
+            alone = _fastest(resident, options, batched, samples, min(widest // cores, len(jobs) // cores))
+        log.info("%d processes of one thread: %.2f times as fast", cores, cores * best.seconds / alone.seconds)
+        if cores * best.seconds > GAIN * alone.seconds:
+            best, workers = alone, cores
+    return Plan(best.engine, best.width, workers, reason)
+
+
+def _batched(resident: ResidentModel, options: TrainingConfig) -> tuple[Batched | None, str]:
+    try:
+        return Batched(resident, options, 1), ""
+    except UnbatchableError as error:
+        log.warning("clients are trained one after another: %s", error)
+        return None, str(error)
+
+
+def _fastest(
+    resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], widest: int
+) -> _Timing:
+    """Of the engines and widths that are left open."""
+    timings: list[_Timing] = []
+    if batched is None or options.engine == "auto":
+        timings.append(_Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1])))
+    if batched is not None:
+        fixed = options.clients_per_pass
+        widths = (
+            [min(fixed, len(jobs))] if fixed != "auto" else sorted({w for w in (*WIDTHS, len(jobs)) if w <= widest})
+        )
+        for width in widths or [1]:
+            batched.clients_per_pass = width
+            timings.append(_Timing("batched", width, _seconds(batched, jobs[:width])))
+            if timings[-1].seconds > WORSE * min(timing.seconds for timing in timings):
+                break
+    for timing in timings:
+        log.info("%s, %d to a pass: %.1f ms per client and step", timing.engine, timing.width, 1000 * timing.seconds)
+    return min(timings, key=lambda timing: timing.seconds)
+
+
+def _seconds(engine: Engine, jobs: Sequence[Job]) -> float:
+    """Per client and step: the shortest of some timings, after one more that warms up."""
+    times = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        steps = sum(int(update.metrics["steps"]) for update in engine.train(jobs))
+        times.append((time.perf_counter() - start) / steps)  # results are copied to the CPU, so nothing is pending
+    return min(times[1:])
+
+
+def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
+    """Rows of a few batches that are as long as the client's examples are, at even distances by length."""
+    count = min(len(lengths), STEPS * options.batch_size)
+    by_length = np.argsort(lengths, kind="stable")
+    places = np.linspace(0, len(lengths) - 1, count).round().astype(np.int64)
+    return np.asarray(by_length[places])
+
+
+def _most_that_fit(engine: Batched, job: Job) -> int:
+    """Clients whose saved activations fit into the free memory, by those of one; at least 1."""
+    largest = kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    def look(tensor: Tensor) -> Tensor:
+        nonlocal largest, kept
+        largest, kept = max(largest, kept), 0
+        return tensor
+
+    device = engine.resident.device
+    with torch.autograd.graph.saved_tensors_hooks(count, look):
+        list(engine.train([job]))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from polyrank.config import ModelConfig
+from polyrank.hf.base import load_base
+from polyrank.hf.first_token import read_first_token
+from tests.models import LABELS, Checkpoints, batch, logits, random_adapter, resident
+
+KNOWN = ("bert", "roberta", "distilbert")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("architecture", KNOWN)
+def test_the_same_logits_and_gradients(checkpoint: Checkpoints, architecture: str, attention: str):
+    """Against the model as transformers wrote it, with padding in the batch; fewer numbers come out of the layer."""
+    options = {"dtype": torch.float64, "attention": attention, "head": "model"}
+    short, whole = (resident(checkpoint(architecture), **options) for _ in range(2))
+    stack = getattr(whole.model, whole.model.base_model_prefix)
+    last = (stack.transformer if architecture == "distilbert" else stack.encoder).layer[-1]
+    assert "forward" in vars(last)
+    del last.forward
+    sizes: list[int] = []
+    last.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.shape[1]))
+    found = []
+    for model in (short, whole):
+        model.install(random_adapter(model))
+        inputs = batch(model)
+        result = model.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
+        result.square().sum().backward()
+        found.append([result, *(parameter.grad for parameter in model.trainable())])
+    assert sizes == [inputs.input_ids.shape[1]]
+    assert sizes[0] > 1
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("architecture", "head"), [("bert", "mean-pool"), ("llama", "model"), ("albert", "model")])
+def test_others_stay_as_they_are(checkpoint: Checkpoints, architecture: str, head: str):
+    """A mean over the tokens reads all of them, a decoder's head the last, and ALBERT's layers are one."""
+    base = load_base(ModelConfig(name=str(checkpoint(architecture)), head=head), LABELS)
+    before = deepcopy(base.model)
+    assert not read_first_token(base.model)
+    inputs = batch(resident(checkpoint(architecture), head=head))
+    assert torch.equal(logits(base.model, inputs), logits(before, inputs))
