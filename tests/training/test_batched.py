@@ -15,6 +15,7 @@ from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import Examples
+from polyrank.training import batches as training_batches
 from polyrank.training.batched import Batched
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.job import Job, Penalty
@@ -39,6 +40,12 @@ SIZES = {"c1": (1, 3), "c2": (4, 9), "c3": (2, 6), "c4": (3, 9)}
 """Client -> rank, examples: with batches of 4 unequal ranks, steps, batch sizes and lengths."""
 
 
+@pytest.fixture(autouse=True, params=[2, 8], ids=["parts of 2", "parts of 8"])
+def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples that are computed at a time: half of a batch, or all of it."""
+    monkeypatch.setattr(training_batches, "PART", request.param)
+
+
 def jobs(model: ResidentModel, seed: int = 0, **options: object) -> list[Job]:
     return [
         Job(
@@ -47,7 +54,6 @@ def jobs(model: ResidentModel, seed: int = 0, **options: object) -> list[Job]:
             examples(model, count, seed=seed + i),
             float(count),
             seed=seed + i,
-            cohort_seed=seed,
             **options,
         )
         for i, (name, (rank, count)) in enumerate(SIZES.items())
@@ -69,7 +75,7 @@ def both(model: ResidentModel, work: Sequence[Job], per_pass: int, rounds: int =
     for way in ways:
         current = list(work)
         for number in range(rounds):
-            again = [replace(job, seed=job.seed + 100 * number, cohort_seed=number) for job in current]
+            again = [replace(job, seed=job.seed + 100 * number) for job in current]
             updates = list(way.train(again))
             assert [update.client for update in updates] == [job.client for job in work]
             current = [replace(job, adapter=update.adapter) for job, update in zip(work, updates, strict=True)]
@@ -100,7 +106,7 @@ def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attent
         assert max(both(model, jobs(model), per_pass, **RECIPES[recipe])) < 1e-10
 
 
-@pytest.mark.parametrize(("recipe", "bound"), [({"optimizer": "sgd", "lr": 1e-3}, 1e-4), ({"lr": 1e-3}, 1e-2)])
+@pytest.mark.parametrize(("recipe", "bound"), [({"optimizer": "sgd", "lr": 1e-3}, 1e-4), ({"lr": 1e-3}, 1e-1)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float32_after_five_rounds(checkpoint: Checkpoints, architecture: str, recipe: dict, bound: float):
     """AdamW has the wider bound: its first step has the sign of a gradient, however near to zero that is."""

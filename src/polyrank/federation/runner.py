@@ -203,7 +203,6 @@ class Runner:
             examples,
             weight=float(len(examples)),
             seed=derive(federation.config.federation.seed, "training", number, client),
-            cohort_seed=derive(federation.config.federation.seed, "training", number),
             base_change=start.base_change,
             trains=federation.parts(max(number, 1)).trains,
             penalty=Penalty(kept, federation.config.ranks.prune_weight) if kept < state.ranks[client] else None,

@@ -14,7 +14,7 @@ from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import Batch, collate_together
-from polyrank.training.batches import plan
+from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, Unchanged, stream
 from polyrank.training.job import Engine, Job, in_passes
 from polyrank.training.optimizer import make_optimizer
@@ -26,11 +26,11 @@ from polyrank.training.stacked import StackedAdapters, StackedModel
 
 @dataclass(frozen=True, eq=False)
 class Padded:
-    """The clients' batches of one step as one.
+    """The same part of the clients' steps as one batch.
 
     Args:
         batch: ``(clients * rows, tokens)``; a client with fewer examples has rows of padding at its end.
-        weights: of each row in its client's mean, ``(clients * rows,)``; 0 for padding.
+        weights: of each row in its client's mean over the step, ``(clients * rows,)``; 0 for padding.
         rows: per client.
         chosen: indices of the examples, per client.
         longest: tokens of the longest of them, per client.
@@ -80,32 +80,39 @@ class Batched(Engine):
     def _pass(self, jobs: Sequence[Job]) -> list[ClientUpdate]:
         options, resident, clock = self.options, self.resident, self.clock
         with clock("data"):
-            plans = [
-                plan(job.examples.lengths, options.batch_size, options.epochs, job.seed, job.cohort_seed)
-                for job in jobs
-            ]
+            plans = [plan(len(job.examples), options.batch_size, options.epochs, job.seed) for job in jobs]
+            size = part_size(options.batch_size, resident.device)
         steps = [len(batches) for batches in plans]
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(jobs), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
-        with self._model.installed(), torch.random.fork_rng(devices=[]):
+        devices = [resident.device] if resident.device.type == "cuda" else []
+        with self._model.installed(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(jobs[0].seed)  # as the sequential engine does; for passes of one client
             adapters = StackedAdapters(
                 self._model, [job.adapter for job in jobs], [job.base_change for job in jobs], jobs[0].trains
             )
             optimizer = make_optimizer([[row] for row in adapters.rows], options)
             for step in range(steps[0]):
                 active = sum(count > step for count in steps)
-                with clock("data"):
-                    batch = _together(jobs[:active], [batches[step] for batches in plans[:active]], resident.device)
                 with clock("arithmetic"):
                     adapters.activate(active)
-                    losses = self._losses(jobs, step, batch)
-                    totals[:active] += losses.detach()
-                    loss = losses.sum()
+                cut = [
+                    parts(batches[step], job.examples.lengths, size)
+                    for job, batches in zip(jobs[:active], plans, strict=False)
+                ]
+                for number in range(max(map(len, cut))):
+                    with clock("data"):
+                        counts = [len(batches[step]) for batches in plans[:active]]
+                        batch = _together(jobs[:active], [_at(own, number) for own in cut], counts, resident.device)
+                    with clock("arithmetic"):
+                        losses = self._losses(jobs, (step, number), batch)
+                        totals[:active] += losses.detach()
+                        torch.autograd.backward(losses.sum())
+                with clock("arithmetic"):
                     for k, job in enumerate(jobs[:active]):
                         if job.penalty is not None:
-                            loss = loss + penalty(adapters.tails(k, job.penalty.kept), job.penalty)
-                    torch.autograd.backward(loss)
+                            torch.autograd.backward(penalty(adapters.tails(k, job.penalty.kept), job.penalty))
                     adapters.collect()
                 with clock("optimiser"):
                     for k, row in enumerate(adapters.rows[:active]):
@@ -120,13 +127,13 @@ class Batched(Engine):
         resident.model.eval()
         return updates
 
-    def _losses(self, jobs: Sequence[Job], step: int, batch: Padded) -> Tensor:
-        """Mean loss of each client, ``(clients,)``."""
+    def _losses(self, jobs: Sequence[Job], place: tuple[int, int], batch: Padded) -> Tensor:
+        """What a part of a step adds to each client's mean loss, ``(clients,)``."""
         rows, tokens = batch.rows, batch.batch.input_ids.shape[1]
         drop: ClientDropout | Unchanged = Unchanged()
         if self._drops:
             streams = [
-                stream(job.seed, step, len(own), longest, self.resident.device)
+                stream(job.seed, *place, len(own), longest, device=self.resident.device)
                 for job, own, longest in zip(jobs, batch.chosen, batch.longest, strict=False)
             ]
             drop = ClientDropout(streams, rows, tokens)
@@ -140,11 +147,16 @@ class Batched(Engine):
         return (each * batch.weights.to(each.dtype)).view(-1, rows).sum(dim=1)
 
 
-def _together(jobs: Sequence[Job], chosen: Sequence[np.ndarray], device: torch.device) -> Padded:
+def _at(cut: Sequence[np.ndarray], number: int) -> np.ndarray:
+    """A part of a client's step; nothing where its step has fewer parts than others'."""
+    return cut[number] if number < len(cut) else np.empty(0, dtype=np.int64)
+
+
+def _together(jobs: Sequence[Job], chosen: Sequence[np.ndarray], counts: Sequence[int], device: torch.device) -> Padded:
     rows = max(len(indices) for indices in chosen)
     batch = collate_together([(job.examples, indices) for job, indices in zip(jobs, chosen, strict=True)], device)
     weights = np.zeros((len(jobs), rows), dtype=np.float64)
-    for own, indices in zip(weights, chosen, strict=True):
-        own[: len(indices)] = 1 / len(indices)
-    longest = [int(job.examples.lengths[indices].max()) for job, indices in zip(jobs, chosen, strict=True)]
+    for own, indices, count in zip(weights, chosen, counts, strict=True):
+        own[: len(indices)] = 1 / count
+    longest = [int(job.examples.lengths[own].max(initial=1)) for job, own in zip(jobs, chosen, strict=True)]
     return Padded(batch, torch.from_numpy(weights.ravel()).to(device), rows, chosen, longest)

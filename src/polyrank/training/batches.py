@@ -1,53 +1,48 @@
-"""Which examples make up each step: seeded, and of similar length so that little is padded."""
+"""Which examples make up each step, and the parts of similar length in which a step is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
+import torch
 
 from polyrank.seeds import numpy_generator
 
-BUCKET = 8
-"""Batches per bucket: texts are sorted by length within so many batches, and only there."""
+PART = 16
+"""Examples that a CPU computes at a time. A step's gradient is the sum over its parts, so parts change what is padded
+and nothing else; accelerators, which want large operations, compute a step as a whole."""
 
 
-def plan(lengths: np.ndarray, batch_size: int, epochs: int, seed: int, cohort_seed: int) -> list[np.ndarray]:
-    """The batches of a client's whole job: ``epochs`` passes of `epoch`.
+def plan(examples: int, batch_size: int, epochs: int, seed: int) -> list[np.ndarray]:
+    """The batches of a client's whole job: in every epoch each example once, shuffled; the last batch may be short.
 
-    Args:
-        lengths: tokens per example, ``(n,)``.
-        batch_size: examples per batch.
-        epochs: passes over the examples.
-        seed: the client's own; draws which examples come when.
-        cohort_seed: the round's; draws whether a bucket's short or long batches come first, alike for all its clients.
-            Clients that are trained in one pass are padded to a common length, so they should be long together.
+    Lengths play no part: batches of similar length would pad less, but a client with few batches would then see its
+    short texts first or last, which cost 1.6 points of accuracy in a small study.
     """
-    own, shared = numpy_generator(seed, "batches"), numpy_generator(cohort_seed, "buckets")
-    return [batch for _ in range(epochs) for batch in epoch(lengths, batch_size, own, shared)]
-
-
-def epoch(
-    lengths: np.ndarray, batch_size: int, own: np.random.Generator, shared: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """One pass over all examples in length buckets: every index once, the last batch of a bucket may be short.
-
-    Args:
-        lengths: tokens per example, ``(n,)``.
-        batch_size: examples per batch.
-        own: draws the order of the examples.
-        shared: draws the order of the batches in a bucket.
-    """
-    order = own.permutation(len(lengths))
-    for start in range(0, len(order), BUCKET * batch_size):
-        bucket = order[start : start + BUCKET * batch_size]
-        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-        batches = [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-        place = shared.random(BUCKET)[: len(batches)]  # as many draws whatever the client holds
-        for i in np.argsort(place):
-            yield batches[i]
+    generator = numpy_generator(seed, "batches")
+    batches = []
+    for _ in range(epochs):
+        order = generator.permutation(examples)
+        batches += [order[i : i + batch_size] for i in range(0, examples, batch_size)]
+    return batches
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Number of batches that `epoch` gives."""
+    """Number of batches in an epoch."""
     return -(-examples // batch_size)
+
+
+def part_size(batch_size: int, device: torch.device) -> int:
+    """Examples that are computed at a time."""
+    return min(PART, batch_size) if device.type == "cpu" else batch_size
+
+
+def parts(batch: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """A batch cut into parts of ``size`` examples, the longest examples first; the last part may be short.
+
+    Args:
+        batch: indices of examples.
+        lengths: tokens of every example of the client.
+        size: examples per part.
+    """
+    ordered = batch[np.argsort(-lengths[batch], kind="stable")]
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]

@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from polyrank.errors import ModelError
+
 LEVELS = 2**16
 """A mask is drawn from 16 random bits: p is met to 1 / 131,072, and the scale makes up for the rest."""
 
 
-class UnbatchableError(Exception):
+class UnbatchableError(ModelError):
     """Why clients cannot be trained in one pass; the message is for the user."""
 
 
@@ -35,8 +37,8 @@ class Bits(Protocol):
 class HostBits:
     """A stream on the CPU: SFC64, the fastest of numpy's generators."""
 
-    def __init__(self, seed: int, step: int) -> None:
-        self._bits = np.random.SFC64(np.random.SeedSequence([seed, step]))
+    def __init__(self, seed: int, *place: int) -> None:
+        self._bits = np.random.SFC64(np.random.SeedSequence([seed, *place]))
 
     def keep(self, shape: Sequence[int], threshold: int) -> np.ndarray:
         size = int(np.prod(shape))
@@ -47,8 +49,8 @@ class HostBits:
 class DeviceBits:
     """A stream on an accelerator: torch's counter-based generator there."""
 
-    def __init__(self, seed: int, step: int, device: torch.device) -> None:
-        mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1
+    def __init__(self, seed: int, *place: int, device: torch.device) -> None:
+        mixed = int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]) >> 1
         self._generator = torch.Generator(device).manual_seed(mixed)
         self._device = device
 
@@ -59,12 +61,12 @@ class DeviceBits:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One client's randomness in one step.
+    """One client's randomness in one forward pass.
 
     Args:
         bits: where its masks come from.
-        rows: examples of the client in this step.
-        tokens: to how many tokens its own batch would be padded.
+        rows: examples of the client in this pass.
+        tokens: to how many tokens they would be padded alone.
     """
 
     bits: Bits
@@ -72,10 +74,10 @@ class Stream:
     tokens: int
 
 
-def stream(seed: int, step: int, rows: int, tokens: int, device: torch.device) -> Stream:
-    """The stream of (client's seed, step)."""
-    bits = HostBits(seed, step) if device.type == "cpu" else DeviceBits(seed, step, device)
-    return Stream(bits, rows, tokens)
+def stream(seed: int, step: int, part: int, rows: int, tokens: int, *, device: torch.device) -> Stream:
+    """The stream of (client's seed, step, part of the step)."""
+    on_cpu = device.type == "cpu"
+    return Stream(HostBits(seed, step, part) if on_cpu else DeviceBits(seed, step, part, device=device), rows, tokens)
 
 
 class ClientDropout(TorchFunctionMode):
@@ -107,7 +109,9 @@ class ClientDropout(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs) > 0:
             return self._attention(*args, **kwargs)
         if len(self.streams) > 1 and func in _RANDOM:
-            raise UnbatchableError(f"it draws random numbers by {func.__name__}, which no client's stream can give")
+            raise UnbatchableError(
+                f"the model draws random numbers by {func.__name__}, which no client's stream can give"
+            )
         return func(*args, **kwargs)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002, ARG002
@@ -122,9 +126,12 @@ class ClientDropout(TorchFunctionMode):
 
     def _mask(self, x: Tensor, threshold: int) -> Tensor:
         """What is added to 1 to give a mask: -1 where a value is dropped, scale - 1 where it is kept."""
+        first = self.streams[0]
+        if len(self.streams) == 1 and (first.rows, first.tokens) == (self.rows, self.tokens):
+            return _as_factor(first.bits.keep(x.shape, threshold), threshold, x)  # all of it is the client's own
         if x.shape[0] != len(self.streams) * self.rows:
             raise UnbatchableError(
-                f"it drops values of a tensor of shape {tuple(x.shape)}, whose rows are not examples"
+                f"the model drops values of a tensor of shape {tuple(x.shape)}, whose rows are not examples"
             )
         where = (1,) if x.ndim == 3 else (2, 3) if x.ndim == 4 else ()
         padded = [axis for axis in where if x.shape[axis] == self.tokens]
@@ -132,8 +139,6 @@ class ClientDropout(TorchFunctionMode):
         for one in self.streams:
             shape = [one.tokens if axis in padded else size for axis, size in enumerate(x.shape)]
             blocks.append(one.bits.keep([one.rows, *shape[1:]], threshold))
-        if len(blocks) == 1 and blocks[0].shape == x.shape:
-            return _as_factor(blocks[0], threshold, x)
         mask = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
         for k, block in enumerate(blocks):
             own = mask[k * self.rows : k * self.rows + block.shape[0]]

@@ -34,8 +34,7 @@ class Job:
         adapter: what it was sent.
         examples: its own data.
         weight: its aggregation weight.
-        seed: of what is drawn for this client alone, derived from (run, round, client).
-        cohort_seed: of what is drawn alike for all clients of the round (`polyrank.training.batches.plan`).
+        seed: of all that is drawn in this job, derived from (run, round, client).
         base_change: a frozen update of the base beside the adapter.
         trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
         penalty: HetLoRA's regulariser, where the client may be pruned.
@@ -46,7 +45,6 @@ class Job:
     examples: Examples
     weight: float
     seed: int
-    cohort_seed: int = 0
     base_change: Adapter | None = None
     trains: frozenset[str] = frozenset({"a", "b", "head"})
     penalty: Penalty | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ WIDTHS = (1, 2, 5, 10, 20, 50, 100)
 STEPS = 2
 """Steps per client that are timed, of batches of typical lengths."""
 REPEATS = 2
+LONG_SECONDS = 1.0
+"""A timing that takes so long is not repeated: what warming up adds is small beside it."""
 WORSE = 1.05
 """A width that takes so many times the best so far ends the search: wider ones were slower wherever we looked."""
 MEMORY_SHARE = 0.5
@@ -78,69 +81,72 @@ def choose(resident: ResidentModel, options: TrainingConfig, jobs: Sequence[Job]
         jobs: a cohort's.
         rounds: how often such a cohort will be trained.
     """
-    batched, reason = (None, "") if options.engine == "sequential" else _batched(resident, options)
+    try:
+        batched = None if options.engine == "sequential" else Batched(resident, options, 1)
+        return _choose(resident, options, batched, jobs, rounds)
+    except UnbatchableError as error:  # of the model, or of a step that was tried
+        log.warning("clients are trained one after another: %s", error)
+        resident.model.eval()
+        return replace(_choose(resident, options, None, jobs, rounds), reason=str(error))
+
+
+def _choose(
+    resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], rounds: int
+) -> Plan:
     wanted = None if options.workers == "auto" else options.workers
     settled = batched is None or (options.engine == "batched" and options.clients_per_pass != "auto")
     if settled and wanted is not None:
         width = options.clients_per_pass if batched is not None and options.clients_per_pass != "auto" else 1
-        return Plan("sequential" if batched is None else "batched", width, wanted, reason)
+        return Plan("sequential" if batched is None else "batched", width, wanted)
     samples = [replace(job, examples=job.examples.subset(_typical(job.examples.lengths, options))) for job in jobs]
     widest = len(jobs) if batched is None else _most_that_fit(batched, samples[0])
     cores = torch.get_num_threads()
     workers = wanted or 1
+    sharing = -(-workers // torch.cuda.device_count()) if resident.device.type == "cuda" else workers
     with _threads(max(cores // workers, 1)):
-        best = _fastest(resident, options, batched, samples, min(widest, -(-len(jobs) // workers)))
+        best = _fastest(resident, options, batched, samples, min(widest // sharing, -(-len(jobs) // workers)))
     steps = sum(options.epochs * steps_per_epoch(len(job.examples), options.batch_size) for job in jobs)
     worthwhile = rounds * steps * best.seconds > 3 * STARTING_SECONDS and len(jobs) >= cores > 1
     if wanted is None and resident.device.type == "cuda":
         workers = min(torch.cuda.device_count(), len(jobs)) if worthwhile else 1
     elif wanted is None and worthwhile:
         with _threads(1):
-            alone = _fastest(resident, options, batched, samples, min(widest // cores, len(jobs) // cores))
+            alone = _fastest(resident, options, batched, samples, min(best.width, widest // cores, len(jobs) // cores))
         log.info("%d processes of one thread: %.2f times as fast", cores, cores * best.seconds / alone.seconds)
         if cores * best.seconds > GAIN * alone.seconds:
             best, workers = alone, cores
-    return Plan(best.engine, best.width, workers, reason)
-
-
-def _batched(resident: ResidentModel, options: TrainingConfig) -> tuple[Batched | None, str]:
-    try:
-        return Batched(resident, options, 1), ""
-    except UnbatchableError as error:
-        log.warning("clients are trained one after another: %s", error)
-        return None, str(error)
+    return Plan(best.engine, best.width, workers)
 
 
 def _fastest(
     resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], widest: int
 ) -> _Timing:
-    """Of the engines and widths that are left open."""
+    """Of the widths that are left open; a pass of one client is as fast as the sequential engine or faster."""
+    if batched is None:
+        return _Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1]))
+    fixed = options.clients_per_pass
+    widths = sorted({width for width in (*WIDTHS, len(jobs)) if width <= widest}) or [1]
     timings: list[_Timing] = []
-    if batched is None or options.engine == "auto":
-        timings.append(_Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1])))
-    if batched is not None:
-        fixed = options.clients_per_pass
-        widths = (
-            [min(fixed, len(jobs))] if fixed != "auto" else sorted({w for w in (*WIDTHS, len(jobs)) if w <= widest})
-        )
-        for width in widths or [1]:
-            batched.clients_per_pass = width
-            timings.append(_Timing("batched", width, _seconds(batched, jobs[:width])))
-            if timings[-1].seconds > WORSE * min(timing.seconds for timing in timings):
-                break
-    for timing in timings:
-        log.info("%s, %d to a pass: %.1f ms per client and step", timing.engine, timing.width, 1000 * timing.seconds)
+    for width in [min(fixed, len(jobs))] if fixed != "auto" else widths:
+        batched.clients_per_pass = width
+        timings.append(_Timing("batched", width, _seconds(batched, jobs[:width])))
+        log.info("%d clients in one pass: %.1f ms per client and step", width, 1000 * timings[-1].seconds)
+        if timings[-1].seconds > WORSE * min(timing.seconds for timing in timings):
+            break
     return min(timings, key=lambda timing: timing.seconds)
 
 
 def _seconds(engine: Engine, jobs: Sequence[Job]) -> float:
-    """Per client and step: the shortest of some timings, after one more that warms up."""
-    times = []
+    """Per client and step: the shortest of some timings, the first of which warms up."""
+    best = math.inf
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
         steps = sum(int(update.metrics["steps"]) for update in engine.train(jobs))
-        times.append((time.perf_counter() - start) / steps)  # results are copied to the CPU, so nothing is pending
-    return min(times[1:])
+        seconds = time.perf_counter() - start  # results are copied to the CPU, so nothing is pending
+        best = min(best, seconds / steps)
+        if seconds > LONG_SECONDS:
+            break
+    return best
 
 
 def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:

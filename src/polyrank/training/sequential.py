@@ -11,7 +11,7 @@ from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.state import ClientUpdate
 from polyrank.tasks import classification
-from polyrank.training.batches import plan
+from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.job import Engine, Job, Penalty
 from polyrank.training.optimizer import make_optimizer
@@ -47,26 +47,25 @@ class Sequential(Engine):
         parameters = resident.trainable(job.trains)
         optimizer = make_optimizer([parameters], options)
         with clock("data"):
-            batches = plan(job.examples.lengths, options.batch_size, options.epochs, job.seed, job.cohort_seed)
+            batches = plan(len(job.examples), options.batch_size, options.epochs, job.seed)
+        size = part_size(options.batch_size, resident.device)
         factor = multiplier(options, len(batches))
         total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
         with torch.random.fork_rng(devices=[resident.device] if resident.device.type == "cuda" else []):
             torch.manual_seed(job.seed)  # for what draws past the client's streams, as a layer of its own dropout may
             for step, indices in enumerate(batches):
-                with clock("data"):
-                    batch = classification.collate(job.examples, indices, resident.device)
-                with clock("arithmetic"):
-                    rows, tokens = batch.input_ids.shape
-                    own = stream(job.seed, step, rows, tokens, resident.device)
-                    with ClientDropout([own], rows, tokens), resident.computing():
-                        logits = resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-                    loss = classification.loss(logits, batch.labels)
-                    total += loss.detach()
-                    if job.penalty is not None:
-                        loss = loss + penalty(resident.tails(job.penalty.kept), job.penalty)
-                    optimizer.zero_grad()
-                    torch.autograd.backward(loss)
+                optimizer.zero_grad()
+                for number, part in enumerate(parts(indices, job.examples.lengths, size)):
+                    with clock("data"):
+                        batch = classification.collate(job.examples, part, resident.device)
+                    with clock("arithmetic"):
+                        loss = self._loss(job, (step, number), batch) / len(indices)
+                        total += loss.detach()
+                        torch.autograd.backward(loss)
+                if job.penalty is not None:
+                    with clock("arithmetic"):
+                        torch.autograd.backward(penalty(resident.tails(job.penalty.kept), job.penalty))
                 with clock("optimiser"):
                     for group in optimizer.param_groups:
                         group["lr"] = options.lr * factor(step)
@@ -75,6 +74,14 @@ class Sequential(Engine):
                     optimizer.step()
         resident.model.eval()
         return float(total) / len(batches), len(batches)
+
+    def _loss(self, job: Job, place: tuple[int, int], batch: classification.Batch) -> Tensor:
+        """Summed over a part of a step."""
+        rows, tokens = batch.input_ids.shape
+        own = stream(job.seed, *place, rows, tokens, device=self.resident.device)
+        with ClientDropout([own], rows, tokens), self.resident.computing():
+            logits = self.resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return classification.loss(logits, batch.labels, reduction="sum")
 
 
 def penalty(tails: Sequence[tuple[Tensor, Tensor]], options: Penalty) -> Tensor:
