@@ -240,3 +240,13 @@ def test_the_machine_is_on_record():
     assert json.loads(json.dumps(about)) == about
     assert about["versions"]["torch"]
     assert about["threads"] >= 1
+
+
+def test_a_resumed_run_may_be_trained_in_another_way():
+    """Engines give the same result, so a run may go on with other processes; ``auto`` keeps what was chosen."""
+    how = ["training.engine=batched", "training.clients_per_pass=5", "training.workers=2"]
+    saved = configuration.load(overrides=how)
+    assert resolved_as(configuration.load(), saved).training == saved.training
+    other = configuration.load(overrides=[*how[:2], "training.workers=1"])
+    assert resolved_as(other, saved).training.workers == 1
+    assert fingerprint(other) == fingerprint(saved)

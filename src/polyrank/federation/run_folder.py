@@ -188,7 +188,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-_MAY_CHANGE: Any = {"output": True, "evaluation": True, "federation": {"rounds"}}
+_HOW: tuple[str, ...] = ("engine", "clients_per_pass", "workers")
+"""How clients are trained, not what comes out: every engine gives the same result."""
+_MAY_CHANGE: Any = {"output": True, "evaluation": True, "federation": {"rounds"}, "training": set(_HOW)}
 """What a resumed run may change; Any: the shape that pydantic's `exclude` takes."""
 
 
@@ -219,7 +221,15 @@ def resolved_as(config: Config, saved: Config) -> Config:
             "new run with another --out"
         )
     rounds = saved.federation.model_copy(update={"rounds": config.federation.rounds})
-    return saved.model_copy(update={"output": config.output, "evaluation": config.evaluation, "federation": rounds})
+    how = {name: getattr(config.training, name) for name in _HOW if getattr(config.training, name) != "auto"}
+    return saved.model_copy(
+        update={
+            "output": config.output,
+            "evaluation": config.evaluation,
+            "federation": rounds,
+            "training": saved.training.model_copy(update=how),
+        }
+    )
 
 
 def about_this_machine() -> dict[str, Any]:
