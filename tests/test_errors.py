@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from polyrank import errors
 from polyrank.errors import PolyRankError, did_you_mean
 
-KINDS = [errors.ConfigError, errors.DataError, errors.ModelError, errors.AdapterError, errors.RunFolderError]
+KINDS = [
+    *(errors.ConfigError, errors.DataError, errors.ModelError, errors.AdapterError, errors.RunFolderError),
+    errors.WorkerError,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -13,6 +18,12 @@ def test_every_kind_is_caught_as_a_polyrank_error_and_by_no_other(kind: type[Pol
     with pytest.raises(PolyRankError, match="found 3"):
         raise kind("found 3")
     assert not issubclass(kind, ValueError | KeyError | OSError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_can_be_sent_from_process_to_process(kind: type[PolyRankError]):
+    again = pickle.loads(pickle.dumps(kind("found 3")))
+    assert (type(again), str(again)) == (kind, "found 3")
 
 
 def test_kinds_are_told_apart():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polyrank.federation import checkpoint
+from polyrank.training.profile import PHASES
 from polyrank.training.sequential import Sequential
 from tests.cli.conftest import Polyrank
 
@@ -111,6 +113,46 @@ def test_bad_input_is_one_clear_line(polyrank: Polyrank, own_things: Path, argum
         assert word in result.err
     assert result.out == ""
     assert not Path("runs").exists()
+
+
+def lines(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_profile_shows_where_the_time_went(polyrank: Polyrank, own_things: Path):
+    """The six phases of each round are its seconds, but for the rounding to 0.1 ms."""
+    result = polyrank("run", own_things / "study.toml", "--out", "study", "--profile", "--set", "training.epochs=5")
+    assert result.code == 0
+    shown = " ".join(result.out.split()).partition("where the time of the rounds went")[2]
+    for phase in PHASES:
+        assert phase in shown
+    for line in lines("study"):
+        booked = {phase: line[f"time/{phase}"] for phase in PHASES}
+        assert sum(booked.values()) == pytest.approx(line["seconds"], rel=0.01)
+        assert all(booked[phase] > 0 for phase in ("arithmetic", "optimiser", "aggregation", "evaluation"))
+        assert min(booked.values()) >= 0
+    summary = json.loads(Path("study/summary.json").read_text())
+    assert list(summary["time"]) == list(PHASES)
+    assert sum(summary["time"].values()) == pytest.approx(summary["seconds"], abs=0.05)
+
+
+def test_without_profile_nothing_is_booked(polyrank: Polyrank, own_things: Path):
+    result = polyrank("run", own_things / "study.toml", "--out", "study")
+    assert "where the time" not in result.out
+    assert not any(key.startswith("time") for line in lines("study") for key in line)
+    assert "time" not in json.loads(Path("study/summary.json").read_text())
+
+
+def test_how_clients_are_trained_is_shown_and_written_down(polyrank: Polyrank, own_things: Path):
+    """Two clients in a round, in one pass as asked; or as was measured, which is written down resolved."""
+    chosen = ("--set", "training.engine=batched", "--set", "training.clients_per_pass=2", "--set", "training.workers=1")
+    result = polyrank("run", own_things / "study.toml", "--out", "fixed", *chosen)
+    assert "2 clients in one pass; aggregation" in " ".join(result.out.split())
+    assert polyrank("run", own_things / "study.toml", "--out", "measured").code == 0
+    training = tomllib.loads(Path("measured/config.toml").read_text())["training"]
+    assert training["engine"] == "batched"
+    assert training["clients_per_pass"] in (1, 2)
+    assert training["workers"] == 1
 
 
 def test_a_label_seen_in_test_only_is_named(polyrank: Polyrank, own_things: Path):

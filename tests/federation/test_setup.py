@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from polyrank import config as configuration
 from polyrank.aggregation import METHODS
@@ -46,6 +47,19 @@ def test_nothing_is_left_to_be_resolved(configure: Configure):
         resolved.model.head,
     )
     assert build(resolved).config == resolved
+
+
+def test_measuring_leaves_the_initial_adapter_in_place(configure: Configure):
+    """What was trained for the sake of time is gone, and so is its gradient."""
+    auto = ("training.engine=auto", "training.clients_per_pass=auto", "training.workers=auto")
+    threads = torch.get_num_threads()
+    federation = build(configure(*auto))
+    assert federation.plan.engine == federation.config.training.engine == "batched"
+    assert federation.plan.clients_per_pass == federation.config.training.clients_per_pass
+    assert federation.resident.extract().identical(federation.initial_state().adapter)
+    assert all(parameter.grad is None for parameter in federation.resident.trainable())
+    assert not federation.resident.model.training
+    assert torch.get_num_threads() == threads
 
 
 def test_the_number_of_clients_comes_from_the_column(configure: Configure):

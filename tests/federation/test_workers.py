@@ -1,19 +1,21 @@
-"""Whole runs whose clients are trained by two processes."""
+"""Whole runs whose clients are trained by processes of their own."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
 from polyrank.errors import RunFolderError
-from polyrank.federation import checkpoint
+from polyrank.federation import checkpoint, setup
 from polyrank.federation.listener import Listener
 from polyrank.federation.run_folder import RunFolder
 from polyrank.federation.runner import run
 from tests.federation.conftest import Configure
+from tests.federation.doubles import Pretend, Stop
 
 BOTH = ("federation.participation=1", "federation.rounds=2", "model.dropout=0.1")
 
@@ -30,13 +32,6 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [line | {"seconds": 0} for line in RunFolder(folder).read_metrics()]
 
 
-@pytest.fixture
-def single_threaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process has one thread here, as each of two has."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.mark.usefixtures("single_threaded")
 def test_a_run_is_the_same_with_one_process_and_with_two(configure: Configure, tmp_path: Path):
     """Bit for bit, in passes of two clients; the scoring round goes through the processes as well."""
     config = ("ranks.policy=validation", "ranks.validation_per_label=10", *BOTH)
@@ -58,17 +53,61 @@ def test_a_run_is_the_same_with_one_process_and_with_two(configure: Configure, t
     assert not workers()
 
 
-@pytest.mark.parametrize("problem", [KeyboardInterrupt(), RunFolderError("the disk is full")], ids=["Ctrl-C", "error"])
-def test_a_run_that_ends_early_ends_its_processes(configure: Configure, tmp_path: Path, problem: BaseException):
-    """In the middle of a round, while the processes train."""
+def test_ctrl_c_ends_the_processes(configure: Configure, tmp_path: Path):
+    """In the middle of a round, while they train."""
     seen: list[int] = []
 
-    class Stop(Listener):
-        def on_client(self, stage: str, done: int, total: int) -> None:  # noqa: ARG002  # the listener's signature
+    class Look(Stop):
+        def on_client(self, stage: str, done: int, total: int) -> None:
             seen.append(len(workers()))
-            raise problem
+            super().on_client(stage, done, total)
 
-    with pytest.raises(type(problem)):
-        run(configure(*BOTH, "training.workers=2"), tmp_path, listener=Stop())
-    assert seen == [2]
+    with pytest.raises(KeyboardInterrupt):
+        run(configure(*BOTH, "training.workers=2"), tmp_path, listener=Look(in_round=1))
+    assert set(seen) == {2}
     assert not workers()
+
+
+class Closable(Pretend):
+    """Counts how often it is closed."""
+
+    closed: ClassVar[list[int]] = []
+
+    def close(self) -> None:
+        self.closed.append(1)
+
+
+@pytest.mark.parametrize("stage", ["on_start", "on_client", "on_saved", "on_end", None])
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, RunFolderError, ValueError])
+def test_however_a_run_ends_its_engine_is_closed(
+    configure: Configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str | None,
+    problem: type[BaseException],
+):
+    """Once, wherever the trouble is, and without any."""
+
+    def fail(*_: object) -> None:
+        raise problem
+
+    listener = Listener()
+    if stage:
+        monkeypatch.setattr(listener, stage, fail)
+    monkeypatch.setattr(setup, "_engine", lambda *_: Closable())
+    monkeypatch.setattr(Closable, "closed", [])
+    with pytest.raises(problem) if stage else nullcontext():
+        run(configure("federation.rounds=1"), tmp_path, listener=listener)
+    assert Closable.closed == [1]
+
+
+def test_a_folder_that_is_taken_is_said_before_anything_starts(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(setup, "_engine", lambda *_: Closable())
+    monkeypatch.setattr(Closable, "closed", [])
+    run(configure("federation.rounds=1"), tmp_path)
+    Closable.closed.clear()
+    with pytest.raises(RunFolderError, match="--resume"):
+        run(configure("federation.rounds=1"), tmp_path)
+    assert Closable.closed == []

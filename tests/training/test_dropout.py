@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
+from polyrank.adapter import Adapter
+from polyrank.config import TrainingConfig
+from polyrank.training.batched import Batched
 from polyrank.training.dropout import LEVELS, ClientDropout, Stream, UnbatchableError, stream
+from polyrank.training.job import Job
+from polyrank.training.sequential import Sequential
+from tests.models import Checkpoints, examples, random_adapter, resident
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -260,6 +266,32 @@ def test_other_random_numbers_are_refused_for_several_clients(draw: Callable[[Te
         first = draw(x)
         torch.manual_seed(0)
         assert torch.equal(draw(x), first)
+
+
+class Noise(nn.Module):
+    """What a model may draw by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+def test_a_models_own_noise_is_seeded_by_the_client(checkpoint: Checkpoints):
+    """The same in both engines, client by client, whatever the global generator says; two in a pass are refused."""
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    model.model.get_submodule("bert.embeddings").dropout = Noise()
+    jobs = [Job(f"c{i}", random_adapter(model), examples(model, 5, seed=1), 1.0, i) for i in range(2)]
+    options = TrainingConfig(batch_size=4)
+    ends = []
+    for number, engine in enumerate((Sequential(model, options), Batched(model, options, 1))):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            ends.append([update.adapter for update in engine.train(jobs)])
+    for one, other in zip(*ends, strict=True):
+        for (name, tensor), (_, expected) in zip(one.tensors(), other.tensors(), strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=1e-8, atol=1e-10, msg=name)
+    assert not any(torch.allclose(a, b) for (_, a), (_, b) in zip(*map(Adapter.tensors, ends[0]), strict=True))
+    with pytest.raises(UnbatchableError, match="draws random numbers by randn_like"):
+        list(Batched(model, options, 2).train(jobs))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -89,7 +89,7 @@ def batched(seconds: Mapping[int, float], threads: int = 1) -> dict[Kind, float]
         ({1: 1.0, 2: 0.6, 5: 0.5, 10: 0.53}, 5, [1, 2, 5, 10]),
         ({1: 1.0, 2: 1.06}, 1, [1, 2]),
         ({1: 1.0, 2: 1.04, 5: 0.9, 10: 2.0}, 5, [1, 2, 5, 10]),
-        ({1: 1.0, 2: 0.5, 5: 0.52, 10: 0.53}, 2, [1, 2, 5, 10]),
+        ({1: 1.0, 2: 0.5, 5: 0.52, 10: 0.535}, 2, [1, 2, 5, 10]),
     ],
     ids=["widest", "narrower", "one", "a little slower on the way", "against the best, not the last"],
 )
@@ -99,12 +99,10 @@ def test_the_fastest_width_is_taken(
 ):
     """12 clients; the search ends where a width takes more than 1.05 times the best so far."""
     seconds, best, measured = case
-    found = measure(batched(seconds | {12: seconds.get(12, 9.0)}))
+    found = measure(batched(seconds))
     plan = choose(bert, TrainingConfig(engine=engine, batch_size=4), jobs(bert, 12), rounds=1)
     assert plan == Plan("batched", best, 1)
-    tried = [width for _, width, _ in found]
-    assert tried[: len(measured)] == measured
-    assert set(tried) - set(measured) <= {12}
+    assert [width for _, width, _ in found] == measured
 
 
 def test_the_plan_in_words():
@@ -131,9 +129,10 @@ def test_memory_limits_the_width(bert: ResidentModel, measure: Measure, free: Ca
         measure(batched(EVER_FASTER))
         free(clients * one / planner.MEMORY_SHARE)
         assert choose(bert, options, work, rounds=1).clients_per_pass == width
-    free(7 * one / planner.MEMORY_SHARE)
-    measure(batched(EVER_FASTER))
-    assert choose(bert, options.model_copy(update={"workers": 3}), work, rounds=1).clients_per_pass == 2
+    for clients, width in ((5, 1), (7, 2)):
+        measure(batched(EVER_FASTER))
+        free(clients * one / planner.MEMORY_SHARE)
+        assert choose(bert, options.model_copy(update={"workers": 3}), work, rounds=1).clients_per_pass == width
     torch.set_num_threads(2)
     measure(batched(EVER_FASTER, 2) | batched(EVER_FASTER, 1))
     assert choose(bert, options, work, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
@@ -236,11 +235,14 @@ def test_a_model_that_couples_examples_is_trained_sequentially(
     assert [record.getMessage() for record in caplog.records] == [f"clients are trained one after another: {reason}"]
 
 
-def test_a_reason_that_shows_in_a_step_only(checkpoint: Checkpoints, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("workers", ["auto", 1])
+def test_a_reason_that_shows_in_a_step_only(
+    checkpoint: Checkpoints, caplog: pytest.LogCaptureFixture, workers: int | str
+):
     """DeBERTa drops values of its table of positions, which has no clients; found while two are measured."""
     model = resident(checkpoint("deberta-v2"))
     with caplog.at_level(logging.WARNING):
-        plan = choose(model, TrainingConfig(batch_size=4), jobs(model, 3), rounds=1)
+        plan = choose(model, TrainingConfig(batch_size=4, workers=workers), jobs(model, 3), rounds=1)
     assert (plan.engine, plan.clients_per_pass, plan.workers) == ("sequential", 1, 1)
     assert "whose rows are not examples" in str(plan)
     assert plan.reason in caplog.text

@@ -1,0 +1,1 @@
+"""What `benchmarks.versus_flower` runs in processes of their own: the job under Flower and pfl, accuracy, memory."""
