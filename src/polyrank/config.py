@@ -159,7 +159,7 @@ class TrainingConfig(Section):
 
     engine: Literal["auto", "sequential", "batched"] = "auto"
     """``sequential``: one client after another by PEFT's own layers, the reference; ``batched``: several clients in one
-    pass; ``auto`` measures which is faster here."""
+    pass; ``auto``: batched wherever the model allows it."""
     clients_per_pass: Count | Literal["auto"] = "auto"
     """batched: the most clients in one pass; ``auto`` measures what is fastest and fits into memory."""
     workers: Count | Literal["auto"] = "auto"

@@ -47,7 +47,8 @@ def test_the_initial_adapter_changes_nothing(checkpoint: Checkpoints, architectu
     model = resident(folder, head=head)
     inputs = batch(model)
     model.install(model.initial(2, 2.0, seed=1))
-    assert torch.equal(logits(model.model, inputs), logits(plain.model, inputs))
+    expected = logits(plain.model, inputs)  # of the whole last layer, where ours may compute its first token only
+    torch.testing.assert_close(logits(model.model, inputs), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_initial_adapter_is_seeded(bert: ResidentModel):

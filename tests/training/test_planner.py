@@ -223,11 +223,14 @@ def test_processes_only_for_long_runs_on_several_cores(
 
 @pytest.mark.parametrize("options", [{}, {"engine": "batched", "clients_per_pass": 2, "workers": 1}])
 def test_a_model_that_couples_examples_is_trained_sequentially(
-    bert: ResidentModel, caplog: pytest.LogCaptureFixture, options: dict
+    bert: ResidentModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, options: dict
 ):
     """Also where batching was asked for; the reason is in the plan and in the log."""
     bert.model.add_module("odd", nn.BatchNorm1d(4))
-    with caplog.at_level(logging.WARNING):
+    caplog.clear()
+    monkeypatch.setattr(logging.getLogger("polyrank"), "propagate", True)  # the command line's tests switch it off
+    monkeypatch.setattr(logging.getLogger("polyrank.training.planner"), "disabled", False)
+    with caplog.at_level(logging.WARNING, "polyrank.training.planner"):
         plan = choose(bert, TrainingConfig(batch_size=4, **options), jobs(bert, 3), rounds=1)
     reason = "odd is a BatchNorm1d, which normalises over the examples of a batch"
     assert plan == Plan("sequential", 1, 1, reason)
@@ -237,11 +240,14 @@ def test_a_model_that_couples_examples_is_trained_sequentially(
 
 @pytest.mark.parametrize("workers", ["auto", 1])
 def test_a_reason_that_shows_in_a_step_only(
-    checkpoint: Checkpoints, caplog: pytest.LogCaptureFixture, workers: int | str
+    checkpoint: Checkpoints, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, workers: int | str
 ):
     """DeBERTa drops values of its table of positions, which has no clients; found while two are measured."""
     model = resident(checkpoint("deberta-v2"))
-    with caplog.at_level(logging.WARNING):
+    caplog.clear()
+    monkeypatch.setattr(logging.getLogger("polyrank"), "propagate", True)  # the command line's tests switch it off
+    monkeypatch.setattr(logging.getLogger("polyrank.training.planner"), "disabled", False)
+    with caplog.at_level(logging.WARNING, "polyrank.training.planner"):
         plan = choose(model, TrainingConfig(batch_size=4, workers=workers), jobs(model, 3), rounds=1)
     assert (plan.engine, plan.clients_per_pass, plan.workers) == ("sequential", 1, 1)
     assert "whose rows are not examples" in str(plan)

@@ -41,7 +41,7 @@ def _bert(
     """A layer of BERT's family; what only its decoders are given is None here."""
     options = {name: value for name, value in options.items() if value is not None}
     own = self.attention.self
-    first = hidden_states[:, :1]
+    first = hidden_states[:, :1].contiguous()
     states = (own.query(first), own.key(hidden_states), own.value(hidden_states))
     mixed = _attend(own, states, attention_mask, options)
     result: Tensor = self.feed_forward_chunk(self.attention.output(mixed, first))
@@ -51,7 +51,7 @@ def _bert(
 def _distilbert(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
     """A layer of DistilBERT."""
     own = self.attention
-    first = hidden_states[:, :1]
+    first = hidden_states[:, :1].contiguous()
     states = (own.q_lin(first), own.k_lin(hidden_states), own.v_lin(hidden_states))
     mixed = self.sa_layer_norm(own.out_lin(_attend(own, states, attention_mask, options)) + first)
     result: Tensor = self.output_layer_norm(self.ffn(mixed) + mixed)
