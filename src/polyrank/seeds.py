@@ -1,12 +1,14 @@
 """Randomness: every draw comes from a generator that is derived from (run seed, purpose, round, client, ...).
 
-Nothing in PolyRank uses a global generator, so the order in which clients are trained, and what else runs in the
-process, cannot change a result; and a resumed run draws the same numbers as an uninterrupted one.
+Nothing in PolyRank uses a global generator but inside `seeded`, so the order in which clients are trained, and what
+else runs in the process, cannot change a result; and a resumed run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -40,3 +42,13 @@ def numpy_generator(seed: int, *path: str | int) -> np.random.Generator:
     import numpy as np
 
     return np.random.default_rng(derive(seed, *path))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """For libraries that draw from torch's global generators: seeded inside, and as they were afterwards."""
+    import torch
+
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

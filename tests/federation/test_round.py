@@ -26,6 +26,7 @@ from polyrank.federation.round import (
     personalise,
     problem,
     read_out,
+    read_outs,
     travelling,
     with_ranks,
 )
@@ -510,10 +511,10 @@ def test_the_mean_of_the_base_changes_that_clients_were_sent(name: str, expected
     change = Adapter({"m": Factors(torch.tensor([[3.0]]), torch.tensor([[5.0]]), 0.5)})
     state = ServerState(0, line(1.0, 4.0, scale=2.0), {"ann": 1, "bob": 2}, {"ann": 2.0, "bob": 2.0}, {}, change)
     updates = [ClientUpdate("ann", line(2.0), 3.0), ClientUpdate("bob", line(6.0, 8.0), 1.0)]
-    found = mean_base_change(state, updates, build(name))
+    found = mean_base_change(state, updates, read_outs(state, state.ranks, build(name)))
     assert (found and found.modules["m"].delta().item()) == (expected if expected is None else pytest.approx(expected))
 
 
 def test_without_any_base_change_their_mean_is_none():
     updates = [ClientUpdate("bob", line(6.0, 8.0), 1.0)]
-    assert mean_base_change(SERVER, updates, build("flora")) is None
+    assert mean_base_change(SERVER, updates, read_outs(SERVER, SERVER.ranks, build("flora"))) is None

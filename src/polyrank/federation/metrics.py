@@ -32,7 +32,7 @@ def round_metrics(
         result: of aggregating them.
         sent: the cohort's read-outs.
     """
-    after, method, options = result.state, federation.method, federation.config.evaluation
+    after, options = result.state, federation.config.evaluation
     parts = federation.parts(after.round)
     clients = list(sent)
     metrics: dict[str, Any] = {"round": after.round}
@@ -53,7 +53,7 @@ def round_metrics(
     shared = "b" not in parts.keeps  # where B stays with the clients there is no global product to measure
     if options.diagnostics and shared and any(update.weight > 0 for update in result.used):
         started = {client: download.adapter for client, download in sent.items()}
-        change = mean_base_change(state, result.used, method)
+        change = mean_base_change(state, result.used, sent)
         metrics |= diagnose(result.used, started, change, after, min(state.ranks.values()))
     return metrics
 
@@ -76,9 +76,7 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], fe
     constant = max(int((labels == label).sum()) for label in range(len(federation.labels))) / len(labels)
     best = max(evaluated, key=lambda line: line["test/accuracy"])
     last = evaluated[-1]
-    booked = {
-        phase: round(sum(line[f"time/{phase}"] for line in lines if f"time/{phase}" in line), 2) for phase in PHASES
-    }
+    booked = {phase: round(sum(line.get(f"time/{phase}", 0.0) for line in lines), 2) for phase in PHASES}
     return {
         "method": federation.config.aggregation.method,
         "rounds": len(lines),

@@ -241,17 +241,20 @@ def global_model(state: ServerState) -> Adapter:
     return Adapter(modules, state.adapter.dense)
 
 
-def mean_base_change(state: ServerState, updates: Sequence[ClientUpdate], method: Method) -> Adapter | None:
-    """The weighted mean of the base changes that the clients of these updates were sent; for diagnostics.
+def mean_base_change(
+    state: ServerState, updates: Sequence[ClientUpdate], sent: Mapping[str, Download]
+) -> Adapter | None:
+    """The weighted mean of the base changes that the clients of these updates were ``sent``; for diagnostics.
 
     With one base change for all it is that one. Rank classes with different ones are stacked.
     """
     total = sum(update.weight for update in updates)
     weights: dict[int, float] = {}
+    changes: dict[int, Adapter | None] = {}
     for update in updates:
         rank = state.ranks[update.client]
         weights[rank] = weights.get(rank, 0.0) + update.weight / total
-    changes = {rank: method.read_out(state, rank).base_change for rank in weights}
+        changes[rank] = sent[update.client].base_change
     modules: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     for rank, change in sorted(changes.items()):
         for name, factors in change.modules.items() if change else ():

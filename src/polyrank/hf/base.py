@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from polyrank.config import ModelConfig
 from polyrank.errors import ModelError, did_you_mean
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.mean_pool import MeanPoolClassifier
-from polyrank.seeds import derive
+from polyrank.seeds import derive, seeded
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ def _load(path: str, common: dict[str, Any], head: str, labels: int, seed: int) 
     """
     if head == "mean-pool" or (head == "auto" and _pools_sentences(path, common)):
         return _load_mean_pool(path, common, labels, seed)
-    with _seeded(seed):
+    with seeded(seed):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **common
         )
@@ -180,7 +179,7 @@ def _load_mean_pool(path: str, common: dict[str, Any], labels: int, seed: int) -
     classes = AutoModel._model_mapping[type(common["config"])]
     first = classes[0] if isinstance(classes, tuple) else classes
     pooler = "add_pooling_layer" in inspect.signature(first.__init__).parameters
-    with _seeded(seed):
+    with seeded(seed):
         encoder, info = AutoModel.from_pretrained(
             path,
             output_loading_info=True,
@@ -192,7 +191,7 @@ def _load_mean_pool(path: str, common: dict[str, Any], labels: int, seed: int) -
     _check_backbone(set(info["missing_keys"]) | mismatched)
     if encoder.main_input_name != "input_ids":
         raise ModelError(f"a {encoder.config.model_type} model reads {encoder.main_input_name}; expected one of text")
-    with _seeded(seed):
+    with seeded(seed):
         return MeanPoolClassifier(encoder, labels), ("classifier",)
 
 
@@ -207,11 +206,3 @@ def _pools_sentences(path: str, common: dict[str, Any]) -> bool:
     if pools:
         log.info("head: mean-pool, because %s is a sentence encoder", path)
     return pools
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """New parameters are drawn by torch's global generator: seed it, and put it back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

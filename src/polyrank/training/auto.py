@@ -13,6 +13,7 @@ import torch
 from polyrank.config import TrainingConfig
 from polyrank.errors import ModelError
 from polyrank.hf.resident import ResidentModel
+from polyrank.seeds import seeded
 from polyrank.tasks import classification
 from polyrank.tasks.classification import Examples
 
@@ -75,7 +76,7 @@ def _step_seconds(resident: ResidentModel, options: TrainingConfig, examples: Ex
     batch = classification.collate(examples, chosen, resident.device)
     resident.model.train()
     times: list[float] = []
-    with torch.random.fork_rng(devices=[resident.device] if resident.device.type == "cuda" else []):
+    with seeded(0, resident.device):
         for i in range(TIMED_STEPS + 1):
             start = time.perf_counter()
             with resident.computing():

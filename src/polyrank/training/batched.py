@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
+from polyrank.seeds import seeded
 from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import Batch, collate_together
+from polyrank.tasks.classification import loss as classification_loss
 from polyrank.training.batches import part_size, parts, plan
-from polyrank.training.dropout import ClientDropout, Unchanged, stream
-from polyrank.training.job import Engine, Job, in_passes
+from polyrank.training.dropout import ClientDropout, stream
+from polyrank.training.job import Engine, Job, in_order, in_passes
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
@@ -70,12 +72,8 @@ class Batched(Engine):
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job, in the order of the jobs; metrics as of the sequential engine."""
-        waiting = [job.client for job in jobs]
-        done: dict[str, ClientUpdate] = {}
-        for together in in_passes(jobs, self.clients_per_pass, self.options):
-            done |= {update.client: update for update in self._pass(together)}
-            while waiting and waiting[0] in done:
-                yield done.pop(waiting.pop(0))
+        passes = in_passes(jobs, self.clients_per_pass, self.options)
+        yield from in_order(jobs, (update for together in passes for update in self._pass(together)))
 
     def _pass(self, jobs: Sequence[Job]) -> list[ClientUpdate]:
         options, resident, clock = self.options, self.resident, self.clock
@@ -86,9 +84,7 @@ class Batched(Engine):
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(jobs), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
-        devices = [resident.device] if resident.device.type == "cuda" else []
-        with self._model.installed(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(jobs[0].seed)  # as the sequential engine does; for passes of one client
+        with self._model.installed(), seeded(jobs[0].seed, resident.device):  # as sequential, where there is one client
             adapters = StackedAdapters(
                 self._model, [job.adapter for job in jobs], [job.base_change for job in jobs], jobs[0].trains
             )
@@ -97,13 +93,14 @@ class Batched(Engine):
                 active = sum(count > step for count in steps)
                 with clock("arithmetic"):
                     adapters.activate(active)
-                cut = [
-                    parts(batches[step], job.examples.lengths, size)
-                    for job, batches in zip(jobs[:active], plans, strict=False)
-                ]
+                with clock("data"):
+                    chosen = [batches[step] for batches in plans[:active]]
+                    cut = [
+                        parts(own, job.examples.lengths, size) for job, own in zip(jobs[:active], chosen, strict=True)
+                    ]
+                    counts = [len(own) for own in chosen]
                 for number in range(max(map(len, cut))):
                     with clock("data"):
-                        counts = [len(batches[step]) for batches in plans[:active]]
                         batch = _together(jobs[:active], [_at(own, number) for own in cut], counts, resident.device)
                     with clock("arithmetic"):
                         losses = self._losses(jobs, (step, number), batch)
@@ -130,20 +127,19 @@ class Batched(Engine):
     def _losses(self, jobs: Sequence[Job], place: tuple[int, int], batch: Padded) -> Tensor:
         """What a part of a step adds to each client's mean loss, ``(clients,)``."""
         rows, tokens = batch.rows, batch.batch.input_ids.shape[1]
-        drop: ClientDropout | Unchanged = Unchanged()
+        drop: ClientDropout | None = None
         if self._drops:
             streams = [
                 stream(job.seed, *place, len(own), longest, device=self.resident.device)
                 for job, own, longest in zip(jobs, batch.chosen, batch.longest, strict=False)
             ]
             drop = ClientDropout(streams, rows, tokens)
-        with drop, self.resident.computing():
+        with drop or nullcontext(), self.resident.computing():
             logits = self.resident.model(
                 input_ids=batch.batch.input_ids, attention_mask=batch.batch.attention_mask
             ).logits
-        self._drops = self._drops and drop.used
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        each = functional.cross_entropy(wide, batch.batch.labels, reduction="none")
+        self._drops = drop is not None and drop.used
+        each = classification_loss(logits, batch.batch.labels, reduction="none")
         return (each * batch.weights.to(each.dtype)).view(-1, rows).sum(dim=1)
 
 

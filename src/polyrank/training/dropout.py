@@ -1,15 +1,13 @@
 """Dropout whose masks belong to the client: the same alone or beside others, with any padding, in any order.
 
-torch's own generator on a CPU is serial and takes a third of a training step; the streams here are several times
-faster as well (`benchmarks/kernels.py`).
+torch's own generator on a CPU is serial; the streams here are faster as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -168,20 +166,6 @@ class ClientDropout(TorchFunctionMode):
             allowed = attn_mask.dtype == torch.bool
             weights = weights.masked_fill(~attn_mask, float("-inf")) if allowed else weights + attn_mask
         return self._dropout(weights.softmax(dim=-1).to(value.dtype), dropout_p) @ value
-
-
-class Unchanged:
-    """In the place of `ClientDropout` where a model drops nothing."""
-
-    used = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 class _Drop(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,16 @@ def in_passes(jobs: Sequence[Job], clients: int, options: TrainingConfig) -> lis
     """Jobs that are trained together: at most so many, those of most steps first; ties in the order of the jobs."""
     by_steps = sorted(jobs, key=lambda job: -steps_per_epoch(len(job.examples), options.batch_size))
     return [by_steps[i : i + clients] for i in range(0, len(by_steps), clients)]
+
+
+def in_order(jobs: Sequence[Job], updates: Iterable[ClientUpdate]) -> Iterator[ClientUpdate]:
+    """Updates in the order of the jobs, each as soon as those before it have come."""
+    waiting = [job.client for job in jobs]
+    done: dict[str, ClientUpdate] = {}
+    for update in updates:
+        done[update.client] = update
+        while waiting and waiting[0] in done:
+            yield done.pop(waiting.pop(0))
 
 
 class Engine(Protocol):

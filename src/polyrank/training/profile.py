@@ -36,7 +36,11 @@ class Clock:
         finally:
             if self.device is not None and self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            self.book(phase, time.perf_counter() - start)
+
+    def book(self, phase: str, seconds: float) -> None:
+        """Add to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     @contextmanager
     def shares(self) -> Iterator[Callable[[Mapping[str, float]], None]]:
@@ -48,14 +52,14 @@ class Clock:
 
         def book(seconds: Mapping[str, float]) -> None:
             for phase, value in seconds.items():
-                theirs.seconds[phase] = theirs.seconds.get(phase, 0.0) + value
+                theirs.book(phase, value)
 
         yield book
         total = sum(theirs.seconds.values())
         if self.running and total:
             passed = time.perf_counter() - start
             for phase, value in theirs.seconds.items():
-                self.seconds[phase] = self.seconds.get(phase, 0.0) + passed * value / total
+                self.book(phase, passed * value / total)
 
     def take(self) -> dict[str, float]:
         """What was booked since the last call."""

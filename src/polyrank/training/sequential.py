@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
+from polyrank.seeds import seeded
 from polyrank.state import ClientUpdate
 from polyrank.tasks import classification
 from polyrank.training.batches import part_size, parts, plan
@@ -52,8 +53,7 @@ class Sequential(Engine):
         factor = multiplier(options, len(batches))
         total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
-        with torch.random.fork_rng(devices=[resident.device] if resident.device.type == "cuda" else []):
-            torch.manual_seed(job.seed)  # for what draws past the client's streams, as a layer of its own dropout may
+        with seeded(job.seed, resident.device):  # for what draws past the client's streams
             for step, indices in enumerate(batches):
                 optimizer.zero_grad()
                 for number, part in enumerate(parts(indices, job.examples.lengths, size)):

@@ -21,9 +21,10 @@ from polyrank.errors import PolyRankError, WorkerError
 from polyrank.hf.base import load_base
 from polyrank.hf.resident import ResidentModel
 from polyrank.state import ClientUpdate
+from polyrank.training.auto import DTYPES
 from polyrank.training.batched import Batched
 from polyrank.training.engines import local_engine
-from polyrank.training.job import Engine, Job, in_passes
+from polyrank.training.job import Engine, Job, in_order, in_passes
 from polyrank.training.profile import Clock
 from polyrank.training.sequential import Sequential
 
@@ -52,8 +53,8 @@ class Setup:
 
     def engine(self) -> Sequential | Batched:
         """In the process that calls it."""
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.training.precision]
-        base = load_base(self.model, self.labels, seed=self.seed, dtype=dtype, attention=self.training.attention)
+        dtype, attention = DTYPES[self.training.precision], self.training.attention
+        base = load_base(self.model, self.labels, seed=self.seed, dtype=dtype, attention=attention)
         resident = ResidentModel(base, torch.device(self.device))
         return local_engine(resident, self.training, Clock(resident.device, running=self.profile))
 
@@ -107,9 +108,10 @@ class Workers(Engine):
         """
         clients = self._options.clients_per_pass if self._options.engine == "batched" else 1
         assert isinstance(clients, int)
-        passes = in_passes(jobs, clients, self._options)
-        waiting = [job.client for job in jobs]
-        done: dict[str, ClientUpdate] = {}
+        yield from in_order(jobs, self._arriving(in_passes(jobs, clients, self._options)))
+
+    def _arriving(self, passes: list[list[Job]]) -> Iterator[ClientUpdate]:
+        """The passes' updates as the processes finish them."""
         busy: dict[Connection, list[Job]] = {}
         with self._clock.shares() as book:
             while passes or busy:
@@ -122,9 +124,7 @@ class Workers(Engine):
                     updates, seconds = self._receive(connection, _training(busy[connection]))
                     del busy[connection]
                     book(seconds)
-                    done |= {update.client: update for update in updates}
-                while waiting and waiting[0] in done:
-                    yield done.pop(waiting.pop(0))
+                    yield from updates
 
     def _send(self, connection: Connection, value: object, when: str) -> None:
         try:
