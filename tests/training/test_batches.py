@@ -38,7 +38,15 @@ def test_parts_are_the_batch_from_long_to_short(lengths: np.ndarray, size: int, 
     assert 0 < len(found[-1]) <= size
 
 
+@given(st.integers(1, 200))
+def test_a_cpu_computes_a_batch_in_as_few_even_parts_as_the_limit_allows(batch_size: int):
+    size = part_size(batch_size, torch.device("cpu"))
+    assert size <= PART
+    sizes = [len(part) for part in parts(np.arange(batch_size), np.ones(batch_size, dtype=int), size)]
+    assert len(sizes) == -(-batch_size // PART)
+
+
 def test_accelerators_compute_a_step_as_a_whole():
-    assert part_size(32, torch.device("cpu")) == PART
+    assert part_size(16, torch.device("cpu")) == 8
     assert part_size(4, torch.device("cpu")) == 4
     assert part_size(32, torch.device("cuda")) == 32

@@ -7,9 +7,10 @@ import torch
 
 from polyrank.seeds import numpy_generator
 
-PART = 16
-"""Examples that a CPU computes at a time. A step's gradient is the sum over its parts, so parts change what is padded
-and nothing else; accelerators, which want large operations, compute a step as a whole."""
+PART = 12
+"""The most examples that a CPU computes at a time. A step's gradient is the sum over its parts, so parts change what is
+padded and nothing else; accelerators, which want large operations, compute a step as a whole. Of 4, 8, 12, 16 and 32,
+models of 3 to 6 layers of 128 to 768 were fastest at 8 to 12."""
 
 
 def plan(examples: int, batch_size: int, epochs: int, seed: int) -> list[np.ndarray]:
@@ -32,8 +33,8 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def part_size(batch_size: int, device: torch.device) -> int:
-    """Examples that are computed at a time."""
-    return min(PART, batch_size) if device.type == "cpu" else batch_size
+    """Examples that are computed at a time: on a CPU a full batch makes parts of even sizes, of at most `PART`."""
+    return -(-batch_size // -(-batch_size // PART)) if device.type == "cpu" else batch_size
 
 
 def parts(batch: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
