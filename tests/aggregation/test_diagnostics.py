@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation.diagnostics import aggregation_error, diagnose, drift, owners_weight, spectrum
+from polyrank.aggregation.diagnostics import (
+    aggregation_error,
+    diagnose,
+    drift,
+    owners_weight,
+    row_energy,
+    spectrum,
+)
 from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import EQUAL, UNEQUAL, Member, make
 from tests.conformance.oracle import dense_base, plain, relative_errors, target
@@ -191,3 +198,11 @@ def test_diagnose_is_all_of_it():
     assert found == pytest.approx(
         {"aggregation/error": 0.25, "rank/effective": 1.0, "rank/energy_in_lowest": 1.0, "clients/drift": 0.5}
     )
+
+
+def test_row_energy_by_hand():
+    """Scale 2, a rows (3, 4) and (0, 1), b columns (1, 0) and (2, 0): (2 * 1 * 5)^2 = 100 and (2 * 2 * 1)^2 = 16; the
+    module of rank 1 adds (1 * 1 * 1)^2 to the first index."""
+    wide = Factors(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, 2.0], [0.0, 0.0]]), 2.0)
+    narrow = Factors(torch.ones(1, 1), torch.ones(1, 1), 1.0)
+    assert row_energy(Adapter({"wide": wide, "narrow": narrow})) == [101.0, 16.0]

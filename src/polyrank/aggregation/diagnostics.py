@@ -71,6 +71,18 @@ def owners_weight(updates: Sequence[ClientUpdate], rank: int) -> list[float]:
     return [float(share) for share in shares]
 
 
+def row_energy(adapter: Adapter) -> list[float]:
+    """``(s |b_j| |a_j|)^2`` of every rank index j, summed over the modules: what the index alone contributes.
+
+    ``a_j`` is row j of A and ``b_j`` column j of B. Indices overlap, so their energies do not add up to the update's.
+    """
+    energy = torch.zeros(adapter.rank, dtype=torch.float64)
+    for f in adapter.modules.values():
+        a, b = f.a.double().square().sum(dim=1), f.b.double().square().sum(dim=0)
+        energy[: f.rank] += f.scale**2 * a * b
+    return [float(value) for value in energy]
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """How a global update spreads over directions, averaged over the modules that are not zero.

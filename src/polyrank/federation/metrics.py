@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from polyrank.aggregation import Download
-from polyrank.aggregation.diagnostics import diagnose, owners_weight
+from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
 from polyrank.errors import RunFolderError
 from polyrank.federation.evaluation import score_global
 from polyrank.federation.round import RoundResult, mean_base_change, nbytes
@@ -44,6 +45,7 @@ def round_metrics(
         "bytes/up": sum(nbytes(u.adapter, parts.sends) for u in updates),
         "bytes/down": sum(nbytes(s.adapter, parts.receives, s.base_change) for s in sent.values()),
         "rows/owners_weight": owners_weight(result.used, after.adapter.rank),
+        "rows/energy": row_energy(after.adapter),
         "clients": clients,
         "dropped": dict(result.dropped),
         **{f"aggregation/{name}": value for name, value in result.metrics.items()},
@@ -91,8 +93,19 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], fe
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),
         "dropped": sum(len(line["dropped"]) for line in lines),
+        "memory/peak": peak_memory(),
         **({"time": booked} if any(booked.values()) else {}),
     }
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process has held so far, processes that it waited for not counted; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _mean(values: Sequence[float]) -> float | None:

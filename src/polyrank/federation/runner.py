@@ -230,6 +230,7 @@ class Runner:
             client: {
                 "rank": state.ranks[client],
                 "examples": len(federation.examples[client]),
+                "labels": federation.label_counts(client),
                 "group": federation.partition.groups.get(client),
             }
             for client in federation.clients

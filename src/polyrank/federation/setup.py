@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from polyrank import aggregation, data, ranks
@@ -72,6 +73,11 @@ class Federation:
     def clients(self) -> tuple[str, ...]:
         """Names, sorted."""
         return tuple(sorted(self.examples))
+
+    def label_counts(self, client: str) -> list[int]:
+        """How many examples of each label the client holds, in the order of the labels."""
+        counts: list[int] = np.bincount(self.examples[client].labels, minlength=len(self.labels)).tolist()
+        return counts
 
     @property
     def local_head(self) -> bool:

@@ -1,0 +1,152 @@
+"""Run folders as a report reads them: what was run, under which name, and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from polyrank.config import Config
+from polyrank.errors import RunFolderError
+from polyrank.federation.run_folder import RunFolder
+
+_ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
+    "output": True,
+    "evaluation": True,
+    "federation": {"seed", "rounds"},
+    "training": {"engine", "clients_per_pass", "workers"},
+}
+"""What runs of one name may differ in; method, options and ranks have a form of their own in the name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run, finished or not, with at least one evaluated round.
+
+    Args:
+        path: its folder.
+        config: resolved.
+        lines: of metrics.jsonl, one per round.
+        clients: client -> ``rank``, ``examples``, ``group`` and what else clients.json says.
+        scoring: ``bytes/up`` and ``bytes/down`` of the scoring round.
+        about: labels, versions and machine, of run.json.
+        summary: of summary.json, or None while the run is not finished.
+    """
+
+    path: Path
+    config: Config
+    lines: Sequence[Mapping[str, Any]]  # Any: JSON values
+    clients: Mapping[str, Mapping[str, Any]]
+    scoring: Mapping[str, int]
+    about: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+
+    @property
+    def seed(self) -> int:
+        """Of all that was drawn in it."""
+        return self.config.federation.seed
+
+    @cached_property
+    def evaluated(self) -> Sequence[Mapping[str, Any]]:
+        """The lines of the rounds that were evaluated."""
+        return [line for line in self.lines if line.get("test/accuracy") is not None]
+
+    @property
+    def rounds(self) -> list[int]:
+        """The numbers of the evaluated rounds."""
+        return [line["round"] for line in self.evaluated]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy in 0..1 after each evaluated round."""
+        return [line["test/accuracy"] for line in self.evaluated]
+
+    @cached_property
+    def traffic(self) -> list[int]:
+        """Bytes sent up and down until the end of each evaluated round, the scoring round included."""
+        total, sent = sum(self.scoring.values()), []
+        for line in self.lines:
+            total += line["bytes/up"] + line["bytes/down"]
+            if line.get("test/accuracy") is not None:
+                sent.append(total)
+        return sent
+
+
+def find(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these folders and in all folders below them.
+
+    Raises:
+        RunFolderError: a path holds no run, or no run with an evaluated round.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        folders = sorted(file.parent.resolve() for file in path.rglob("config.toml")) if path.is_dir() else []
+        folders = [folder for folder in folders if (folder / "run.json").is_file()]
+        if not folders:
+            raise RunFolderError(f"{path} is no run folder and holds none; expected a folder that polyrank run wrote")
+        for folder in folders:
+            if folder not in found and (run := read(folder)).evaluated:
+                found[folder] = run
+    if not found:
+        names = ", ".join(map(str, paths))
+        raise RunFolderError(f"no run in {names} has an evaluated round yet; wait for its first round, or start it")
+    return list(found.values())
+
+
+def read(folder: Path) -> Run:
+    """One run folder.
+
+    Raises:
+        RunFolderError: a file of it is missing or damaged.
+    """
+    files = RunFolder(folder)
+    clients = files.read_json("clients") if (folder / "clients.json").is_file() else {"clients": {}, "scoring": {}}
+    summary = files.read_json("summary") if (folder / "summary.json").is_file() else None
+    config, about = files.read_config(), files.read_json("run")
+    return Run(folder, config, files.read_metrics(), clients["clients"], clients["scoring"], about, summary)
+
+
+def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ only in their seed together, by name, in the order in which they were found; seeds ascending.
+
+    A name is the method with its options, its ranks where they tell runs apart, and whatever else does.
+
+    Raises:
+        RunFolderError: two runs are the same but for their folder.
+    """
+    plans = {tuple(run.config.ranks.levels) for run in runs}
+    several = sum(len(plan) > 1 for plan in plans) > 1
+    flat = [_flat(run.config) for run in runs]
+    telling = [key for key in flat[0] if len({repr(values.get(key)) for values in flat}) > 1]
+    groups: dict[str, list[Run]] = {}
+    for run, values in zip(runs, flat, strict=True):
+        levels = run.config.ranks.levels
+        parts = [method_name(run.config)]
+        if len(levels) == 1 and len(plans) > 1:
+            parts.append(f"rank {levels[0]}")
+        elif len(levels) > 1 and several:
+            parts.append(f"ranks {'/'.join(map(str, levels))}")
+        parts += [f"{key.rpartition('.')[2]}={values.get(key)}" for key in telling]
+        group = groups.setdefault(", ".join(parts), [])
+        if any(other.seed == run.seed for other in group):
+            other = next(other for other in group if other.seed == run.seed)
+            raise RunFolderError(f"{other.path} and {run.path} are the same run with the same seed; name one of them")
+        group.append(run)
+    return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
+
+
+def method_name(config: Config) -> str:
+    """The method with the options that were given, such as ``tempered gamma=0.25``."""
+    options = " ".join(f"{key}={value}" for key, value in config.aggregation.options.items())
+    return f"{config.aggregation.method} {options}".strip()
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """``section.key`` -> value of all that tells runs apart, but for the method and the sizes of the ranks."""
+    values = config.model_dump(mode="json", exclude=_ALIKE)
+    del values["aggregation"]["method"], values["aggregation"]["options"]
+    for key in ("levels", "shares", "counts"):
+        del values["ranks"][key]
+    return {f"{section}.{key}": value for section, table in values.items() for key, value in table.items()}
