@@ -32,6 +32,8 @@ LONG_SECONDS = 1.0
 """A timing that takes so long is not repeated: what warming up adds is small beside it."""
 WORSE = 1.05
 """A width that takes so many times the best so far ends the search: wider ones were slower wherever we looked."""
+WIDER = 1.1
+"""Measured gain below which a wider pass is not worth the activations that it keeps."""
 MEMORY_SHARE = 0.5
 """Of what is free, for what a pass keeps for its backward pass."""
 GAIN = 1.15
@@ -121,7 +123,10 @@ def _choose(
 def _fastest(
     resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], widest: int
 ) -> _Timing:
-    """Of the widths that are left open; a pass of one client is as fast as the sequential engine or faster."""
+    """The narrowest of the open widths that is about as fast as the fastest.
+
+    A pass of one client is as fast as the sequential engine or faster.
+    """
     if batched is None:
         return _Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1]))
     fixed = options.clients_per_pass
@@ -133,7 +138,8 @@ def _fastest(
         log.info("%d clients in one pass: %.1f ms per client and step", width, 1000 * timings[-1].seconds)
         if timings[-1].seconds > WORSE * min(timing.seconds for timing in timings):
             break
-    return min(timings, key=lambda timing: timing.seconds)
+    best = min(timing.seconds for timing in timings)
+    return next(timing for timing in timings if timing.seconds <= WIDER * best)
 
 
 def _seconds(engine: Engine, jobs: Sequence[Job]) -> float:
