@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
 from polyrank.federation import checkpoint
-from polyrank.federation.evaluation import rank_groups, score
+from polyrank.federation.evaluation import rank_groups
+from polyrank.federation.job import job
 from polyrank.federation.listener import Listener, Listeners
 from polyrank.federation.metrics import round_metrics, summarise
 from polyrank.federation.round import (
@@ -21,18 +20,17 @@ from polyrank.federation.round import (
     aggregate,
     cohort,
     global_model,
-    nbytes,
     personalise,
     read_outs,
     with_ranks,
 )
 from polyrank.federation.run_folder import RunFolder, about_this_machine, disk_errors, fingerprint, resolved_as
+from polyrank.federation.scoring import Scores, score_clients
 from polyrank.federation.setup import Federation, build
 from polyrank.federation.trackers import Trackers
 from polyrank.hf import peft_folder
-from polyrank.seeds import derive
 from polyrank.state import ClientUpdate, ServerState
-from polyrank.training.job import Job, Penalty
+from polyrank.training.job import Job
 from polyrank.training.profile import PHASES
 
 log = logging.getLogger(__name__)
@@ -46,6 +44,7 @@ def run(
     overwrite: bool = False,
     profile: bool = False,
     listener: Listener | None = None,
+    scores: Scores | None = None,
 ) -> dict[str, Any]:
     """Run a federation on this machine and return what ``summary.json`` holds.
 
@@ -57,6 +56,8 @@ def run(
         overwrite: replace a run in ``out``.
         profile: book where the time goes: ``time/...`` in metrics.jsonl, ``time`` in summary.json.
         listener: told of progress.
+        scores: results of the scoring rounds of other runs (see `polyrank.federation.scoring`); they are used and added
+            to, so that runs that would score the same clients in the same way do it once.
 
     Raises:
         PolyRankError: the configuration, the data, the model or the folder does not fit.
@@ -75,7 +76,7 @@ def run(
     try:
         runner = Runner(federation, folder, Listeners(listeners))
         if state is None:
-            state = runner.start(overwrite=overwrite)
+            state = runner.start(overwrite=overwrite, scores=scores)
         else:
             runner.resume(state)
         runner.run(state)
@@ -108,7 +109,7 @@ class Runner:
     folder: RunFolder
     listener: Listener
 
-    def start(self, *, overwrite: bool = False) -> ServerState:
+    def start(self, *, overwrite: bool = False, scores: Scores | None = None) -> ServerState:
         """Begin a new run: write the configuration, score clients where the policy asks for it, save round 0.
 
         Raises:
@@ -124,7 +125,8 @@ class Runner:
         self.folder.write_json("run", about)
         state = self.federation.initial_state()
         self.listener.on_start(self.federation, state)
-        state = self._score_clients(state)
+        state, clients = score_clients(self.federation, state, self.listener, {} if scores is None else scores)
+        self.folder.write_json("clients", clients)
         self._save(state)
         return state
 
@@ -160,7 +162,7 @@ class Runner:
         clock.take()
         clients = self._cohort(number)
         sent = read_outs(state, clients, federation.method)
-        jobs = [self._job(state, client, number, personalise(state, client, sent[client])) for client in clients]
+        jobs = [job(federation, state, client, number, personalise(state, client, sent[client])) for client in clients]
         updates: list[ClientUpdate] = []
         for update in federation.engine.train(jobs):
             updates.append(update)
@@ -194,20 +196,6 @@ class Runner:
         options = self.federation.config.federation
         return cohort(self.federation.clients, options.participation, options.seed, number)
 
-    def _job(self, state: ServerState, client: str, number: int, start: Download) -> Job:
-        federation, examples = self.federation, self.federation.examples[client]
-        kept = federation.policy.shrunk(state.ranks[client])
-        return Job(
-            client,
-            start.adapter,
-            examples,
-            weight=float(len(examples)),
-            seed=derive(federation.config.federation.seed, "training", number, client),
-            base_change=start.base_change,
-            trains=federation.parts(max(number, 1)).trains,
-            penalty=Penalty(kept, federation.config.ranks.prune_weight) if kept < state.ranks[client] else None,
-        )
-
     def _adapt_ranks(
         self, state: ServerState, jobs: list[Job], updates: list[ClientUpdate], result: RoundResult
     ) -> ServerState:
@@ -222,41 +210,6 @@ class Runner:
         started = {job.client: job.adapter for job in jobs}
         adapted = federation.policy.adapt(state.ranks, started, good)
         return with_ranks(result.state, adapted, federation.scales(adapted))
-
-    def _score_clients(self, state: ServerState) -> ServerState:
-        """The rank policy's scoring round: every client trains once at its first rank; nothing is aggregated."""
-        federation = self.federation
-        table: dict[str, dict[str, Any]] = {
-            client: {
-                "rank": state.ranks[client],
-                "examples": len(federation.examples[client]),
-                "labels": federation.label_counts(client),
-                "group": federation.partition.groups.get(client),
-            }
-            for client in federation.clients
-        }
-        scoring = {"bytes/up": 0, "bytes/down": 0}
-        if federation.validation is not None and len(federation.config.ranks.levels) > 1:
-            losses: dict[str, float] = {}
-            parts = federation.parts(1)
-            downloads = read_outs(state, federation.clients, federation.method)
-            jobs = [self._job(state, client, 0, downloads[client]) for client in federation.clients]
-            for update in federation.engine.train(jobs):
-                sent = downloads[update.client]
-                scoring["bytes/down"] += nbytes(sent.adapter, parts.receives, sent.base_change)
-                # all that was trained, whatever stays with clients later: the server scores the whole model
-                scoring["bytes/up"] += nbytes(update.adapter, parts.trains)
-                loss = score(federation, Download(update.adapter), federation.validation).loss
-                if not math.isfinite(loss):
-                    log.warning("scoring: %s has the validation loss %s and comes last", update.client, loss)
-                losses[update.client] = loss
-                self.listener.on_client("scoring", len(losses), len(jobs))
-            ranks = federation.policy.assign(state.ranks, losses)
-            state = replace(state, ranks=ranks, scales=federation.scales(ranks))
-            for client, loss in losses.items():
-                table[client] |= {"rank": ranks[client], "validation_loss": loss}
-        self.folder.write_json("clients", {"clients": table, "scoring": scoring})
-        return state
 
     def _save(self, state: ServerState) -> None:
         with disk_errors(self.folder.checkpoint):

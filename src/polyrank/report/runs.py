@@ -111,30 +111,38 @@ def read(folder: Path) -> Run:
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ only in their seed together, by name, in the order in which they were found; seeds ascending.
 
-    A name is the method with its options, its ranks where they tell runs apart, and whatever else does.
-
     Raises:
         RunFolderError: two runs are the same but for their folder.
     """
-    plans = {tuple(run.config.ranks.levels) for run in runs}
-    several = sum(len(plan) > 1 for plan in plans) > 1
-    flat = [_flat(run.config) for run in runs]
-    telling = [key for key in flat[0] if len({repr(values.get(key)) for values in flat}) > 1]
     groups: dict[str, list[Run]] = {}
-    for run, values in zip(runs, flat, strict=True):
-        levels = run.config.ranks.levels
-        parts = [method_name(run.config)]
+    for run, name in zip(runs, names([run.config for run in runs]), strict=True):
+        group = groups.setdefault(name, [])
+        for other in group:
+            if other.seed == run.seed:
+                raise RunFolderError(
+                    f"{other.path} and {run.path} are the same run with the same seed; name one of them"
+                )
+        group.append(run)
+    return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
+
+
+def names(configs: Sequence[Config]) -> list[str]:
+    """A name for each: the method with its options, its ranks where they tell runs apart, and whatever else does."""
+    plans = {tuple(config.ranks.levels) for config in configs}
+    several = sum(len(plan) > 1 for plan in plans) > 1
+    flat = [_flat(config) for config in configs]
+    telling = [key for key in flat[0] if len({repr(values.get(key)) for values in flat}) > 1]
+    found = []
+    for config, values in zip(configs, flat, strict=True):
+        levels = config.ranks.levels
+        parts = [method_name(config)]
         if len(levels) == 1 and len(plans) > 1:
             parts.append(f"rank {levels[0]}")
         elif len(levels) > 1 and several:
             parts.append(f"ranks {'/'.join(map(str, levels))}")
         parts += [f"{key.rpartition('.')[2]}={values.get(key)}" for key in telling]
-        group = groups.setdefault(", ".join(parts), [])
-        if any(other.seed == run.seed for other in group):
-            other = next(other for other in group if other.seed == run.seed)
-            raise RunFolderError(f"{other.path} and {run.path} are the same run with the same seed; name one of them")
-        group.append(run)
-    return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
+        found.append(", ".join(parts))
+    return found
 
 
 def method_name(config: Config) -> str:

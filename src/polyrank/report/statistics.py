@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from polyrank.errors import ConfigError, did_you_mean
@@ -98,17 +98,27 @@ def compare(
     Raises:
         ConfigError: there is no such group, or the target is no accuracy.
     """
-    if reference is None:
-        reference = "replication" if "replication" in groups else next(iter(groups))
-    if reference not in groups:
-        raise ConfigError(f"no run is called {reference!r}: {did_you_mean(reference, groups)}")
-    if target is not None and not 0 < target < 1:
-        raise ConfigError(f"target: found {target}; expected an accuracy between 0 and 1, such as 0.5")
+    reference = check(groups, reference, target)
     if target is None:
         best = max(statistics.fmean(at_end(run) for run in runs) for runs in groups.values())
         target = int(100 * TARGET_SHARE * best) / 100 or best
     rows = tuple(_row(name, runs, groups[reference], target) for name, runs in groups.items())
     return Comparison(target, reference, rows)
+
+
+def check(names: Collection[str], reference: str | None, target: float | None) -> str:
+    """The name of the reference, where there is one of that name and the target is an accuracy.
+
+    Raises:
+        ConfigError: as `compare`.
+    """
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(f"target: found {target}; expected an accuracy between 0 and 1, such as 0.5")
+    if reference is None:
+        return "replication" if "replication" in names else next(iter(names))
+    if reference not in names:
+        raise ConfigError(f"no run is called {reference!r}: {did_you_mean(reference, names)}")
+    return reference
 
 
 def rounds_to(run: Run, target: float) -> int | None:

@@ -1,0 +1,93 @@
+"""Finished runs of a table in one small file, so that a study goes on wherever it was stopped.
+
+``paper/results/TABLE.jsonl`` has a line per run: its name, its resolved configuration without local paths, the machine,
+and of every round what the tables and figures need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+
+from polyrank.config import Config, parse
+from polyrank.report.runs import Run
+
+KEPT = (
+    *("round", "test/accuracy", "test/loss", "bytes/up", "bytes/down", "seconds"),
+    *("aggregation/error", "rank/effective", "rank/energy_in_lowest", "rows/owners_weight", "rows/energy"),
+)
+DIGITS = 6
+
+
+def key(study: str, name: str, config: Config) -> str:
+    """What tells a run from all others: its study, its name, and a checksum of what decides its result."""
+    text = json.dumps(_portable(config, resolved=False), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{study}/{name}/seed-{config.federation.seed}/{digest}"
+
+
+def load(path: Path) -> dict[str, dict[str, Any]]:  # Any: JSON values
+    """Key -> line."""
+    if not path.is_file():
+        return {}
+    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    return {line["key"]: line for line in lines}
+
+
+def append(path: Path, name: str, run: Run) -> None:
+    """Add a finished run under the key ``name``."""
+    assert run.summary is not None
+    line = {
+        "key": name,
+        "config": _portable(run.config, resolved=True),
+        "machine": machine(),
+        "scoring": run.scoring,
+        "summary": {k: run.summary[k] for k in ("test/accuracy", "constant/accuracy", "seconds", "dropped")},
+        "high": _high(run),
+        "lines": [{k: _short(line[k]) for k in KEPT if k in line} for line in run.lines],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def restore(line: Mapping[str, Any]) -> Run:
+    """The run as reports read it; clients are not kept."""
+    config = parse(line["config"], line["key"])
+    return Run(Path(line["key"]), config, line["lines"], {}, line["scoring"], line["machine"], line["summary"])
+
+
+def _high(run: Run) -> dict[str, int]:
+    """How many clients of each group of the partition have the highest rank."""
+    top = max((client["rank"] for client in run.clients.values()), default=0)
+    groups: dict[str, int] = {}
+    for client in run.clients.values():
+        if client["rank"] == top:
+            group = client["group"] or "all"
+            groups[group] = groups.get(group, 0) + 1
+    return groups
+
+
+def _short(value: Any) -> Any:  # Any: JSON values
+    if isinstance(value, list):
+        return [_short(one) for one in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _portable(config: Config, *, resolved: bool) -> dict[str, Any]:
+    """The configuration with names in the place of local paths, and without what does not change the result."""
+    values = config.model_dump(mode="json", exclude={"output": True})
+    values["model"]["name"] = Path(values["model"]["name"]).name
+    for name in ("train", "test"):
+        path = values["data"][name]
+        if path and Path(path).is_file():
+            values["data"][name] = f"{Path(path).parent.name}/{Path(path).name}"
+    if not resolved:
+        for name in ("engine", "clients_per_pass", "workers", "precision", "attention"):
+            del values["training"][name]
+    return values

@@ -1,0 +1,124 @@
+"""``python -m paper.run TABLE``: measure what is missing of a table, then print it.
+
+Tables:
+
+- ``cost``: LoRA parameters and bytes per client on DistilBERT's shape (Byun and Lee, section 4);
+- ``diagnostic``: one round: a high-quality client alone, after zero padding, after replication;
+- ``curves``: the seed paper's methods on AG News and DBpedia;
+- ``methods``: every method of the registry on AG News, with two rank plans;
+- ``when``: one setting at a time changed, on the quickstart's model and text;
+- ``gamma``: `tempered` from owner mean to zero padding.
+
+Without further options models and data come from the Hub. Where it cannot be reached, ``--model`` names a local
+model folder and ``--data`` a folder that holds ``ag_news`` and ``dbpedia``, each with train.csv and test.csv (columns
+``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again; ``--minutes`` ends
+the work after the run that exceeds it, so a study can be made in pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from paper import archive, cost, diagnostic
+from paper.studies import TABLES, Study
+from polyrank import config as configuration
+from polyrank.comparison.compare import Planned, compare
+from polyrank.comparison.entries import Entry, entries
+from polyrank.config import Config
+from polyrank.federation.scoring import Scores
+from polyrank.report import tables
+from polyrank.report.runs import grouped, read
+from polyrank.report.statistics import compare as compared
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+def load_config(data: str, overrides: Sequence[str], model: str | None, folder: Path | None) -> Config:
+    """A study's configuration, with the local model and data where they are given."""
+    if data == "quickstart":
+        return configuration.load(None, ["evaluation.rank_groups=false", *overrides])
+    local: list[str] = []
+    if model:
+        local += [f"model.name={model}", "model.targets=default"]
+    if folder:
+        files = folder / data
+        local += [f"data.train={files / 'train.csv'}", f"data.test={files / 'test.csv'}", "data.text=text"]
+    return configuration.load(HERE / "configs" / f"{data}.toml", [*local, *overrides])
+
+
+def planned(study: Study, config: Config) -> Iterator[tuple[Entry, int]]:
+    """All runs of a study, seed by seed."""
+    for seed in study.seeds:
+        for entry in entries(config, study.methods):
+            yield entry, seed
+
+
+def measure(table: str, chosen: argparse.Namespace) -> bool:
+    """Run what is missing; False if the time was over before all of it was done."""
+    path, start = chosen.results / f"{table}.jsonl", time.monotonic()
+    for study in TABLES[table]:
+        if chosen.studies and study.name not in chosen.studies:
+            continue
+        config = load_config(study.data, study.overrides, chosen.model, chosen.data)
+        scores: Scores = {}
+        for entry, seed in planned(study, config):
+            name = archive.key(study.name, entry.name, entry.seeded(seed))
+            if name in archive.load(path) or seed not in (chosen.seeds or study.seeds):
+                continue
+            if chosen.minutes and time.monotonic() - start > 60 * chosen.minutes:
+                return False
+            out = chosen.work / table / study.name
+            (folder,) = compare([Planned(entry, seed, out / entry.name / f"seed-{seed}")], out, scores=scores)
+            run = read(folder)
+            archive.append(path, name, run)
+            assert run.summary is not None
+            print(f"{name}: {run.summary['test/accuracy']:.3f}, {run.summary['seconds']:.0f} s", flush=True)
+    return True
+
+
+def show(table: str, results: Path) -> str:
+    """Markdown: a table per study, of all runs that are there."""
+    lines = archive.load(results / f"{table}.jsonl")
+    blocks = []
+    for study in TABLES[table]:
+        runs = [archive.restore(line) for name, line in lines.items() if name.startswith(f"{study.name}/")]
+        if not runs:
+            continue
+        comparison = compared(grouped(runs))
+        head = tables.headings(comparison)
+        rows = [f"| {' | '.join(tables.cells(row))} |" for row in comparison.rows]
+        blocks.append("\n".join([f"{study.name}\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]))
+    return "\n\n".join(blocks)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=["cost", "diagnostic", *TABLES])
+    parser.add_argument("--model", metavar="DIR", help="a local model folder, in place of DistilBERT from the Hub")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="a folder with ag_news and dbpedia, in place of the Hub"
+    )
+    parser.add_argument("--studies", nargs="+", help="some of the table's studies")
+    parser.add_argument("--seeds", nargs="+", type=int, help="some of the studies' seeds")
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    chosen = parser.parse_args(arguments)
+    if chosen.table == "cost":
+        print(cost.table())
+    elif chosen.table == "diagnostic":
+        print(diagnostic.table(diagnostic.measure(chosen)))
+    else:
+        complete = measure(chosen.table, chosen)
+        print(show(chosen.table, chosen.results))
+        if not complete:
+            print("\nnot complete yet: the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

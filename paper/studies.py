@@ -1,0 +1,75 @@
+"""What is measured: every table as a list of studies, each a comparison under one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from polyrank.aggregation import METHODS
+
+SEED_PAPER = ("replication", "zero_padding", "hetlora", "fedavg")
+"""Replication, zero padding, Frobenius weights, and equal ranks at 5, 7 and 20."""
+EVERY = tuple(METHODS)
+FEW = ("replication", "zero_padding", "zero_padding_delta", "tempered")
+THREE_LAYERS = "model.config.num_hidden_layers=3"
+GAMMAS = (0, 0.1, 0.25, 0.5, 0.75, 1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison.
+
+    Args:
+        name: unique in its table.
+        data: a file of ``paper/configs``, or ``quickstart`` for the embedded model and text.
+        methods: as `polyrank.comparison.entries.entries` takes them.
+        overrides: of the configuration.
+        seeds: that are run.
+    """
+
+    name: str
+    data: str
+    methods: Sequence[str]
+    overrides: Sequence[str] = ()
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+def _when() -> list[Study]:
+    """One thing at a time is changed, on the quickstart's model and text; the first study is the setting itself."""
+    changes: dict[str, Sequence[str]] = {
+        "base": (),
+        "owners-5": ("ranks.shares=[0.95, 0.05]",),
+        "owners-30": ("ranks.shares=[0.7, 0.3]",),
+        "participation-30": ("federation.participation=0.3",),
+        "ranks-random": ("ranks.policy=random",),
+        "ranks-oracle": ("ranks.policy=fixed", "ranks.by_name={balanced=20, skewed=5}"),
+        "lr-1e-3": ("training.lr=1e-3",),
+        "lr-2e-3": ("training.lr=2e-3",),
+        "lr-1e-2": ("training.lr=1e-2",),
+        "epochs-3": ("training.epochs=3",),
+        "ranks-5-8": ("ranks.levels=[5, 8]",),
+        "ranks-1-32": ("ranks.levels=[1, 32]",),
+    }
+    return [
+        Study(name, "quickstart", (*FEW, "zero_padding:keep_unowned=true"), overrides, range(5))
+        for name, overrides in changes.items()
+    ]
+
+
+TABLES: Mapping[str, Sequence[Study]] = {
+    "curves": [Study(data, data, SEED_PAPER) for data in ("ag_news", "dbpedia")],
+    "methods": [
+        Study("ranks-5-20", "ag_news", EVERY, (THREE_LAYERS,)),
+        Study(
+            "ranks-4-8-16-32",
+            "ag_news",
+            EVERY,
+            (THREE_LAYERS, "ranks.levels=[4, 8, 16, 32]", "ranks.shares=[0.25, 0.25, 0.25, 0.25]"),
+        ),
+    ],
+    "when": _when(),
+    "gamma": [
+        Study("quickstart", "quickstart", [f"tempered:gamma={gamma}" for gamma in GAMMAS], seeds=range(5)),
+        Study("ag_news", "ag_news", [f"tempered:gamma={gamma}" for gamma in GAMMAS], (THREE_LAYERS,)),
+    ],
+}

@@ -1,0 +1,1 @@
+"""The same federation under several methods and seeds."""

@@ -1,0 +1,98 @@
+"""What is compared: methods with their options, and homogeneous baselines, each as a configuration of its own."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polyrank import aggregation
+from polyrank.config import Config, parse
+from polyrank.errors import ConfigError
+from polyrank.ranks import level_counts
+
+DEFAULT_METHODS = ("replication", "zero_padding", "tempered", "flexlora", "fedavg")
+"""The seed paper's method, its baseline, the strongest of ours, the mean of the products, and equal ranks."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison.
+
+    Args:
+        name: for people and for the folder of its runs.
+        config: of its runs, but for the seed.
+    """
+
+    name: str
+    config: Config
+
+    def seeded(self, seed: int) -> Config:
+        """The configuration of one run."""
+        federation = self.config.federation.model_copy(update={"seed": seed})
+        return self.config.model_copy(update={"federation": federation})
+
+
+def entries(config: Config, methods: Sequence[str], baseline_ranks: Sequence[int] | None = None) -> list[Entry]:
+    """One entry per method, and one per rank of a method that needs equal ranks.
+
+    Args:
+        config: what all have in common.
+        methods: names, each with options if wanted: ``tempered:gamma=0.25:align=rotation``. Where a method is the
+            configuration's own and comes without options, the configuration's options hold.
+        baseline_ranks: of methods that need equal ranks; by default those of `homogeneous_ranks`.
+
+    Raises:
+        ConfigError: a method or an option is unknown, or one comes twice.
+    """
+    found: list[Entry] = []
+    for text in methods:
+        name, options = _read(text)
+        if name == config.aggregation.method and not options:
+            options = dict(config.aggregation.options)
+        method = aggregation.build(name, options)
+        label = "-".join([name, *(f"{key}-{value}" for key, value in options.items())])
+        aggregated = {"method": name, "weights": config.aggregation.weights, "options": options}
+        if not method.info.equal_ranks:
+            found.append(Entry(label, _with(config, aggregation=aggregated)))
+            continue
+        for rank in homogeneous_ranks(config) if baseline_ranks is None else baseline_ranks:
+            ranks = config.ranks.model_dump() | {"levels": [rank], "shares": None, "counts": None, "by_name": {}}
+            found.append(Entry(f"{label}-rank-{rank}", _with(config, aggregation=aggregated, ranks=ranks)))
+    names = [entry.name for entry in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--methods: {name} comes {names.count(name)} times; expected each once")
+    return found
+
+
+def homogeneous_ranks(config: Config) -> list[int]:
+    """The lowest rank, the rank of the mean cost, and the highest; fewer where they coincide.
+
+    The mean cost is the clients' mean rank, rounded up, so that the baseline is never the cheaper one; for the 5 and 20
+    of Byun and Lee it is 6.5, and 7 as in their tables.
+    """
+    levels = config.ranks.levels
+    counts = level_counts(config.ranks, config.federation.clients or 100)
+    mean = sum(rank * count for rank, count in zip(levels, counts, strict=True)) / sum(counts)
+    return sorted({levels[0], math.ceil(mean - 1e-9), levels[-1]})
+
+
+def _with(config: Config, **sections: Mapping[str, Any]) -> Config:  # Any: values of the configuration
+    return parse({**config.model_dump(), **sections}, "configuration")
+
+
+def _read(text: str) -> tuple[str, dict[str, Any]]:  # Any: TOML values
+    name, *pairs = (part.strip() for part in text.split(":"))
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (name and key and equals and value):
+            raise ConfigError(f"--methods {text}: expected name:option=value, for example tempered:gamma=0.25")
+        try:
+            options[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[key] = value  # a bare word is a string
+    return name, options

@@ -1,0 +1,82 @@
+"""A study of a tiny model runs, is kept, and goes on; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from paper.studies import Study
+
+from paper import archive, run
+
+FEW = ("data.limit_train=300", "data.limit_test=40", "federation.clients=4", "federation.participation=0.5")
+SMALL = (*FEW, "federation.rounds=2", "ranks.policy=random", "ranks.shares=[0.5, 0.5]", "training.workers=1")
+STUDY = Study("tiny", "quickstart", ("replication", "zero_padding"), (*SMALL, "training.precision=float32"), (0, 1))
+
+
+def arguments(tmp_path: Path) -> list[str]:
+    return ["made-up", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "TABLES", {"made-up": [STUDY]})
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_study_in_pieces_is_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The first call ends before its first run, for want of time; the third, in another folder, makes what is left."""
+    run.main([*arguments(tmp_path), "--minutes", "1e-9", "--seeds", "0"])
+    assert "not complete yet" in capsys.readouterr().out
+    path = tmp_path / "made-up.jsonl"
+    assert not path.is_file()
+    run.main([*arguments(tmp_path), "--seeds", "0"])
+    first = path.read_text(encoding="utf-8")
+    assert len(first.splitlines()) == 2
+    run.main([*arguments(tmp_path)[:1], "--work", str(tmp_path / "elsewhere"), "--results", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert path.read_text(encoding="utf-8").startswith(first)
+    assert [name.split("/")[1:3] for name in archive.load(path)] == [
+        *(["replication", "seed-0"], ["zero_padding", "seed-0"]),
+        *(["replication", "seed-1"], ["zero_padding", "seed-1"]),
+    ]
+    assert "| replication |" in out
+    assert "not complete" not in out
+
+
+@pytest.mark.usefixtures("tables")
+def test_an_archived_run_is_what_it_was_and_names_no_local_path(tmp_path: Path):
+    run.main([*arguments(tmp_path), "--seeds", "0"])
+    path = tmp_path / "made-up.jsonl"
+    assert str(tmp_path) not in path.read_text(encoding="utf-8")
+    line = next(iter(archive.load(path).values()))
+    restored = archive.restore(line)
+    metrics = tmp_path / "work" / "made-up" / "tiny" / "replication" / "seed-0" / "metrics.jsonl"
+    lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
+    assert restored.accuracies == pytest.approx([one["test/accuracy"] for one in lines], rel=1e-5)
+    assert restored.traffic == [
+        sum(one["bytes/up"] + one["bytes/down"] for one in lines[: i + 1]) for i in range(len(lines))
+    ]
+    assert restored.config.aggregation.method == "replication"
+
+
+def test_local_paths_become_names(tmp_path: Path):
+    for name in ("train.csv", "test.csv"):
+        file = tmp_path / "ag_news" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("text,label\n", encoding="utf-8")
+    config = run.load_config("ag_news", (), str(tmp_path / "MiniLM"), tmp_path)
+    portable = archive._portable(config, resolved=True)
+    assert (portable["model"]["name"], portable["data"]["train"]) == ("MiniLM", "ag_news/train.csv")
+
+
+def test_a_run_is_known_by_what_decides_its_result():
+    """Engine, precision and output do not count; seed, rounds, method and rate do."""
+    from polyrank.config import load
+
+    base = archive.key("s", "n", load())
+    for same in ("training.engine=sequential", "training.precision=float32", "output.project=mine"):
+        assert archive.key("s", "n", load(None, [same])) == base
+    for other in ("federation.seed=1", "federation.rounds=3", "training.lr=1e-4", "aggregation.method=flora"):
+        assert archive.key("s", "n", load(None, [other])) != base
