@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engines import arithmetic, growth, width
+from benchmarks.engines import arithmetic, compiled, growth, width
 from benchmarks.engines.work import encoders
 from benchmarks.machine import machine
 
 RESULT = Path(__file__).parents[1] / "results" / "engines.json"
-PARTS = {"arithmetic": arithmetic, "width": width, "growth": growth}
+PARTS = {"arithmetic": arithmetic, "width": width, "growth": growth, "compile": compiled}
 
 
 def tables(report: Mapping[str, Any]) -> str:
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measure: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
         "arithmetic": lambda: arithmetic.measure(encoders(chosen.work, chosen.minilm, chosen.ag_news)),
         "width": lambda: width.measure(width.shapes(chosen.work)),
+        "compile": lambda: compiled.measure(encoders(chosen.work, chosen.minilm, chosen.ag_news)),
         "growth": lambda: growth.measure(chosen.work),
     }
     chosen.result.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,15 @@ def test_unknown_key_of_the_configuration(checkpoint: Checkpoints):
 
 def test_wrong_value_of_the_configuration(checkpoint: Checkpoints):
     fails(checkpoint("bert"), "num_hidden_layers", "expected int", config={"num_hidden_layers": "two"})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mappings are read from Linux's /proc")
+def test_processes_share_the_weights_of_a_checkpoint_in_its_own_precision(checkpoint: Checkpoints):
+    """The frozen weights are the file's own pages: not one of them was written to, so all processes see the same."""
+    path = checkpoint("bert")
+    base = load_base(ModelConfig(name=str(path)), ("a", "b"), seed=0, dtype=torch.float32)
+    start = next(p for name, p in base.model.named_parameters() if "word_embeddings" in name).data_ptr()
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    found = [line for line in maps if line.endswith(f"{path}/model.safetensors")]
+    spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in found]
+    assert any(first <= start < last for first, last in spans)
