@@ -326,6 +326,51 @@ def tempered(
     return by_index(server, updates, formula, min_owners=min_owners, align=align)
 
 
+def shrinkage(server: ServerState, updates: Sequence[ClientUpdate], min_owners: int = 1) -> Plain:
+    """``previous + theta (owners' mean - previous)``, ``theta = max(0, 1 - v S / C)``.
+
+    C: mean square of the mean change of the row; S: sum of the squared shares of its owners; v: sums of the owners'
+    weighted squared deviations from their mean (per entry) over sums of ``1 - S``, over rows of two owners or more.
+    """
+    out = plain(server.adapter)
+    clients = [client for client in clients_of(updates) if client.weight > 0]
+
+    def row(adapter: Plain, module: str, side: str, j: int, scale: float) -> Array:
+        if side == "a":
+            return adapter.a[module][j]
+        return adapter.b[module][:, j] * (adapter.scale[module] / scale)
+
+    for module in out.a:
+        for side in ("a", "b"):
+            places = {}
+            deviations = freedom = 0.0
+            for j in range(len(out.a[module])):
+                owners = [c for c in clients if module in c.adapter.a and c.rank(module) > j]
+                if not owners:
+                    continue
+                total = sum(c.weight for c in owners)
+                rows = [(c.weight / total, row(c.adapter, module, side, j, out.scale[module])) for c in owners]
+                mean = sum(share * x for share, x in rows)
+                squared = sum(share**2 for share, _ in rows)
+                if len(owners) > 1:
+                    deviations += sum(share * np.mean((x - mean) ** 2) for share, x in rows)
+                    freedom += 1 - squared
+                if len(owners) >= min_owners:
+                    places[j] = (mean, squared)
+            variance = deviations / freedom if freedom > 0 else 0.0
+            for j, (mean, squared) in places.items():
+                previous = row(out, module, side, j, out.scale[module]).copy()
+                size = np.mean((mean - previous) ** 2)
+                theta = max(0.0, 1 - variance * squared / size) if size > 0 else 0.0
+                value = previous + theta * (mean - previous)
+                if side == "a":
+                    out.a[module][j] = value
+                else:
+                    out.b[module][:, j] = value
+    out.dense.update(dense_means(out, clients))
+    return out
+
+
 # --- kernel 2: full matrices ------------------------------------------------------------------------------------------
 
 NOTHING = 1e-9
@@ -602,6 +647,7 @@ ORACLES: Mapping[str, Oracle] = {
     ),
     "owner_mean": Oracle(owner_mean, (*_MIN_OWNERS, *_ALIGN)),
     "tempered": Oracle(tempered, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"gamma": 2.0}, *_ALIGN)),
+    "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2})),
     "flora": Oracle(flora, ({}, {"max_rank": 5}), "delta"),
     "flexlora": Oracle(flexlora, ({}, {"balanced": True}, {"compress": 0.0}, {"compress": 1e-14}), "delta"),
     "raflora": Oracle(raflora, by="delta"),

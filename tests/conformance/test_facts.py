@@ -161,6 +161,19 @@ def test_tempered_lies_between_owner_mean_and_zero_padding_delta(it: Round):
     same(_result("tempered", it, gamma=1.0), _result("zero_padding_delta", it))
 
 
+def test_shrinkage_by_hand():
+    """Two clients of weight 1, rows of one number, previous rows 0 and 0.
+
+    Row 0 is 3 and 5 with its owners: mean 4, C = 16, S = 1/2; deviations 1, so v = 1 / (1 - 1/2) = 2 and theta =
+    1 - 2 * (1/2) / 16 = 15/16: 3.75. Row 1 is 2 with one owner: S = 1, C = 4, theta = 1 - 2/4 = 1/2: 1. A second round
+    of clients that disagree more than they move, -1 and 3: mean 1, v = 4 / (1/2) = 8, 8 / 2 > 1: nothing moves.
+    """
+    agreeing = send((1.0, line(3.0)), (1.0, line(5.0, 2.0)))
+    assert rows_after("shrinkage", server(0.0, 0.0), agreeing) == pytest.approx([3.75, 1.0], rel=1e-14)
+    disagreeing = send((1.0, line(-1.0)), (1.0, line(3.0)))
+    assert rows_after("shrinkage", server(0.0, 7.0), disagreeing) == [0.0, 7.0]
+
+
 def _two_layers(q: float, v: float, scale: float = 1.0, head: float = 0.0) -> Adapter:
     """Rank 1, two layers of shape 1 x 2, A = (1, 0) and B = q or v: their products have norm ``scale`` |q| or |v|."""
     a = torch.tensor([[1.0, 0.0]], dtype=torch.float64)

@@ -23,6 +23,7 @@ from polyrank.aggregation.owner_mean import OwnerMean
 from polyrank.aggregation.raflora import RaFlora
 from polyrank.aggregation.replication import Replication
 from polyrank.aggregation.rolora import RoLoRA
+from polyrank.aggregation.shrinkage import Shrinkage
 from polyrank.aggregation.tempered import Tempered
 from polyrank.aggregation.zero_padding import ZeroPadding
 from polyrank.aggregation.zero_padding_delta import ZeroPaddingDelta
@@ -36,6 +37,7 @@ _CLASSES: tuple[type[Method], ...] = (
     Replication,
     OwnerMean,
     Tempered,
+    Shrinkage,
     Flora,
     FlexLoRA,
     RaFlora,
