@@ -1,0 +1,50 @@
+"""Numbers as a person reads them, on a terminal and on a page."""
+
+from __future__ import annotations
+
+import math
+
+
+def size(number: float) -> str:
+    """Bytes for people.
+
+    >>> size(950), size(2_211_840)
+    ('950 B', '2.1 MiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    raise AssertionError  # the loop returns at GiB
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(7.4), duration(95), duration(7260)
+    ('7 s', '1 min 35 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 as per cent with one decimal; a dash where nothing was measured.
+
+    >>> percent(0.5678), percent(None)
+    ('56.8 %', '-')
+    """
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash where nothing was measured or it was not finite.
+
+    >>> number(1.23456), number(None)
+    ('1.235', '-')
+    """
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
