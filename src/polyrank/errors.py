@@ -34,6 +34,10 @@ class RunFolderError(PolyRankError):
     """A run folder or checkpoint is missing, damaged or of another run."""
 
 
+class ReportError(PolyRankError):
+    """A report or its figures cannot be written."""
+
+
 class WorkerError(PolyRankError):
     """A process that trains clients ended or failed."""
 

@@ -1,0 +1,164 @@
+"""The answer in one sentence with its numbers, and what a reader must know before believing it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from polyrank.report.figure import Groups, listed
+from polyrank.report.runs import Run
+from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end, paired
+from polyrank.words import percent, size
+
+
+def sentence(groups: Groups, comparison: Comparison) -> str:
+    """What came out: for one method its accuracy, for several the best one against the reference.
+
+    Where the best is the reference itself, it is set against the second best. A difference is called one only if the
+    confidence interval over the seeds that both have excludes 0.
+    """
+    if len(comparison.rows) == 1:
+        return _alone(comparison.rows[0], groups[comparison.rows[0].name], comparison.target)
+    best, second = sorted(comparison.rows, key=lambda row: -row.end.mean)[:2]
+    other = second if best.name == comparison.reference else comparison.row(comparison.reference)
+    return _against(best, other, groups, comparison)
+
+
+def notices(groups: Groups) -> list[str]:
+    """What limits the answer: runs that are not finished, updates left out, single seeds, unequal lengths."""
+    said: list[str] = []
+    for name, runs in groups.items():
+        for run in runs:
+            planned = run.config.federation.rounds
+            if run.summary is None or len(run.lines) < planned:
+                said.append(f"{name}, seed {run.seed}, is not finished: {len(run.lines)} of {planned} rounds.")
+            if dropped := sum(len(line.get("dropped") or ()) for line in run.lines):
+                counted = "update of a client was" if dropped == 1 else "updates of clients were"
+                said.append(f"{name}, seed {run.seed}: {dropped} {counted} left out; they are listed below.")
+    single = [name for name, runs in groups.items() if len(runs) == 1]
+    if single:
+        who = "Every method" if len(single) == len(groups) > 1 else listed(single)
+        verb = "has" if len(single) == 1 or who == "Every method" else "have"
+        said.append(f"{who} {verb} one seed, which says nothing about chance.")
+    ends = sorted({run.rounds[-1] for runs in groups.values() for run in runs})
+    if len(ends) > 1:
+        said.append(
+            f"The runs end between rounds {ends[0]} and {ends[-1]}, so their accuracies at the end are of different "
+            "rounds."
+        )
+    return said
+
+
+def reached(values: Sequence[int | None], words: Sequence[str]) -> str | None:
+    """When the seeds of a method reached the target; None if none did.
+
+    Args:
+        values: one per seed.
+        words: the same as text.
+
+    >>> reached([7, 9, None], ["7", "9", "-"]), reached([7], ["7"])
+    ('7 to 9 (2 of 3 seeds)', '7')
+    """
+    there = sorted((value, word) for value, word in zip(values, words, strict=True) if value is not None)
+    if not there:
+        return None
+    first, last = there[0][1], there[-1][1]
+    span = first if first == last else f"{first} to {last}"
+    return span if len(there) == len(values) else f"{span} ({len(there)} of {len(values)} seeds)"
+
+
+def rounds_reached(row: Row) -> str | None:
+    """The rounds in which a method's seeds reached the target."""
+    return reached(row.rounds_to_target, [str(value) for value in row.rounds_to_target])
+
+
+def bytes_reached(row: Row) -> str | None:
+    """What a method's seeds had sent by then."""
+    return reached(row.bytes_to_target, ["-" if value is None else size(value) for value in row.bytes_to_target])
+
+
+def _alone(row: Row, runs: Sequence[Run], target: float) -> str:
+    ends = sorted({run.rounds[-1] for run in runs})
+    averaged = min(LAST, *(len(run.rounds) for run in runs))
+    rounds = f"{ends[0]} rounds" if len(ends) == 1 else f"{ends[0]} to {ends[-1]} rounds"
+    when = "1 round" if ends == [1] else rounds
+    over = f"mean of the last {averaged} evaluated rounds; " if averaged > 1 else ""
+    text = f"{row.name} reaches {percent(row.end.mean)} test accuracy after {when} ({over}{_seeds(row)})"
+    if (first := rounds_reached(row)) and ends != [1]:
+        text += f", {_level(target)} for the first time in round {first}"
+    constants = [run.summary["constant/accuracy"] for run in runs if run.summary and "constant/accuracy" in run.summary]
+    if constants:
+        text += f"; the best constant answer has {percent(statistics.fmean(constants))}"
+    return text + "."
+
+
+def _against(best: Row, other: Row, groups: Groups, comparison: Comparison) -> str:
+    count = len(comparison.rows)
+    scope = "" if count == 2 else f"Of {count} methods, "
+    ends = {row.name: {run.seed: at_end(run) for run in groups[row.name]} for row in (best, other)}
+    difference = paired(ends[best.name], ends[other.name])
+    if difference is None:
+        gap = f"{100 * (best.end.mean - other.end.mean):.1f}"
+        return (
+            f"{scope}{best.name} ends at {percent(best.end.mean)} test accuracy and {other.name} at "
+            f"{percent(other.end.mean)}, but no seed was run with both, so chance may have made the gap of {gap} points"
+            f"{_speed(best, other, comparison.target)}."
+        )
+    if difference.mean < 0:  # the best over all its seeds is behind on those that both have
+        best, other = other, best
+        difference = paired(ends[best.name], ends[other.name])
+        assert difference is not None  # the seeds are the same
+    seeds = ends[best.name].keys() & ends[other.name].keys()
+    theirs, others = (statistics.fmean(ends[row.name][seed] for seed in seeds) for row in (best, other))
+    named = other.name if other.name != comparison.reference or count == 2 else f"the reference {other.name}"
+    facts = f"{percent(theirs)} against {percent(others)}", f"{100 * difference.mean:.1f} points"
+    return f"{scope}{_verdict(best.name, named, facts, difference)}{_speed(best, other, comparison.target)}."
+
+
+def _verdict(best: str, other: str, facts: tuple[str, str], difference: Difference) -> str:
+    values, gap = facts
+    if gap.startswith("0.0 "):
+        return f"{best} and {other} end level in test accuracy ({values}; {_counted(difference.pairs)})"
+    if difference.low is None or difference.high is None:
+        return (
+            f"{best} ends {gap} of test accuracy above {other} ({values}), with one seed, so chance may have made the "
+            "difference"
+        )
+    seeds = _counted(difference.pairs)
+    if difference.low == difference.high:
+        return f"{best} ends {gap} of test accuracy above {other} ({values}; as far with each of {seeds})"
+    interval = f"95 % confidence interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {seeds}"
+    if difference.low <= 0:
+        return (
+            f"{best} ends {gap} of test accuracy above {other} ({values}), which is within the spread of the seeds "
+            f"({interval}: it includes 0)"
+        )
+    return f"{best} is ahead of {other} by {gap} of test accuracy at the end ({values}; {interval})"
+
+
+def _speed(best: Row, other: Row, target: float) -> str:
+    first, second = rounds_reached(best), rounds_reached(other)
+    if first and second:
+        return f"; {_level(target)} is reached in round {first}, against {second}"
+    if first:
+        return f"; {_level(target)} is reached in round {first}, and never by {other.name}"
+    return f"; {_level(target)} is reached by {other.name} alone, in round {second}" if second else ""
+
+
+def _level(target: float) -> str:
+    """A target as per cent.
+
+    >>> _level(0.5), _level(0.125)
+    ('50 %', '12.5 %')
+    """
+    return f"{100 * target:g} %"
+
+
+def _counted(seeds: int) -> str:
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def _seeds(row: Row) -> str:
+    if row.end.deviation is None:
+        return "one seed"
+    return f"{len(row.seeds)} seeds, standard deviation {100 * row.end.deviation:.1f} points"
