@@ -57,7 +57,7 @@ def test_names_hold_what_tells_runs_apart():
     tempered = ("aggregation.method=tempered", "aggregation.options.gamma=0.25")
     groups = grouped(
         [
-            made([0.5], "training.engine=sequential"),
+            made([0.5], "training.engine=sequential", "training.attention=eager"),
             made([0.5], *baseline, "federation.rounds=9"),
             made([0.5], *tempered, "evaluation.every=5"),
         ]

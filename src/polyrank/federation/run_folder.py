@@ -14,14 +14,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
-from polyrank.hf.peft_folder import Target
+
+if TYPE_CHECKING:
+    from polyrank.hf.peft_folder import Target
 
 LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
 
@@ -126,6 +128,8 @@ class RunFolder:
         Raises:
             RunFolderError: there is no run here.
         """
+        from polyrank.hf.peft_folder import Target  # imports transformers, which readers of metrics do without
+
         about = self.read_json("run")
         return Target(self.read_config().model, tuple(about["labels"]), tuple(about["head_modules"]))
 
