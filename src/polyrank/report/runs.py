@@ -18,8 +18,8 @@ _ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
     "federation": {"seed", "rounds"},
     "training": {"engine", "clients_per_pass", "workers", "attention"},
 }
-"""What runs of one name may differ in, since ``auto`` may have chosen differently; method, options and ranks have a form
-of their own in the name."""
+"""What runs of one name may differ in, since ``auto`` may have chosen differently. Method, options and ranks have a
+form of their own in the name."""
 
 
 @dataclass(frozen=True, eq=False)
