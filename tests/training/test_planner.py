@@ -88,18 +88,16 @@ def batched(seconds: Mapping[int, float], threads: int = 1) -> dict[Kind, float]
         ({1: 1.0, 2: 0.9, 5: 0.8, 10: 0.7, 12: 0.6}, 12, [1, 2, 5, 10, 12]),
         ({1: 1.0, 2: 0.6, 5: 0.5, 10: 0.53}, 5, [1, 2, 5, 10]),
         ({1: 1.0, 2: 1.06}, 1, [1, 2]),
-        ({1: 1.0, 2: 1.04, 5: 0.9, 10: 2.0}, 5, [1, 2, 5, 10]),
-        ({1: 1.0, 2: 0.5, 5: 0.52, 10: 0.535}, 2, [1, 2, 5, 10]),
-        ({1: 1.0, 2: 0.95, 5: 1.1}, 1, [1, 2, 5]),
+        ({1: 1.0, 2: 0.95}, 1, [1, 2]),
+        ({1: 1.0, 2: 0.5, 5: 0.48}, 2, [1, 2, 5]),
     ],
-    ids=["widest", "narrower", "one", "a little slower on the way", "against the best, not the last", "not worth it"],
+    ids=["widest", "narrower", "one", "not worth it", "not worth more"],
 )
 @pytest.mark.parametrize("engine", ["auto", "batched"])
 def test_the_fastest_width_is_taken(
     bert: ResidentModel, measure: Measure, engine: str, case: tuple[dict[int, float], int, list[int]]
 ):
-    """12 clients; the search ends where a width takes more than 1.05 times the best so far, and the narrowest is taken
-    that takes at most 1.1 times the best."""
+    """12 clients; the search ends where a width is not 1.08 times as fast as the one before."""
     seconds, best, measured = case
     found = measure(batched(seconds))
     plan = choose(bert, TrainingConfig(engine=engine, batch_size=4), jobs(bert, 12), rounds=1)
@@ -113,7 +111,7 @@ def test_the_plan_in_words():
     assert str(Plan("sequential", 1, 1, "it couples them")) == "one client after another (not batched: it couples them)"
 
 
-EVER_FASTER = {1: 1.0, 2: 0.9, 4: 0.85, 5: 0.8, 6: 0.75, 8: 0.7, 10: 0.65, 12: 0.55}
+EVER_FASTER = {1: 1.0, 2: 0.9, 4: 0.8, 5: 0.75, 6: 0.7, 8: 0.6, 10: 0.5, 12: 0.4}
 
 
 def bytes_of_one(model: ResidentModel, free: Callable[[float], None], job: Job, options: TrainingConfig) -> float:

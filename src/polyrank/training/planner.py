@@ -30,10 +30,9 @@ STEPS = 2
 REPEATS = 2
 LONG_SECONDS = 1.0
 """A timing that takes so long is not repeated: what warming up adds is small beside it."""
-WORSE = 1.05
-"""A width that takes so many times the best so far ends the search: wider ones were slower wherever we looked."""
-WIDER = 1.1
-"""Measured gain below which a wider pass is not worth the activations that it keeps."""
+WIDER = 1.08
+"""Measured gain below which a wider pass is not worth the activations that it keeps; there the search ends, since a
+trial takes that memory too."""
 MEMORY_SHARE = 0.5
 """Of what is free, for what a pass keeps for its backward pass."""
 GAIN = 1.15
@@ -123,7 +122,7 @@ def _choose(
 def _fastest(
     resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], widest: int
 ) -> _Timing:
-    """The narrowest of the open widths that is about as fast as the fastest.
+    """The widest of the open widths up to which each was faster than the one before by `WIDER`.
 
     A pass of one client is as fast as the sequential engine or faster.
     """
@@ -131,15 +130,16 @@ def _fastest(
         return _Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1]))
     fixed = options.clients_per_pass
     widths = sorted({width for width in (*WIDTHS, len(jobs)) if width <= widest}) or [1]
-    timings: list[_Timing] = []
+    best: _Timing | None = None
     for width in [min(fixed, len(jobs))] if fixed != "auto" else widths:
         batched.clients_per_pass = width
-        timings.append(_Timing("batched", width, _seconds(batched, jobs[:width])))
-        log.info("%d clients in one pass: %.1f ms per client and step", width, 1000 * timings[-1].seconds)
-        if timings[-1].seconds > WORSE * min(timing.seconds for timing in timings):
+        timing = _Timing("batched", width, _seconds(batched, jobs[:width]))
+        log.info("%d clients in one pass: %.1f ms per client and step", width, 1000 * timing.seconds)
+        if best is not None and best.seconds < WIDER * timing.seconds:
             break
-    best = min(timing.seconds for timing in timings)
-    return next(timing for timing in timings if timing.seconds <= WIDER * best)
+        best = timing
+    assert best is not None  # there is always a width of 1
+    return best
 
 
 def _seconds(engine: Engine, jobs: Sequence[Job]) -> float:
