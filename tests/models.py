@@ -163,9 +163,10 @@ LABELS = ("pets", "fruit")
 
 
 def resident(folder: Path, *, labels: tuple[str, ...] = LABELS, seed: int = 0, **options: Any) -> ResidentModel:
-    """A resident model of a checkpoint; ``options`` are the model section's, or ``dtype`` and ``attention``."""
+    """A resident model of a checkpoint; ``options`` are the model section's, or dtype, attention and device."""
     loading = {key: options.pop(key) for key in ("dtype", "attention") if key in options}
-    return ResidentModel(load_base(ModelConfig(name=str(folder), **options), labels, seed=seed, **loading))
+    device = torch.device(options.pop("device", "cpu"))
+    return ResidentModel(load_base(ModelConfig(name=str(folder), **options), labels, seed=seed, **loading), device)
 
 
 def random_adapter(model: ResidentModel, seed: int = 0, *, rank: int = 3, uneven: bool = True) -> Adapter:

@@ -65,7 +65,7 @@ def measure(chosen: Sequence[tuple[Shape, int]]) -> list[dict[str, Any]]:
                     continue
                 _forget_peak(resident.device)
                 start = time.perf_counter()
-                list(engine.train(jobs))
+                list(engine.train(jobs))  # ends with copies to the CPU, so a GPU is done then
                 best[name] = min(best[name], time.perf_counter() - start)
                 peak[name] = max(peak[name], _peak_mib(resident.device))
         chain = chain_rate(rows, DTYPES[options.precision], resident.device)

@@ -70,7 +70,7 @@ def decoder(work: Path) -> Path:
     """The folder of a Llama of one billion parameters with random weights, 2 GB in bfloat16."""
     size = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
-    return _made(work / "llama-1b", LlamaModel, LlamaConfig(vocab_size=6000, pad_token_id=0, **size, **heads))
+    return _made(work / "llama-1b", LlamaModel, LlamaConfig(vocab_size=8000, pad_token_id=0, **size, **heads))
 
 
 def _made(folder: Path, kind: type[PreTrainedModel], config: object) -> Path:

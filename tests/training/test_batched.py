@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -190,15 +191,14 @@ def test_padding_stays_zero(checkpoint: Checkpoints):
     seen: list[Tensor] = []
     original = StackedAdapters.extract
 
-    def extract(self: StackedAdapters, client: int) -> Adapter:
-        for place in self._trained:
-            for buffer in (self._buffer, self._gradient):
-                whole = place.view(buffer)[client]
-                rank = self.adapters[client].modules[place.module].rank if place.module in self.model.lora else None
+    def extract(self: StackedAdapters) -> list[Adapter]:
+        for place, buffer in itertools.product(self._trained, (self._buffer, self._gradient)):
+            for whole, adapter in zip(place.view(buffer), self.adapters, strict=True):
+                rank = adapter.modules[place.module].rank if place.module in self.model.lora else None
                 beyond = {"a": whole[rank:], "b": whole[..., rank:]}.get(place.attribute)
                 if beyond is not None:
                     seen.append(beyond)
-        return original(self, client)
+        return original(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StackedAdapters, "extract", extract)

@@ -156,6 +156,13 @@ def test_the_memory_of_a_client(bert: ResidentModel, free: Callable[[float], Non
     assert 2 * states < one < 100 * states
 
 
+def test_weights_are_no_clients_memory(checkpoint: Checkpoints, free: Callable[[float], None]):
+    """They are saved for the backward pass, but are there anyway."""
+    wide = resident(checkpoint("bert", intermediate_size=4096))
+    (job,) = jobs(wide, 1, size=1)
+    assert bytes_of_one(wide, free, job, TrainingConfig()) < sum(p.nbytes for p in wide.model.parameters()) / 2
+
+
 @pytest.mark.parametrize(
     ("options", "plan"),
     [

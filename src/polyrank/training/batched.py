@@ -118,8 +118,8 @@ class Batched(Engine):
                             torch.nn.utils.clip_grad_norm_(row, options.clip)
                     optimizer.step()
             updates = [
-                ClientUpdate(job.client, adapters.extract(k), job.weight, {"loss": total / count, "steps": count})
-                for k, (job, total, count) in enumerate(zip(jobs, totals.tolist(), steps, strict=True))
+                ClientUpdate(job.client, adapter, job.weight, {"loss": total / count, "steps": count})
+                for job, adapter, total, count in zip(jobs, adapters.extract(), totals.tolist(), steps, strict=True)
             ]
         resident.model.eval()
         return updates

@@ -28,8 +28,8 @@ class UnbatchableError(ModelError):
 class Bits(Protocol):
     """A seeded source of masks on one device."""
 
-    def keep(self, shape: Sequence[int], threshold: int) -> Tensor:
-        """Booleans, True with probability ``threshold / LEVELS``, one random number each."""
+    def draw(self, keep: Tensor, threshold: int) -> None:
+        """Fill booleans, True with probability ``threshold / LEVELS``; the same for the same shape, in any memory."""
 
 
 class HostBits:
@@ -38,10 +38,9 @@ class HostBits:
     def __init__(self, seed: int, *place: int) -> None:
         self._bits = np.random.SFC64(np.random.SeedSequence([seed, *place]))
 
-    def keep(self, shape: Sequence[int], threshold: int) -> Tensor:
-        size = int(np.prod(shape))
-        raw = self._bits.random_raw(-(-size // 4)).view(np.uint16)[:size]
-        return torch.from_numpy(np.less(raw, threshold)).view(*shape)
+    def draw(self, keep: Tensor, threshold: int) -> None:
+        raw = self._bits.random_raw(-(-keep.numel() // 4)).view(np.uint16)[: keep.numel()]
+        np.less(raw.reshape(keep.shape), threshold, out=keep.numpy())
 
 
 class DeviceBits:
@@ -50,11 +49,16 @@ class DeviceBits:
     def __init__(self, seed: int, *place: int, device: torch.device) -> None:
         mixed = int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]) >> 1
         self._generator = torch.Generator(device).manual_seed(mixed)
-        self._device = device
 
-    def keep(self, shape: Sequence[int], threshold: int) -> Tensor:
-        drawn = torch.randint(LEVELS, tuple(shape), generator=self._generator, device=self._device, dtype=torch.int32)
-        return drawn < threshold
+    def draw(self, keep: Tensor, threshold: int) -> None:
+        if keep.is_contiguous():
+            keep.bernoulli_(threshold / LEVELS, generator=self._generator)
+        else:  # which number goes where depends on strides
+            keep.copy_(
+                torch.empty_like(keep, memory_format=torch.contiguous_format).bernoulli_(
+                    threshold / LEVELS, generator=self._generator
+                )
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +129,22 @@ class ClientDropout(TorchFunctionMode):
     def _mask(self, x: Tensor, threshold: int) -> Tensor:
         """What is added to 1 to give a mask: -1 where a value is dropped, scale - 1 where it is kept."""
         first = self.streams[0]
+        keep = torch.ones(x.shape, dtype=torch.bool, device=x.device)
         if len(self.streams) == 1 and (first.rows, first.tokens) == (self.rows, self.tokens):
-            return _as_factor(first.bits.keep(x.shape, threshold), threshold, x)  # all of it is the client's own
+            first.bits.draw(keep, threshold)  # all of it is the client's own
+            return _as_factor(keep, threshold, x)
         if x.shape[0] != len(self.streams) * self.rows:
             raise UnbatchableError(
                 f"the model drops values of a tensor of shape {tuple(x.shape)}, whose rows are not examples"
             )
         where = (1,) if x.ndim == 3 else (2, 3) if x.ndim == 4 else ()
         padded = [axis for axis in where if x.shape[axis] == self.tokens]
-        blocks = []
-        for one in self.streams:
-            shape = [one.tokens if axis in padded else size for axis, size in enumerate(x.shape)]
-            blocks.append(one.bits.keep([one.rows, *shape[1:]], threshold))
-        mask = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
-        for k, block in enumerate(blocks):
-            own = mask[k * self.rows : k * self.rows + block.shape[0]]
-            own[tuple(slice(size) for size in block.shape)] = _as_factor(block, threshold, x)
-        return mask
+        for k, one in enumerate(self.streams):
+            own = keep[k * self.rows : k * self.rows + one.rows]
+            for axis in padded:
+                own = own.narrow(axis, 0, one.tokens)
+            one.bits.draw(own, threshold)
+        return _as_factor(keep, threshold, x)
 
     def _attention(  # noqa: PLR0917  # torch's signature
         self,

@@ -165,16 +165,20 @@ def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
 
 def _most_that_fit(engine: Batched, job: Job) -> int:
     """Clients whose saved activations fit into the free memory, by those of one; at least 1."""
-    largest = kept = 0
+    model = engine.resident.model
+    weights = {_place(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    largest = 0
 
     def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.nbytes
+        if (place := _place(tensor)) not in weights:
+            kept[place] = tensor.untyped_storage().nbytes()  # once, however many operations keep it
         return tensor
 
     def look(tensor: Tensor) -> Tensor:
-        nonlocal largest, kept
-        largest, kept = max(largest, kept), 0
+        nonlocal largest
+        largest = max(largest, sum(kept.values()))
+        kept.clear()
         return tensor
 
     device = engine.resident.device
@@ -182,6 +186,11 @@ def _most_that_fit(engine: Batched, job: Job) -> int:
         list(engine.train([job]))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its memory is; views share it."""
+    return tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

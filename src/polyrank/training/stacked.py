@@ -154,12 +154,12 @@ class StackedAdapters:
         """A buffer that holds these tensors of every client, zeros beyond its ranks."""
         size = sum(torch.Size(place.shape).numel() for place in places)
         resident = self.model.resident
-        buffer = torch.zeros(len(self.adapters), size, dtype=resident.adapter_dtype, device=resident.device)
+        buffer = _host(len(self.adapters), size, dtype=resident.adapter_dtype, device=resident.device).zero_()
         for place in places:
             for own, adapter in zip(place.view(buffer), self.adapters, strict=True):
                 value = self._value(adapter, place)
                 own[tuple(slice(n) for n in value.shape)] = value
-        return buffer
+        return buffer.to(resident.device)  # one copy for all
 
     def _base_changes(self, changes: Sequence[Adapter | None]) -> dict[str, tuple[Tensor, Tensor]]:
         if all(change is None for change in changes):
@@ -228,16 +228,19 @@ class StackedAdapters:
             tails.append((module.a[client, kept:rank], module.b[client, :, kept:rank]))
         return tails
 
-    def extract(self, client: int) -> Adapter:
-        """A copy of one client's adapter at its own ranks, on the CPU, in ``adapter_dtype``."""
-        start, values = self.adapters[client], {}
-        for place in self._trained:
-            values[place.module, place.attribute] = place.view(self._buffer)[client]
+    def extract(self) -> list[Adapter]:
+        """A copy of every client's adapter at its own ranks, on the CPU, in ``adapter_dtype``."""
+        host = _host(*self._buffer.shape, dtype=self._buffer.dtype, device=self._buffer.device)
+        host.copy_(self._buffer)  # one copy for all
+        return [self._extract(start, host[client]) for client, start in enumerate(self.adapters)]
+
+    def _extract(self, start: Adapter, row: Tensor) -> Adapter:
+        values = {(place.module, place.attribute): place.view(row[None])[0] for place in self._trained}
 
         def copy(name: str, attribute: str, original: Tensor) -> Tensor:
             tensor = values.get((name, attribute), original)
             own = tensor[tuple(slice(n) for n in original.shape)]
-            return own.detach().to("cpu", self._buffer.dtype, copy=True)
+            return own.detach().to("cpu", row.dtype, copy=True)
 
         modules = {
             name: Factors(copy(name, "a", factors.a), copy(name, "b", factors.b), factors.scale)
@@ -245,6 +248,11 @@ class StackedAdapters:
         }
         dense = {name: copy(*_split(name), tensor) for name, tensor in start.dense.items()}
         return Adapter(modules, dense)
+
+
+def _host(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory of the CPU that is copied to and from the device at full speed."""
+    return torch.empty(*shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
 def _split(name: str) -> tuple[str, str]:

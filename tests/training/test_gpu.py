@@ -1,0 +1,91 @@
+"""The engines on a GPU, where there is one; `tests/training/test_batched.py` has the same and more on the CPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from polyrank import config as configuration
+from polyrank.config import TrainingConfig
+from polyrank.federation.runner import run
+from polyrank.hf.resident import ResidentModel
+from polyrank.state import ClientUpdate
+from polyrank.training.batched import Batched
+from polyrank.training.planner import choose
+from polyrank.training.sequential import Sequential
+from tests.models import Checkpoints, resident
+from tests.training.test_batched import ARCHITECTURES, DROPOUT, RECIPES, both, distance, jobs
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICE = "cuda"
+NO_DROPOUT = {name: dict.fromkeys(settings, 0.0) for name, settings in DROPOUT.items()}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batched_equals_sequential(checkpoint: Checkpoints, architecture: str, recipe: str, attention: str):
+    """In float64 to 1e-10, with dropout, for unequal ranks, steps, batches and lengths."""
+    model = resident(
+        checkpoint(architecture),
+        **{"dtype": torch.float64, "attention": attention, "device": DEVICE},
+        **{"dropout": 0.1, "config": DROPOUT[architecture]},
+    )
+    for per_pass in (1, 3, 4):
+        assert max(both(model, jobs(model), per_pass, **RECIPES[recipe])) < 1e-10
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float32_after_five_rounds(checkpoint: Checkpoints, architecture: str):
+    model = resident(checkpoint(architecture), device=DEVICE, dropout=0.1, config=DROPOUT[architecture])
+    assert max(both(model, jobs(model), 4, rounds=5, optimizer="sgd", lr=1e-3)) < 1e-4
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoints, architecture: str):
+    """Without dropout, whose masks differ between devices."""
+
+    def trained(device: str) -> tuple[ResidentModel, list[ClientUpdate]]:
+        model = resident(checkpoint(architecture), device=device, dtype=torch.float64, config=NO_DROPOUT[architecture])
+        return model, list(Batched(model, TrainingConfig(batch_size=4, epochs=2), 4).train(jobs(model)))
+
+    (model, here), (_, there) = trained("cpu"), trained(DEVICE)
+    for job, one, other in zip(jobs(model), here, there, strict=True):
+        assert distance(other.adapter, one.adapter, job.adapter) < 1e-6  # rotary embeddings are computed in float32
+
+
+def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"), device=DEVICE, dropout=0.1)
+    work = jobs(model)
+    good = list(Batched(model, TrainingConfig(batch_size=4), 4).train(work))
+    work[1] = replace(work[1], adapter=work[1].adapter.map(lambda t: torch.full_like(t, torch.nan)))
+    for update, before in zip(Batched(model, TrainingConfig(batch_size=4), 4).train(work), good, strict=True):
+        assert (
+            bool(update.adapter.first_not_finite())
+            if update.client == "c2"
+            else update.adapter.identical(before.adapter)
+        )
+
+
+def test_the_planner_measures_and_the_base_is_left_as_it_was(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"), device=DEVICE)
+    options, work = TrainingConfig(batch_size=4), jobs(model)
+    first = list(Sequential(model, options).train(work))
+    plan = choose(model, options, work, rounds=100)
+    assert plan.engine == "batched"
+    assert plan.clients_per_pass in {1, 2, 4}
+    assert plan.workers == 1
+    again = list(Sequential(model, options).train(work))
+    assert all(one.adapter.identical(other.adapter) for one, other in zip(first, again, strict=True))
+
+
+def test_a_run_of_the_quickstart(tmp_path: Path):
+    """Precision, attention and engine are measured; the run ends, and says where its time went."""
+    few = ("federation.rounds=2", "data.limit_train=2000", "data.limit_test=100", "federation.clients=20")
+    run(configuration.load(None, list(few)), tmp_path / "run", profile=True)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["time/arithmetic"] > 0
