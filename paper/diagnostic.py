@@ -42,7 +42,7 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:  # Any: plain J
             texts = (
                 ("data.size=200", "training.epochs=3") if data == "ag_news" else ("data.size=100", "training.epochs=5")
             )
-            config = load_config(data, [f"federation.seed={seed}", *texts], chosen.model, chosen.data)
+            config = load_config(data, [f"federation.seed={seed}", *texts, *chosen.set], chosen.model, chosen.data)
             rows.append({"data": data, "seed": seed, **one_round(config)})
             print(rows[-1], flush=True)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,14 @@ Tables:
 - ``diagnostic``: one round: a high-quality client alone, after zero padding, after replication;
 - ``curves``: the seed paper's methods on AG News and DBpedia;
 - ``methods``: every method of the registry on AG News, with two rank plans;
-- ``when``: one setting at a time changed, on the quickstart's model and text;
+- ``when_quickstart``, ``when_ag_news``: one setting at a time changed;
 - ``gamma``: `tempered` from owner mean to zero padding.
 
 Without further options models and data come from the Hub. Where it cannot be reached, ``--model`` names a local
 model folder and ``--data`` a folder that holds ``ag_news`` and ``dbpedia``, each with train.csv and test.csv (columns
 ``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again; ``--minutes`` ends
-the work after the run that exceeds it, so a study can be made in pieces.
+the work after the run that exceeds it, so a study can be made in pieces. Engine, precision and attention (``--set``)
+are no part of what a run is; each result says which it had.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
     for study in TABLES[table]:
         if chosen.studies and study.name not in chosen.studies:
             continue
-        config = load_config(study.data, study.overrides, chosen.model, chosen.data)
+        config = load_config(study.data, [*study.overrides, *chosen.set], chosen.model, chosen.data)
         scores: Scores = {}
         for entry, seed in planned(study, config):
             name = archive.key(study.name, entry.name, entry.seeded(seed))
@@ -106,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--studies", nargs="+", help="some of the table's studies")
     parser.add_argument("--seeds", nargs="+", type=int, help="some of the studies' seeds")
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="training.NAME=VALUE", help="how it is computed, in place of a trial"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     chosen = parser.parse_args(arguments)

@@ -10,9 +10,13 @@ from polyrank.aggregation import METHODS
 SEED_PAPER = ("replication", "zero_padding", "hetlora", "fedavg")
 """Replication, zero padding, Frobenius weights, and equal ranks at 5, 7 and 20."""
 EVERY = tuple(METHODS)
-FEW = ("replication", "zero_padding", "zero_padding_delta", "tempered")
+WHEN = (
+    *("replication", "tempered", "shrinkage", "zero_padding_delta", "zero_padding"),
+    "zero_padding:keep_unowned=true",  # dilution without wiping
+)
 THREE_LAYERS = "model.config.num_hidden_layers=3"
-GAMMAS = (0, 0.1, 0.25, 0.5, 0.75, 1)
+GAMMAS = (*(f"tempered:gamma={gamma}" for gamma in (0, 0.1, 0.25, 0.5, 0.75, 1)), "shrinkage", "replication")
+"""From owner mean to zero padding, with a gamma that is fixed and one that follows from the owners' variance."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Study:
     seeds: Sequence[int] = (0, 1, 2)
 
 
-def _when() -> list[Study]:
-    """One thing at a time is changed, on the quickstart's model and text; the first study is the setting itself."""
+def _when(data: str, overrides: Sequence[str]) -> list[Study]:
+    """One thing at a time is changed; the first study is the setting itself."""
     changes: dict[str, Sequence[str]] = {
         "base": (),
         "owners-5": ("ranks.shares=[0.95, 0.05]",),
@@ -50,10 +54,7 @@ def _when() -> list[Study]:
         "ranks-5-8": ("ranks.levels=[5, 8]",),
         "ranks-1-32": ("ranks.levels=[1, 32]",),
     }
-    return [
-        Study(name, "quickstart", (*FEW, "zero_padding:keep_unowned=true"), overrides, range(5))
-        for name, overrides in changes.items()
-    ]
+    return [Study(name, data, WHEN, (*overrides, *change), range(5)) for name, change in changes.items()]
 
 
 TABLES: Mapping[str, Sequence[Study]] = {
@@ -67,9 +68,10 @@ TABLES: Mapping[str, Sequence[Study]] = {
             (THREE_LAYERS, "ranks.levels=[4, 8, 16, 32]", "ranks.shares=[0.25, 0.25, 0.25, 0.25]"),
         ),
     ],
-    "when": _when(),
+    "when_quickstart": _when("quickstart", ()),
+    "when_ag_news": _when("ag_news", (THREE_LAYERS,)),
     "gamma": [
-        Study("quickstart", "quickstart", [f"tempered:gamma={gamma}" for gamma in GAMMAS], seeds=range(5)),
-        Study("ag_news", "ag_news", [f"tempered:gamma={gamma}" for gamma in GAMMAS], (THREE_LAYERS,)),
+        Study("quickstart", "quickstart", GAMMAS, seeds=range(5)),
+        Study("ag_news", "ag_news", GAMMAS, (THREE_LAYERS,), range(5)),
     ],
 }

@@ -138,7 +138,8 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         )
 
     tokenizer = load_tokenizer(config.model)
-    sets = {"train": train, "test": split.test} | ({"validation": validation} if validation else {})
+    used = np.unique(np.concatenate(list(partition.examples.values())))  # others are not even tokenised
+    sets = {"train": train.subset(used), "test": split.test} | ({"validation": validation} if validation else {})
     tokens = {name: tokenize(part, tokenizer, config.data.max_tokens) for name, part in sets.items()}
     labels = split.train.label_names
     rank = global_rank(config)
@@ -149,7 +150,9 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         return resident
 
     choice = fastest(load, config.training, tokens["train"])
-    examples = {client: tokens["train"].subset(rows) for client, rows in partition.examples.items()}
+    examples = {
+        client: tokens["train"].subset(np.searchsorted(used, rows)) for client, rows in partition.examples.items()
+    }
     plan = _plan(config, choice, examples)
     config = _resolved(config, choice, plan, len(partition.examples))
     clock = Clock(choice.resident.device, running=profile)
