@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 from polyrank import data
 from polyrank.config import Config, load
 from polyrank.hf.base import load_base, load_tokenizer
-from polyrank.seeds import derive, numpy_generator
+from polyrank.seeds import derive, numpy_generator, torch_generator
 from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, tokenize
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -84,7 +85,6 @@ def build(path: str) -> PeftModel:
     config, seed = job.config, job.config.federation.seed
     base = load_base(config.model, job.labels, seed=seed)
     rank = config.ranks.levels[-1]
-    torch.manual_seed(derive(seed, "adapter"))
     lora = LoraConfig(
         r=rank,
         lora_alpha=round(config.ranks.alpha * rank),
@@ -92,7 +92,13 @@ def build(path: str) -> PeftModel:
         target_modules=list(config.model.targets),
         modules_to_save=list(base.head_modules),
     )
-    return get_peft_model(base.model, lora)
+    model = get_peft_model(base.model, lora)
+    for name, module in base.model.named_modules():  # A as PolyRank draws it: accuracy depends on it by points
+        if isinstance(module, LoraLayer):
+            (adapter,) = module.lora_A.values()
+            generator = torch_generator(seed, "adapter", name)
+            nn.init.kaiming_uniform_(adapter.weight, a=5**0.5, generator=generator)
+    return model
 
 
 def collate(examples: Examples, indices: Sequence[int]) -> Batch:

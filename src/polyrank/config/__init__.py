@@ -46,13 +46,13 @@ __all__ = [
 ]
 
 
-def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file (or the defaults) and apply overrides such as ``training.lr=1e-3``.
 
     Raises:
         ConfigError: the file is missing or no TOML; a key is unknown (with the nearest known one) or a value is wrong.
     """
-    values = _read(path) if path is not None else {}
+    values = _read(Path(path)) if path is not None else {}
     for text in overrides:
         _set(values, text)
     return parse(values, str(path) if path else "configuration")
