@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := pyproject.toml constraints.txt
 
-.PHONY: quickstart test lint format benchmark-quickstart clean help
+.PHONY: quickstart test lint format clean help
 
 help:
 	@echo "make quickstart  install what running needs, then: polyrank run"

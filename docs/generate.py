@@ -6,15 +6,25 @@ the pages are up to date.
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from polyrank.aggregation import METHODS
 from polyrank.cli.methods import facts
 from polyrank.config import Config, Section
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/methods.md", "docs/configuration.md")
+sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
+
+from benchmarks import versus_flower  # noqa: E402
+from benchmarks.engines import arithmetic, compiled, growth, width  # noqa: E402
+from paper import cost, diagnostic, tables  # noqa: E402
+from paper.studies import TABLES  # noqa: E402
+
+PAGES = ("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "paper/RESULTS.md")
 
 
 def methods_table() -> str:
@@ -73,7 +83,31 @@ def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-GENERATED = {"methods": methods_table, "configuration": configuration_tables}
+def _measured(name: str) -> dict[str, Any]:  # Any: JSON values
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    return found
+
+
+def _engines(name: str) -> dict[str, str]:
+    report = _measured(name)
+    parts = {"arithmetic": arithmetic, "width": width, "growth": growth, "compile": compiled}
+    return {part: module.table(report[part]["rows"]) for part, module in parts.items() if part in report}
+
+
+def _diagnostic() -> str:
+    return diagnostic.table(json.loads((tables.RESULTS / "diagnostic.json").read_text(encoding="utf-8"))["rows"])
+
+
+GENERATED = {
+    "methods": methods_table,
+    "configuration": configuration_tables,
+    "versus_flower": lambda: versus_flower.table(_measured("versus_flower.json")["results"]),
+    **{part: lambda part=part: _engines("engines.json")[part] for part in ("arithmetic", "width", "growth", "compile")},
+    "width_h100": lambda: _engines("engines-h100.json")["width"],
+    "cost": cost.table,
+    "diagnostic": _diagnostic,
+    **{f"paper_{table}": lambda table=table: tables.show(table) for table in TABLES},
+}
 
 
 def updated(text: str) -> str:

@@ -4,6 +4,7 @@ Tables:
 
 - ``cost``: LoRA parameters and bytes per client on DistilBERT's shape (Byun and Lee, section 4);
 - ``diagnostic``: one round: a high-quality client alone, after zero padding, after replication;
+- ``quickstart``: the methods that keep A and B apart, on the embedded model and text: the README's table;
 - ``curves``: the seed paper's methods on AG News and DBpedia;
 - ``methods``: every method of the registry on AG News, with two rank plans;
 - ``when_quickstart``, ``when_ag_news``: one setting at a time changed;
@@ -25,17 +26,15 @@ from pathlib import Path
 
 from paper import archive, cost, diagnostic
 from paper.studies import TABLES, Study
+from paper.tables import RESULTS, show
 from polyrank import config as configuration
 from polyrank.comparison.compare import Planned, compare
 from polyrank.comparison.entries import Entry, entries
 from polyrank.config import Config
 from polyrank.federation.scoring import Scores
-from polyrank.report import tables
-from polyrank.report.runs import grouped, read
-from polyrank.report.statistics import compare as compared
+from polyrank.report.runs import read
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 
 
 def load_config(data: str, overrides: Sequence[str], model: str | None, folder: Path | None) -> Config:
@@ -79,21 +78,6 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
             assert run.summary is not None
             print(f"{name}: {run.summary['test/accuracy']:.3f}, {run.summary['seconds']:.0f} s", flush=True)
     return True
-
-
-def show(table: str, results: Path) -> str:
-    """Markdown: a table per study, of all runs that are there."""
-    lines = archive.load(results / f"{table}.jsonl")
-    blocks = []
-    for study in TABLES[table]:
-        runs = [archive.restore(line) for name, line in lines.items() if name.startswith(f"{study.name}/")]
-        if not runs:
-            continue
-        comparison = compared(grouped(runs))
-        head = tables.headings(comparison)
-        rows = [f"| {' | '.join(tables.cells(row))} |" for row in comparison.rows]
-        blocks.append("\n".join([f"{study.name}\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]))
-    return "\n\n".join(blocks)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

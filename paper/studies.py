@@ -9,6 +9,7 @@ from polyrank.aggregation import METHODS
 
 SEED_PAPER = ("replication", "zero_padding", "hetlora", "fedavg")
 """Replication, zero padding, Frobenius weights, and equal ranks at 5, 7 and 20."""
+QUICKSTART = ("replication", "tempered", "shrinkage", "zero_padding", "zero_padding_delta", "hetlora", "fedavg")
 EVERY = tuple(METHODS)
 WHEN = (
     *("replication", "tempered", "shrinkage", "zero_padding_delta", "zero_padding"),
@@ -58,6 +59,7 @@ def _when(data: str, overrides: Sequence[str]) -> list[Study]:
 
 
 TABLES: Mapping[str, Sequence[Study]] = {
+    "quickstart": [Study("quickstart", "quickstart", QUICKSTART)],
     "curves": [Study(data, data, SEED_PAPER) for data in ("ag_news", "dbpedia")],
     "methods": [
         Study("ranks-5-20", "ag_news", EVERY, (THREE_LAYERS,)),

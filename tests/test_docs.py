@@ -20,7 +20,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/configuration.md"])
+@pytest.mark.parametrize("page", generator().PAGES)
 def test_generated_parts_are_up_to_date(page: str):
     """`python docs/generate.py` brings them up to date."""
     text = (ROOT / page).read_text(encoding="utf-8")

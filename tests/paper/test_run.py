@@ -9,6 +9,7 @@ import pytest
 from paper.studies import Study
 
 from paper import archive, run
+from paper import tables as paper_tables
 
 FEW = ("data.limit_train=300", "data.limit_test=40", "federation.clients=4", "federation.participation=0.5")
 SMALL = (*FEW, "federation.rounds=2", "ranks.policy=random", "ranks.shares=[0.5, 0.5]", "training.workers=1")
@@ -21,7 +22,8 @@ def arguments(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run, "TABLES", {"made-up": [STUDY]})
+    for module in (run, paper_tables):
+        monkeypatch.setattr(module, "TABLES", {"made-up": [STUDY]})
 
 
 @pytest.mark.usefixtures("tables")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,20 @@ def write(folder: Path, groups: Groups, comparison: Comparison) -> list[Path]:
     Raises:
         ReportError: kaleido or a browser is missing, or the files cannot be written.
     """
-    look = looks(groups)
     figures = [figure for section in sections(groups, comparison) for figure in section.figures]
-    jobs = [_job(figure, look, folder, form) for figure in figures if isinstance(figure, Figure) for form in _FORMS]
+    return draw(folder, [figure for figure in figures if isinstance(figure, Figure)], looks(groups), ("png", "svg"))
+
+
+def draw(folder: Path, figures: Sequence[Figure], look: Mapping[str, Look], forms: Sequence[str]) -> list[Path]:
+    """Write some figures as ``NAME.FORM``; arguments, result and errors as of `write`.
+
+    Args:
+        folder: see there.
+        figures: what to draw.
+        look: of the groups in their legends.
+        forms: ``png``, ``svg`` or both.
+    """
+    jobs = [_job(figure, look, folder, form) for figure in figures for form in forms]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _draw(jobs)
@@ -44,9 +55,6 @@ def write(folder: Path, groups: Groups, comparison: Comparison) -> list[Path]:
             f"{folder}: figures cannot be written: {error.strerror or error}; choose another folder"
         ) from error
     return [job["path"] for job in jobs]
-
-
-_FORMS = ("png", "svg")
 
 
 def _draw(jobs: list[dict[str, Any]]) -> None:  # Any: what kaleido takes

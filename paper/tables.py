@@ -1,0 +1,98 @@
+"""What was measured, as Markdown: read from ``paper/results``, so it can be printed at any time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from paper import archive
+from paper.studies import TABLES
+from polyrank.report import tables
+from polyrank.report.runs import Run, grouped
+from polyrank.report.statistics import area, at_end
+from polyrank.report.statistics import compare as compared
+
+RESULTS = Path(__file__).parent / "results"
+DIFFERENCES = (
+    ("replication", "zero_padding"),
+    ("zero_padding-keep_unowned-True", "zero_padding"),
+    ("tempered", "replication"),
+    ("shrinkage", "replication"),
+)
+"""Pairs of entries that tables of the kind ``when`` hold: what, and against what."""
+
+
+def studies(table: str, results: Path = RESULTS) -> dict[str, list[Run]]:
+    """Study -> its finished runs, in the order of the studies; those without any are left out."""
+    lines = archive.load(results / f"{table}.jsonl")
+    found = {
+        study.name: [archive.restore(line) for key, line in lines.items() if key.startswith(f"{study.name}/")]
+        for study in TABLES[table]
+    }
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def entry(run: Run) -> str:
+    """The name that `polyrank.comparison.entries.entries` gave a run."""
+    return run.path.parts[1]
+
+
+def by_entry(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """Entry -> seed -> run."""
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        found.setdefault(entry(run), {})[run.seed] = run
+    return found
+
+
+def gaps(
+    runs: Mapping[str, Mapping[int, Run]], what: str, against: str, measure: Callable[[Run], float]
+) -> dict[int, float]:
+    """Seed -> difference of two entries, of the seeds that both have."""
+    ours, theirs = runs.get(what, {}), runs.get(against, {})
+    return {seed: measure(ours[seed]) - measure(theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
+
+
+def show(table: str, results: Path = RESULTS) -> str:
+    """All of a table that is measured."""
+    found = studies(table, results)
+    if table.startswith("when"):
+        return when(found)
+    return "\n\n".join(f"{name}\n\n{comparison(runs)}" for name, runs in found.items())
+
+
+def comparison(runs: Sequence[Run]) -> str:
+    """One row per method."""
+    compare = compared(grouped(runs))
+    head = tables.headings(compare)
+    rows = [f"| {' | '.join(tables.cells(row))} |" for row in compare.rows]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+
+
+def when(found: Mapping[str, Sequence[Run]]) -> str:
+    """One row per setting: mean differences in points, of the mean over all rounds and, in brackets, at the end."""
+    head = ["setting", "seeds", "zero padding, mean over all rounds"]
+    head += [f"{what} - {against}" for what, against in map(_short, DIFFERENCES)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, runs in found.items():
+        entries = by_entry(runs)
+        padded = entries.get("zero_padding", {})
+        mean = f"{100 * statistics.fmean(map(area, padded.values())):.1f} %" if padded else "-"
+        cells = [name, ", ".join(map(str, sorted(padded))) or "-", mean]
+        cells += [_cell(entries, *pair) for pair in DIFFERENCES]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _short(pair: tuple[str, str]) -> list[str]:
+    return [name.replace("-keep_unowned-True", " keep_unowned") for name in pair]
+
+
+def _cell(entries: Mapping[str, Mapping[int, Run]], what: str, against: str) -> str:
+    areas, ends = (gaps(entries, what, against, measure) for measure in (area, at_end))
+    if not areas:
+        return "-"
+    values = [100 * statistics.fmean(of.values()) for of in (areas, ends)]
+    spread = f" ± {100 * statistics.stdev(areas.values()):.1f}" if len(areas) > 1 else ""
+    return f"{values[0]:+.1f}{spread} ({values[1]:+.1f})"
