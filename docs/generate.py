@@ -19,10 +19,11 @@ from polyrank.config import Config, Section
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 
-from benchmarks import versus_flower  # noqa: E402
 from benchmarks.engines import arithmetic, compiled, growth, width  # noqa: E402
-from paper import cost, diagnostic, tables  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
+
+from benchmarks import versus_flower  # noqa: E402
+from paper import cost, diagnostic, tables  # noqa: E402
 
 PAGES = ("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "paper/RESULTS.md")
 
