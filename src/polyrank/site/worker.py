@@ -1,0 +1,132 @@
+"""One site's work, whoever asks for it: the base and the data are loaded once, tasks come and updates go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from polyrank.adapter import Adapter
+from polyrank.config import Config
+from polyrank.errors import ConfigError
+from polyrank.federation.setup import Federation, build
+from polyrank.state import ClientUpdate
+from polyrank.tasks.classification import Examples
+from polyrank.training.evaluate import Scores, evaluate
+from polyrank.training.job import Job, Penalty
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One client's local training, as the server asks for it.
+
+    Args:
+        client: its name in the federation.
+        round: the number of the round; 0 is the scoring round.
+        adapter: what it starts from, at its own rank and scale.
+        seed: of all that is drawn.
+        base_change: a frozen update of the base beside the adapter.
+        trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
+        penalty: HetLoRA's regulariser, where the client may be pruned.
+    """
+
+    client: str
+    round: int
+    adapter: Adapter
+    seed: int
+    base_change: Adapter | None = None
+    trains: frozenset[str] = frozenset({"a", "b", "head"})
+    penalty: Penalty | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a site says of itself before the first round.
+
+    Args:
+        examples: that it trains on.
+        labels: how many of them have each label, in the order of the labels.
+        parameters: names and shapes of the modules with LoRA, as a check that both sides hold the same base.
+    """
+
+    examples: int
+    labels: tuple[int, ...]
+    parameters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class Worker(Protocol):
+    """Trains one client at a time."""
+
+    def facts(self, client: str) -> Facts:
+        """What the client holds."""
+
+    def train(self, task: Task) -> ClientUpdate:
+        """The client's update; its weight is its number of examples."""
+
+    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:
+        """Metrics of an adapter on the site's own test set."""
+
+
+class LocalWorker(Worker):
+    """A worker in this process.
+
+    Args:
+        federation: of `polyrank.federation.setup.build`, from the site's own configuration. With one client it is the
+            site's own, whatever the server calls it; with several (a simulation) the task's name picks one.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+
+    @classmethod
+    def from_config(cls, config: Config) -> LocalWorker:
+        """Load base and data."""
+        return cls(build(config))
+
+    def facts(self, client: str) -> Facts:
+        """As `Worker`.
+
+        Raises:
+            ConfigError: there is no such client here.
+        """
+        examples = self._examples(client)
+        counts = [0] * len(self.federation.labels)
+        for label in examples.labels:
+            counts[label] += 1
+        return Facts(len(examples), tuple(counts), dict(self.federation.resident.shapes))
+
+    def train(self, task: Task) -> ClientUpdate:
+        """As `Worker`.
+
+        Raises:
+            AdapterError: the adapter does not fit the base.
+            ConfigError: there is no such client here.
+        """
+        examples = self._examples(task.client)
+        job = Job(
+            task.client,
+            task.adapter,
+            examples,
+            weight=float(len(examples)),
+            seed=task.seed,
+            base_change=task.base_change,
+            trains=task.trains,
+            penalty=task.penalty,
+        )
+        (update,) = self.federation.engine.train([job])
+        return update
+
+    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:  # noqa: ARG002
+        """As `Worker`."""
+        federation = self.federation
+        federation.resident.install(adapter, base_change)
+        size = federation.config.evaluation.batch_size
+        return evaluate(federation.resident, federation.test, len(federation.labels), size)
+
+    def _examples(self, client: str) -> Examples:
+        held = self.federation.examples
+        if len(held) == 1:
+            return next(iter(held.values()))
+        if client not in held:
+            raise ConfigError(f"there is no client {client!r} here; this site holds {', '.join(sorted(held)[:5])}, ...")
+        return held[client]
