@@ -139,8 +139,8 @@ class ResidentModel:
         Raises:
             ModelError: there are fewer embeddings; both numbers are named.
         """
-        table = self.base.model.get_input_embeddings()
-        count = getattr(table, "num_embeddings", None)
+        find: Any = self.base.model.get_input_embeddings  # Any: a model's methods have no types
+        count = getattr(find(), "num_embeddings", None)
         if count is not None and largest >= count:
             raise ModelError(
                 f"the tokenizer of {self.base.config.name} made token {largest} of the data, but the model has "
