@@ -216,10 +216,12 @@ def test_rank_above_a_layer(checkpoint: Checkpoints):
         assert part in str(error.value)
 
 
-def test_a_token_without_an_embedding(bert: ResidentModel):
-    bert.check_tokens(len(WORDS) - 1)
+@pytest.mark.parametrize("head", ["model", "mean-pool"])
+def test_a_token_without_an_embedding(checkpoint: Checkpoints, head: str):
+    model = resident(checkpoint("bert"), head=head)
+    model.check_tokens(len(WORDS) - 1)
     with pytest.raises(ModelError, match=rf"token {len(WORDS)} of the data, but the model has {len(WORDS)} embeddings"):
-        bert.check_tokens(len(WORDS))
+        model.check_tokens(len(WORDS))
 
 
 @pytest.mark.parametrize(
