@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from polyrank.adapter import Adapter
-from polyrank.config import Config
 from polyrank.errors import ConfigError
-from polyrank.federation.setup import Federation, build
 from polyrank.state import ClientUpdate
-from polyrank.tasks.classification import Examples
 from polyrank.training.evaluate import Scores, evaluate
 from polyrank.training.job import Job, Penalty
+
+if TYPE_CHECKING:  # a client of a daemon imports this file, and transformers takes seconds
+    from polyrank.config import Config
+    from polyrank.federation.setup import Federation
+    from polyrank.tasks.classification import Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,8 @@ class LocalWorker(Worker):
     @classmethod
     def from_config(cls, config: Config) -> LocalWorker:
         """Load base and data."""
+        from polyrank.federation.setup import build
+
         return cls(build(config))
 
     def facts(self, client: str) -> Facts:
