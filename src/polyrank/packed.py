@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,10 @@ from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
+
+MAGIC = b"PRP1"
+
+_PREFIX = struct.Struct(">4sI")
 
 
 def describe(adapter: Adapter) -> dict[str, Any]:
@@ -68,3 +74,27 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise AdapterError(f"{len(data)} bytes that should be safetensors cannot be read: {error}") from None
     return tensors
+
+
+def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """A header and tensors as one piece: ``PRP1``, the header's length in 4 bytes, the header, safetensors."""
+    text = json.dumps(header).encode()
+    return _PREFIX.pack(MAGIC, len(text)) + text + to_bytes(tensors)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `pack` made one piece of.
+
+    Raises:
+        AdapterError: it is no such piece, or a damaged one.
+    """
+    magic, size = _PREFIX.unpack_from(data) if len(data) >= _PREFIX.size else (b"", 0)
+    if magic != MAGIC or _PREFIX.size + size > len(data):
+        raise AdapterError(f"{len(data)} bytes that begin with {data[:4]!r} are no packed tensors, or not all of them")
+    try:
+        header = json.loads(data[_PREFIX.size : _PREFIX.size + size])
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"the header of packed tensors is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise AdapterError(f"the header of packed tensors is a {type(header).__name__}; expected an object")
+    return header, from_bytes(data[_PREFIX.size + size :])
