@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import ssl
 import subprocess
 import sys
@@ -43,18 +44,14 @@ def environment(site: Site) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def superlink(nginx: Site, start: Start, environment: dict[str, str]) -> Site:
-    tls = nginx.tls
+    tls, secret = nginx.tls, nginx.folder / "superexec.secret"
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_hex(32), encoding="ascii")
     process = start(
         *(SCRIPTS / "flower-superlink", "--host", "127.0.0.1", "--port", str(nginx.inner)),
         *("--isolation", "process", "--database", nginx.folder / "state.db", "--enable-supernode-auth"),
-        *(
-            "--ssl-ca-certfile",
-            tls / "ca.crt",
-            "--ssl-certfile",
-            tls / "server.crt",
-            "--ssl-keyfile",
-            tls / "server.key",
-        ),
+        *("--ssl-ca-certfile", tls / "ca.crt", "--ssl-certfile", tls / "server.crt"),
+        *("--ssl-keyfile", tls / "server.key", "--superexec-auth-secret-file", secret),
         environment=environment,
     )
     wait_for_port(nginx.inner, process)
@@ -81,7 +78,7 @@ def nodes(environment: dict[str, str], connection: str) -> list[dict[str, str]] 
 def post(port: int, path: str, ca: Path) -> int:
     context = ssl.create_default_context(cafile=str(ca))
     request = urllib.request.Request(f"https://localhost:{port}{path}", data=b"", method="POST")
-    request.add_header("content-type", "application/x-protobuf")
+    request.add_header("content-type", "application/protobuf")
     try:
         with urllib.request.urlopen(request, context=context, timeout=30) as answer:
             status: int = answer.status
@@ -123,3 +120,9 @@ def test_the_same_calls_work_on_loopback_and_are_refused_outside(superlink: Site
     """On loopback the SuperLink itself answers, whatever it thinks of an empty request; outside nginx does."""
     assert post(superlink.public, path, superlink.tls / "ca.crt") == 403
     assert post(superlink.inner, path, superlink.tls / "ca.crt") not in (403, 404)
+
+
+def test_what_the_guide_says_of_loopback(superlink: Site):
+    """Control asks for no credential at all; tasks are handed out only to who knows the secret of SuperExec."""
+    assert post(superlink.inner, "/v1/control/list-runs", superlink.tls / "ca.crt") == 200
+    assert post(superlink.inner, "/v1/runtime/acquire-task", superlink.tls / "ca.crt") == 401
