@@ -27,8 +27,7 @@ def claimed(path: Path) -> Iterator[None]:
         SiteError: the directory can be used by others, the path is something else than a socket, or another daemon
             holds it. A socket that a dead daemon left is no hindrance.
     """
-    if os.name != "posix":
-        raise SiteError("a site's daemon needs Unix sockets, which this system lacks; let the client load the base")
+    check_system()
     import fcntl
 
     _check_length(path)
@@ -72,6 +71,16 @@ def listening(path: Path) -> Iterator[socket.socket]:
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+def check_system() -> None:
+    """Refuse a system without Unix sockets.
+
+    Raises:
+        SiteError: this is one.
+    """
+    if os.name != "posix":
+        raise SiteError("a site's daemon needs Unix sockets, which this system lacks; let the client load the base")
 
 
 def _check_length(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from polyrank.adapter import Adapter
 from polyrank.errors import SiteError
 from polyrank.site import messages
-from polyrank.site.address import connect
+from polyrank.site.address import check_system, connect
 from polyrank.site.messages import Frame
 from polyrank.site.protocol import Deadline, peer_uid, receive, seconds, send
 from polyrank.site.worker import Facts, Task, Worker
@@ -40,6 +40,7 @@ class SiteClient(Worker):
     """
 
     def __init__(self, path: str | Path, timeout: float = 3600.0) -> None:
+        check_system()
         self.path = Path(path)
         self.timeout = seconds(timeout)
 

@@ -17,7 +17,7 @@ from polyrank.errors import PolyRankError, SiteError
 from polyrank.site import messages
 from polyrank.site.address import claimed, listening
 from polyrank.site.messages import FactsRequest, Frame, Request, TrainRequest
-from polyrank.site.protocol import Deadline, peer_uid, receive, send
+from polyrank.site.protocol import Deadline, peer_uid, receive, send, start_of
 from polyrank.site.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def serve(load: Callable[[], Worker], path: Path, report: Report = log.info, pat
             while True:
                 connection, _ = listener.accept()
                 with connection:
-                    _attend(connection, worker, report, patience)
+                    attend(connection, worker, report, patience)
 
 
 @contextmanager
@@ -78,8 +78,15 @@ def _stopping(report: Report) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def _attend(connection: socket.socket, worker: Worker, report: Report, patience: float) -> None:
-    """One client, from its request to its reply."""
+def attend(connection: socket.socket, worker: Worker, report: Report, patience: float) -> None:
+    """One client, from its request to its reply; whatever it does, the daemon goes on.
+
+    Args:
+        connection: just accepted.
+        worker: does the task.
+        report: as in `serve`.
+        patience: as in `serve`.
+    """
     uid = peer_uid(connection)
     if uid not in (None, os.geteuid()):
         refusal = SiteError(f"this site's daemon belongs to user {os.geteuid()}; refused user {uid}")
@@ -105,6 +112,7 @@ def _attend(connection: socket.socket, worker: Worker, report: Report, patience:
     start = time.monotonic()
     try:
         reply = _do(request, frame[1], worker)
+        start_of(*reply)  # what cannot be sent is a failure of the task
         outcome = "done"
     except _Stop:
         lost = SiteError(f"the site's daemon was ended at {request.what}; the task is lost, start the daemon again")

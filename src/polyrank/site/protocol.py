@@ -48,16 +48,26 @@ class Deadline:
         return seconds
 
 
+def start_of(header: Mapping[str, Any], body: bytes) -> bytes:
+    """All of a frame but its body.
+
+    Raises:
+        SiteError: it is larger than the other side would read.
+        TypeError: the header is not JSON.
+    """
+    text = json.dumps(header).encode()
+    _check(len(text), len(body))
+    return _PREFIX.pack(MAGIC, len(text), len(body)) + text
+
+
 def send(connection: socket.socket, header: Mapping[str, Any], body: bytes, deadline: Deadline) -> None:
     """Write one frame.
 
     Raises:
-        SiteError: it is larger than the other side would read.
+        SiteError, TypeError: as `start_of`; nothing has been sent then.
         OSError: the other side is gone, or does not read before the deadline (`TimeoutError`).
     """
-    text = json.dumps(header).encode()
-    _check(len(text), len(body))
-    for part in (_PREFIX.pack(MAGIC, len(text), len(body)) + text, body):
+    for part in (start_of(header, body), body):
         connection.settimeout(deadline.left())
         connection.sendall(part)
 
