@@ -15,13 +15,16 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Aggregate, Method, Portable, build
 from polyrank.aggregation.method import method
 from polyrank.errors import AdapterError, ConfigError
-from polyrank.federation.round import aggregate, read_out
+from polyrank.federation.job import job
+from polyrank.federation.round import aggregate, read_out, read_outs
+from polyrank.federation.setup import build as build_federation
 from polyrank.federation.tree import Node, TreeResult
 from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.compare import same_model
 from tests.conformance.fixtures import Round, as_trained, conclude
 from tests.conformance.test_conformance import Variant, every_method, every_round
 from tests.conformance.test_conformance import _round as round_of
+from tests.federation.conftest import Configure
 
 Tree = list["int | Tree"]
 TREES: dict[str, Tree] = {
@@ -156,6 +159,30 @@ def test_a_round_in_a_tree_is_the_flat_round(name: str, uniform: bool):
                 one.modules[module].delta(), other.modules[module].delta(), rtol=1e-12, atol=1e-12
             )
     np.testing.assert_allclose(found.state.adapter.dense["head"], flat.state.adapter.dense["head"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["replication", "zero_padding", "flexlora"])
+def test_three_rounds_of_training_are_the_same_in_a_tree(configure: Configure, name: str):
+    """Real training on a tiny BERT, six clients of ranks 4 and 2: edges of one and two clients, one at the root."""
+    it = build_federation(configure(f"aggregation.method={name}", "federation.participation=1"))
+    flat = tree = it.initial_state()
+    for number in (1, 2, 3):
+        results = []
+        for state in (flat, tree):
+            sent = read_outs(state, it.clients, it.method)
+            jobs = [job(it, state, client, number, sent[client]) for client in it.clients]
+            results.append(list(it.engine.train(jobs)))
+        flat = aggregate(flat, results[0], it.method, uniform=False, local_head=False).state
+        root, edges = Node(tree, it.method), [Node(tree, it.method) for _ in range(3)]
+        for update, node in zip(results[1], (edges[0], root, edges[1], edges[2], edges[1], edges[0]), strict=True):
+            node.add(update)
+        edges[1].fold(edges[2].pack())
+        for edge in edges[:2]:
+            root.fold(edge.pack())
+        tree = root.finish().state
+    assert tree.round == flat.round == 3
+    for module, factors in flat.adapter.modules.items():
+        torch.testing.assert_close(tree.adapter.modules[module].delta(), factors.delta(), rtol=1e-5, atol=1e-5)
 
 
 def test_an_edge_sends_no_more_for_many_clients_and_no_row_that_nobody_owns():
