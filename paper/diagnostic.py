@@ -1,8 +1,9 @@
 """The seed paper's one-round diagnostic: what aggregation does to a client of high rank and good data.
 
-Clients are scored and ranked as in a run; then the first cohort with a client of the highest rank trains once from the
-initial adapter. That client's model is measured as it came from its own training, and as it is read out after zero
-padding and after replication, each with its own head and with the averaged one: the paper does not say which.
+The balanced clients have the highest rank, which is whom the validation policy picked in every run of these studies;
+the first cohort with one of them trains once from the initial adapter. That client's model is measured as it came from
+its own training, and as it is read out after zero padding and after replication, each with its own head and with the
+averaged one: the paper does not say which.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.federation.evaluation import score
 from polyrank.federation.job import job
-from polyrank.federation.listener import Listener
 from polyrank.federation.round import aggregate, cohort, personalise, read_out, read_outs
-from polyrank.federation.scoring import score_clients
 from polyrank.federation.setup import build
 
+ORACLE = ("ranks.policy=fixed", "ranks.by_name={balanced=20, skewed=5}")
 METHODS = ("zero_padding", "replication", "owner_mean", "tempered", "flexlora")
 
 
@@ -42,7 +42,8 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:  # Any: plain J
             texts = (
                 ("data.size=200", "training.epochs=3") if data == "ag_news" else ("data.size=100", "training.epochs=5")
             )
-            config = load_config(data, [f"federation.seed={seed}", *texts, *chosen.set], chosen.model, chosen.data)
+            own = [f"federation.seed={seed}", *ORACLE, *texts, *chosen.set]
+            config = load_config(data, own, chosen.model, chosen.data)
             rows.append({"data": data, "seed": seed, **one_round(config)})
             print(rows[-1], flush=True)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def one_round(config: Config) -> dict[str, Any]:
     """Accuracy of the first high-rank client of a cohort: alone, and after each method."""
     federation = build(config)
     try:
-        state, clients = score_clients(federation, federation.initial_state(), Listener(), {})
+        state = federation.initial_state()
         options = federation.config.federation
         high = max(state.ranks.values())
         members: tuple[str, ...] = ()
@@ -68,7 +69,7 @@ def one_round(config: Config) -> dict[str, Any]:
         own = next(update for update in updates if state.ranks[update.client] == high)
         result: dict[str, Any] = {
             "client": own.client,
-            "group": clients["clients"][own.client]["group"],
+            "group": federation.partition.groups[own.client],
             "high_in_cohort": sum(state.ranks[client] == high for client in members),
             "alone": score(federation, Download(own.adapter), federation.test).accuracy,
         }

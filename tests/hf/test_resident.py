@@ -17,7 +17,7 @@ from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import SLOT, ResidentModel
 from polyrank.training.job import Job
 from polyrank.training.sequential import Sequential
-from tests.models import ARCHITECTURES, LABELS, Checkpoints, batch, examples, logits, random_adapter, resident
+from tests.models import ARCHITECTURES, LABELS, WORDS, Checkpoints, batch, examples, logits, random_adapter, resident
 
 BOTH_HEADS = [(architecture, head) for architecture in ARCHITECTURES for head in ("model", "mean-pool")]
 
@@ -214,6 +214,14 @@ def test_rank_above_a_layer(checkpoint: Checkpoints):
         model.initial(9, 1.0, 0)
     for part in ("rank 9", "embedding_hidden_mapping_in", "16 x 8", "at most 8"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("head", ["model", "mean-pool"])
+def test_a_token_without_an_embedding(checkpoint: Checkpoints, head: str):
+    model = resident(checkpoint("bert"), head=head)
+    model.check_tokens(len(WORDS) - 1)
+    with pytest.raises(ModelError, match=rf"token {len(WORDS)} of the data, but the model has {len(WORDS)} embeddings"):
+        model.check_tokens(len(WORDS))
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def build(config: Config, *, profile: bool = False) -> Federation:
 
     def load(dtype: torch.dtype, attention: str) -> ResidentModel:
         resident = ResidentModel(load_base(config.model, labels, seed=seed, dtype=dtype, attention=attention), device())
+        resident.check_tokens(max(part.largest for part in tokens.values()))
         resident.install(resident.initial(rank, scale_of(rank, config.ranks), seed))
         return resident
 

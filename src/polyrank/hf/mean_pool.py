@@ -32,3 +32,8 @@ class MeanPoolClassifier(nn.Module):
         mask = attention_mask.unsqueeze(-1).to(torch.float32)
         mean = (hidden.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return SequenceClassifierOutput(logits=self.classifier(mean.to(self.classifier.weight.dtype)))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's, under the name that transformers gives it."""
+        embeddings: nn.Module = self.encoder.get_input_embeddings()
+        return embeddings

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -132,6 +133,20 @@ class ResidentModel:
                     f"rank {rank} is above the size of the layer {name} ({d_out} x {d_in}); "
                     f"expected at most {min(d_out, d_in)}"
                 )
+
+    def check_tokens(self, largest: int) -> None:
+        """Refuse tokens that the model has no embedding for, before a kernel does so without a word on which.
+
+        Raises:
+            ModelError: there are fewer embeddings; both numbers are named.
+        """
+        find: Any = self.base.model.get_input_embeddings  # Any: a model's methods have no types
+        count = getattr(find(), "num_embeddings", None)
+        if count is not None and largest >= count:
+            raise ModelError(
+                f"the tokenizer of {self.base.config.name} made token {largest} of the data, but the model has "
+                f"{count} embeddings; take the tokenizer that the model was trained with"
+            )
 
     def initial(self, rank: int, scale: float, seed: int) -> Adapter:
         """The adapter before the first round: A Kaiming-uniform from ``seed``, B zero, the head as it was loaded.

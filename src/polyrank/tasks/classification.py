@@ -36,6 +36,11 @@ class Examples:
         """Tokens per text, ``(n,)``, int64."""
         return np.fromiter((len(t) for t in self.tokens), dtype=np.int64, count=len(self.tokens))
 
+    @property
+    def largest(self) -> int:
+        """The largest token of all texts."""
+        return max((int(own.max()) for own in self.tokens), default=0)
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """The examples at ``indices``, in that order."""
         return Examples(tuple(self.tokens[i] for i in indices), self.labels[np.asarray(indices)], self.pad_id)
