@@ -19,6 +19,7 @@ import torch
 from polyrank import config as configuration
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError, ConfigError, SiteError
+from polyrank.site.address import held
 from polyrank.site.client import SiteClient
 from polyrank.site.protocol import MAX_BODY
 from polyrank.site.worker import LocalWorker, Task
@@ -246,6 +247,22 @@ def test_killed_in_mid_task_it_is_an_error_and_after_a_restart_the_same_client_g
         client.facts(task.client)
     start_daemon()  # over the socket that the dead one left
     assert client.train(task).adapter.identical(one_thread_train(local, task).adapter)
+
+
+def test_a_client_waits_for_a_daemon_that_is_still_loading(private: Path, local: LocalWorker):
+    """As long as it has time: loading a large base takes minutes."""
+    daemon = Daemon(private / "s", private / "log")
+    try:
+        while not held(daemon.socket):
+            assert daemon.process.poll() is None, daemon.said
+            time.sleep(0.01)
+        assert "ready" not in daemon.said
+        name = local.federation.clients[0]
+        with pytest.raises(SiteError, match=r"did not reply within 0\.2 s.*is still loading"):
+            SiteClient(daemon.socket, timeout=0.2).facts(name)
+        assert SiteClient(daemon.socket, timeout=60).facts(name) == local.facts(name)
+    finally:
+        daemon.stop()
 
 
 def test_a_stopped_daemon_is_an_error_within_the_timeout_and_goes_on_when_it_is_continued(

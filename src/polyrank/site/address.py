@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from polyrank.errors import SiteError
 
 WAITING = 64
 """Clients that may wait for their turn; the others are asked to try again."""
+TRIES = 10
+"""To take the lock: for an instant it may be a client that looks whether somebody has it."""
 
 
 @contextmanager
@@ -32,18 +35,21 @@ def claimed(path: Path) -> Iterator[None]:
 
     _check_length(path)
     _check_directory(path.parent)
-    lock = path.with_name(f"{path.name}.lock")
+    lock = _lock_of(path)
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SiteError(f"{lock} cannot be opened: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for _ in range(TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.1)
+        else:
             raise SiteError(
                 f"another daemon has {path}; end it first, or give this one another --socket (one daemon per GPU)"
-            ) from None
+            )
         _remove_stale(path)
         yield
     finally:
@@ -81,6 +87,27 @@ def check_system() -> None:
     """
     if os.name != "posix":
         raise SiteError("a site's daemon needs Unix sockets, which this system lacks; let the client load the base")
+
+
+def held(path: Path) -> bool:
+    """Whether a daemon has the address, though it may not listen yet: it loads its base."""
+    import fcntl
+
+    try:
+        handle = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def _check_length(path: Path) -> None:
@@ -123,7 +150,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def connect(path: Path, connection: socket.socket) -> bool:
-    """Try to connect; False if so many wait already that it has to be tried again.
+    """Try to connect; False if it has to be tried again: many wait already, or the daemon is still loading.
 
     Raises:
         SiteError: nobody listens there, or it cannot be reached.
@@ -133,8 +160,12 @@ def connect(path: Path, connection: socket.socket) -> bool:
     try:
         connection.connect(str(path))
     except FileNotFoundError:
+        if held(path):
+            return False
         raise SiteError(f"there is no site's daemon at {path}; {start}") from None
     except ConnectionRefusedError:
+        if held(path):
+            return False
         raise SiteError(f"the site's daemon at {path} has ended, its socket is all that is left; {start}") from None
     except (BlockingIOError, TimeoutError):
         return False

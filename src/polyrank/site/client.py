@@ -30,7 +30,7 @@ class SiteClient(Worker):
 
     Args:
         path: of the daemon's socket.
-        timeout: seconds for a call, waiting for other clients' tasks included.
+        timeout: seconds for a call, waiting for other clients' tasks and for a daemon that still loads included.
 
     Raises (every call):
         SiteError: there is no daemon, it belongs to another user, it ended in the middle of the task, or it did not
@@ -65,7 +65,7 @@ class SiteClient(Worker):
         except TimeoutError:
             raise SiteError(
                 f"the site's daemon at {self.path} did not reply within {self.timeout:g} s at {what}; it hangs, is "
-                "stopped, or has other tasks to do: look at its log, restart it, or give the client more time"
+                "stopped, is still loading, or has other tasks: look at its log, restart it, or give the client more time"
             ) from None
         except OSError:  # it reset the connection
             raise SiteError(ended) from None
