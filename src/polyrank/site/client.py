@@ -65,7 +65,7 @@ class SiteClient(Worker):
         except TimeoutError:
             raise SiteError(
                 f"the site's daemon at {self.path} did not reply within {self.timeout:g} s at {what}; it hangs, is "
-                "stopped, is still loading, or has other tasks: look at its log, restart it, or give the client more time"
+                "stopped, is still loading, or has other tasks: look at its log, restart it, or give it more time"
             ) from None
         except OSError:  # it reset the connection
             raise SiteError(ended) from None
