@@ -9,7 +9,7 @@ from polyrank.errors import PolyRankError, did_you_mean
 
 KINDS = [
     *(errors.ConfigError, errors.DataError, errors.ModelError, errors.AdapterError, errors.RunFolderError),
-    errors.WorkerError,
+    *(errors.WorkerError, errors.SiteError),
 ]
 
 

@@ -42,6 +42,10 @@ class WorkerError(PolyRankError):
     """A process that trains clients ended or failed."""
 
 
+class SiteError(PolyRankError):
+    """A site's daemon cannot be started, cannot be reached, or failed at a task."""
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or else all of them.
 

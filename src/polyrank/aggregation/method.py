@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
+
+from torch import Tensor
 
 from polyrank.adapter import Adapter
 from polyrank.state import ClientUpdate, ServerState
@@ -42,6 +44,35 @@ class Accumulator(Protocol):
 
     def finish(self) -> Aggregate:
         """The result; the accumulator is not used afterwards."""
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """All that an accumulator has seen, as data that can be sent.
+
+    Args:
+        about: JSON values.
+        tensors: by name; views of the accumulator's own memory.
+    """
+
+    about: Mapping[str, Any]  # Any: JSON
+    tensors: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Portable(Accumulator, Protocol):
+    """An accumulator that can be taken to another machine; those of both kernels can."""
+
+    def dump(self) -> Partial:
+        """What it has seen."""
+
+    def restore(self, partial: Partial) -> None:
+        """See all that again, in an accumulator of the same method and server state that has seen nothing.
+
+        Raises:
+            AdapterError: it is not of such an accumulator: a tensor is missing, of another shape or not finite, or a
+                weight is negative or not finite.
+        """
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from polyrank import lowrank
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation.method import Aggregate
-from polyrank.aggregation.updates import DenseMean, check_update
+from polyrank.aggregation.method import Aggregate, Partial
+from polyrank.aggregation.updates import DenseMean, check_names, check_update, part, taken, together, weight_of
+from polyrank.errors import AdapterError
 from polyrank.seeds import torch_generator
 from polyrank.state import ClientUpdate, ServerState
 
@@ -115,6 +116,26 @@ class ProductSum:
             self._shrink(name)
         self._dense.merge(other._dense)
 
+    def dump(self) -> Partial:
+        """See `polyrank.aggregation.method.Portable`: every client's factors, or what ``compress`` has left of them."""
+        modules: dict[str, Partial] = {}
+        for name, terms in self._terms.items():
+            about = {"terms": [[term.client, term.weight, term.factors.scale] for term in terms]}
+            tensors = {f"{i}.{x}": getattr(term.factors, x) for i, term in enumerate(terms) for x in "ab"}
+            modules[name] = Partial(about, tensors)
+        return together({"modules": together(modules), "dense": self._dense.dump()})
+
+    def restore(self, partial: Partial) -> None:
+        """As `polyrank.aggregation.method.Portable`."""
+        modules = part(partial, "modules")
+        check_names("modules", modules.about, self._terms)
+        for name in modules.about:
+            try:
+                self._terms[name].extend(_terms_of(part(modules, name), self._server.adapter.modules[name]))
+            except AdapterError as error:
+                raise AdapterError(f"{name}: {error}") from None
+        self._dense.restore(part(partial, "dense"))
+
     def finish(self) -> Aggregate:
         """What the method makes of the stacks; a module that nobody sent keeps its factors."""
         previous = self._server.adapter.modules
@@ -143,6 +164,26 @@ class ProductSum:
         kept = max(int((tails > rest).sum()), 1)
         cut = Factors(vt[:kept], u[:, :kept] * s[:kept])
         self._terms[name] = [Term(stack.terms[0].client, stack.weight, cut)]
+
+
+def _terms_of(partial: Partial, previous: Factors) -> list[Term]:
+    listed = partial.about.get("terms")
+    if not isinstance(listed, list):
+        raise AdapterError(f"the sums have {listed!r} where a list of terms is expected")
+    terms: list[Term] = []
+    for i, about in enumerate(listed):
+        match about:
+            case [str(client), int() | float() as weight, int() | float() as scale] if weight > 0:
+                pass
+            case _:
+                raise AdapterError(f"the sums have the term {about!r}; expected a client, its weight and its scale")
+        a, b = (partial.tensors.get(f"{i}.{x}") for x in "ab")
+        if a is None or b is None or a.ndim != 2 or not a.is_floating_point() or b.dtype != a.dtype:
+            raise AdapterError(f"the sums lack the factors of client {client}, or they are no matrices")
+        a = taken(partial, f"{i}.a", (a.shape[0], previous.d_in), a.dtype)
+        b = taken(partial, f"{i}.b", (previous.d_out, a.shape[0]), a.dtype)
+        terms.append(Term(client, weight_of({client: weight}, client), Factors(a, b, float(scale))))
+    return terms
 
 
 def cut(product: Product, like: Factors, *, balanced: bool = False) -> Factors:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation.method import Aggregate
-from polyrank.aggregation.updates import DenseMean, check_update
+from polyrank.aggregation.method import Aggregate, Partial
+from polyrank.aggregation.updates import DenseMean, check_names, check_update, part, taken, together, weight_of
+from polyrank.errors import AdapterError
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
 
@@ -89,6 +90,28 @@ class _Sums:
         self.weight[:r] += other.weight[:r]
         self.owners[:r] += other.owners[:r]
 
+    def dump(self, which: str) -> Partial:
+        """The rows that somebody owns, of the factors in ``which``; owners of a row own all before it."""
+        r = int(self.owners.count_nonzero())
+        factors = {"a": self.a[:r], "b": self.b[:, :r]}
+        tensors = {name: tensor for name, tensor in factors.items() if name in which}
+        return Partial({"rank": r}, {**tensors, "weight": self.weight[:r], "owners": self.owners[:r]})
+
+    def restore(self, partial: Partial, which: str) -> None:
+        r = partial.about.get("rank")
+        if not isinstance(r, int) or not 0 <= r <= self.rank:
+            raise AdapterError(f"the sums have the rank {r!r}; expected 0 to {self.rank}")
+        if "a" in which:
+            self.a[:r] += taken(partial, "a", (r, self.a.shape[1]), self.a.dtype)
+        if "b" in which:
+            self.b[:, :r] += taken(partial, "b", (self.b.shape[0], r), self.b.dtype)
+        weight = taken(partial, "weight", (r,), self.weight.dtype)
+        owners = taken(partial, "owners", (r,), self.owners.dtype)
+        if bool((weight < 0).any()) or bool((owners < 1).any()):
+            raise AdapterError("the sums have rows of negative weight, or without an owner; expected neither")
+        self.weight[:r] += weight
+        self.owners[:r] += owners
+
     def clear(self) -> None:
         for tensor in (self.a, self.b, self.weight, self.owners):
             tensor.zero_()
@@ -123,6 +146,25 @@ class _Module:
         if other.others.rank > 0:
             self._sums_of(other.others.rank).merge(other.others)
         self.total += other.total
+
+    def dump(self, which: str) -> Partial:
+        parts = {"others": self.others.dump(which)}
+        if self.donors is not None:
+            parts["donors"] = self.donors.dump(which)
+        whole = together(parts)
+        return Partial({**whole.about, "total": self.total, "donor_rank": self.donor_rank}, whole.tensors)
+
+    def restore(self, partial: Partial, which: str) -> None:
+        rank, others = partial.about.get("donor_rank"), part(partial, "others")
+        if not isinstance(rank, int) or not 0 <= rank <= self.previous.rank or (rank > 0 and self.donors is None):
+            raise AdapterError(f"the sums have donors of rank {rank!r}; expected those of this method")
+        if self.donors is not None:
+            self.donor_rank = rank
+            self.donors.restore(part(partial, "donors"), which)
+            width = others.about.get("rank")
+            self._widen_others(min(width, self.previous.rank) if isinstance(width, int) else 0)
+        self.others.restore(others, which)
+        self.total += weight_of(partial.about, "total")
 
     def _sums_of(self, rank: int) -> _Sums:
         """Where clients of this rank belong; above the donors so far, those become others."""
@@ -243,6 +285,22 @@ class RowMean:
         for name, module in self._modules.items():
             module.merge(other._modules[name])
         self._dense.merge(other._dense)
+
+    def dump(self) -> Partial:
+        """See `polyrank.aggregation.method.Portable`; of the factors that are averaged, the rows that somebody owns."""
+        modules = {name: module.dump(self._factors) for name, module in self._modules.items() if module.total > 0}
+        return together({"modules": together(modules), "dense": self._dense.dump()})
+
+    def restore(self, partial: Partial) -> None:
+        """As `polyrank.aggregation.method.Portable`."""
+        modules = part(partial, "modules")
+        check_names("modules", modules.about, self._modules)
+        for name in modules.about:
+            try:
+                self._modules[name].restore(part(modules, name), self._factors)
+            except AdapterError as error:
+                raise AdapterError(f"{name}: {error}") from None
+        self._dense.restore(part(partial, "dense"))
 
     def finish(self) -> Aggregate:
         """The new global adapter: the previous one's names, ranks, scales and dtypes."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation.method import Aggregate, Method, method
+from polyrank.aggregation.method import Aggregate, Method, Partial, method
 from polyrank.aggregation.row_mean import RowMean, Rows
+from polyrank.aggregation.updates import part, taken, together
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
 
@@ -83,6 +84,18 @@ class ShrunkMean:
         self._squares.merge(other._squares)
         for name in self._weights:
             self._weights[name] += other._weights[name]
+
+    def dump(self) -> Partial:
+        """See `polyrank.aggregation.method.Portable`."""
+        weights = Partial({}, self._weights)
+        return together({"means": self._means.dump(), "squares": self._squares.dump(), "weights": weights})
+
+    def restore(self, partial: Partial) -> None:
+        """As `polyrank.aggregation.method.Portable`."""
+        self._means.restore(part(partial, "means"))
+        self._squares.restore(part(partial, "squares"))
+        for name, weights in self._weights.items():
+            weights += taken(part(partial, "weights"), name, weights.shape, weights.dtype)  # noqa: PLW2901  # in place
 
     def finish(self) -> Aggregate:
         """The new global adapter."""

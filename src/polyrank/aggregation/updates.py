@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter
+from polyrank.aggregation.method import Partial
 from polyrank.errors import AdapterError
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate
@@ -66,6 +69,19 @@ class DenseMean:
             total.add_(other._sums[name])
             self._weights[name] += other._weights[name]
 
+    def dump(self) -> Partial:
+        """See `polyrank.aggregation.method.Portable`; only what somebody sent."""
+        sent = {name: weight for name, weight in self._weights.items() if weight > 0}
+        return Partial(sent, {name: self._sums[name] for name in sent})
+
+    def restore(self, partial: Partial) -> None:
+        """As `polyrank.aggregation.method.Portable`."""
+        check_names("dense tensors", partial.about, self._sums)
+        for name in partial.about:
+            total = self._sums[name]
+            total.add_(taken(partial, name, total.shape, total.dtype))
+            self._weights[name] += weight_of(partial.about, name)
+
     def finish(self) -> dict[str, Tensor]:
         """The means, in the previous dtypes."""
         return {
@@ -74,3 +90,62 @@ class DenseMean:
             else self._previous[name]
             for name, total in self._sums.items()
         }
+
+
+def part(partial: Partial, name: str) -> Partial:
+    """One part of a `Partial` made by `together`.
+
+    Raises:
+        AdapterError: there is none of this name.
+    """
+    about = partial.about.get(name)
+    if not isinstance(about, Mapping):
+        raise AdapterError(f"the sums lack the part {name!r}; expected those of this method")
+    start = f"{name}/"
+    return Partial(about, {key.removeprefix(start): t for key, t in partial.tensors.items() if key.startswith(start)})
+
+
+def together(parts: Mapping[str, Partial]) -> Partial:
+    """Several as one."""
+    tensors = {f"{name}/{key}": tensor for name, one in parts.items() for key, tensor in one.tensors.items()}
+    return Partial({name: one.about for name, one in parts.items()}, tensors)
+
+
+def check_names(what: str, found: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that the server lacks.
+
+    Raises:
+        AdapterError: the first of them is named.
+    """
+    if unknown := sorted(set(found) - set(known)):
+        raise AdapterError(f"the sums have {what} that the global adapter lacks: {unknown[0]!r}")
+
+
+def taken(partial: Partial, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """One tensor of a `Partial`, checked.
+
+    Raises:
+        AdapterError: it is missing, of another shape or type, or not finite.
+    """
+    tensor = partial.tensors.get(name)
+    if tensor is None:
+        raise AdapterError(f"the sums lack the tensor {name!r}; expected those of this method")
+    if tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype:
+        raise AdapterError(
+            f"the sums have {name} as {tuple(tensor.shape)} of {tensor.dtype}; expected {tuple(shape)} of {dtype}"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise AdapterError(f"the sums have NaN or infinite values in {name}")
+    return tensor
+
+
+def weight_of(about: Mapping[str, Any], name: str) -> float:  # Any: JSON
+    """A weight of a `Partial`, checked.
+
+    Raises:
+        AdapterError: it is no finite number of 0 or more.
+    """
+    value = about.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise AdapterError(f"the sums have the weight {value!r} for {name!r}; expected a number of 0 or more")
+    return float(value)

@@ -8,7 +8,7 @@ import sys
 import click
 import typer
 
-from polyrank.cli import compare, doctor, export, inspect, merge, methods, report, run
+from polyrank.cli import compare, doctor, export, flower, inspect, merge, methods, report, run, site
 from polyrank.cli.console import errors
 from polyrank.errors import PolyRankError
 
@@ -27,6 +27,8 @@ app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
+app.command("site")(site.site)
+app.add_typer(flower.app, name="flower")
 
 
 def _version(value: bool) -> None:  # the signature that Typer calls

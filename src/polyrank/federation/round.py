@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import Download, Method, Parts
+from polyrank.aggregation import Accumulator, Download, Method, Parts
 from polyrank.errors import ConfigError
 from polyrank.seeds import numpy_generator
 from polyrank.state import ClientUpdate, ServerState
@@ -137,6 +137,35 @@ def problem(update: ClientUpdate, sent: Adapter) -> str | None:
     return None
 
 
+def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[str], *, uniform: bool) -> ClientUpdate | str:
+    """The update as it is added up, or why it is left out.
+
+    Args:
+        update: what came back.
+        known: what the client was sent.
+        sends: the parts that travel (``"a"``, ``"b"``, ``"head"``).
+        uniform: whether every client weighs 1 instead of its own weight.
+    """
+    reason = problem(update, known)
+    if reason is not None:
+        return reason
+    received = as_received(update, known, sends)
+    return replace(received, weight=1.0) if uniform else received
+
+
+def conclude(state: ServerState, accumulator: Accumulator) -> tuple[ServerState, Mapping[str, float]] | str:
+    """The state after the round and what the method measured, or why the sums cannot be used: they overflow."""
+    try:
+        result = accumulator.finish()
+        overflow = result.adapter.first_not_finite() or (result.base_change and result.base_change.first_not_finite())
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch exports it unlisted; an SVD of infinite values
+        overflow = "the products"
+    if overflow:
+        return f"the round's sum overflows in {overflow}"
+    after = replace(state, round=state.round + 1, adapter=result.adapter, base_change=result.base_change)
+    return after, result.metrics
+
+
 @dataclass(frozen=True, eq=False)
 class RoundResult:
     """What a round's aggregation gives.
@@ -185,31 +214,25 @@ def aggregate(
     personal = dict(state.personal)
     for update in sorted(updates, key=lambda u: u.client):
         known = sent[update.client]
-        reason = problem(update, known.adapter)
-        if reason is not None:
-            dropped[update.client] = reason
+        received = accepted(update, known.adapter, parts.sends, uniform=uniform)
+        if isinstance(received, str):
+            dropped[update.client] = received
             continue
         if parts.keeps:
             personal[update.client] = kept_by(update, parts.keeps)
-        received = as_received(update, known.adapter, parts.sends)
-        used.append(replace(received, weight=1.0) if uniform else received)
-    next_round = state.round + 1
+        used.append(received)
+    unchanged = replace(state, round=state.round + 1)
     if not used:
-        return RoundResult(replace(state, round=next_round), (), dropped, {})
+        return RoundResult(unchanged, (), dropped, {})
     accumulator = method.start(state)
     for update in used:
         accumulator.add(update)
-    try:
-        result = accumulator.finish()
-        overflow = result.adapter.first_not_finite() or (result.base_change and result.base_change.first_not_finite())
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch exports it unlisted; an SVD of infinite values
-        overflow = "the products"
-    if overflow:
-        reason = f"the round's sum overflows in {overflow}"
-        dropped |= {update.client: reason for update in used}
-        return RoundResult(replace(state, round=next_round), (), dropped, {})
-    after = replace(state, round=next_round, adapter=result.adapter, base_change=result.base_change, personal=personal)
-    return RoundResult(after, tuple(used), dropped, result.metrics)
+    result = conclude(state, accumulator)
+    if isinstance(result, str):
+        dropped |= {update.client: result for update in used}
+        return RoundResult(unchanged, (), dropped, {})
+    after, metrics = result
+    return RoundResult(replace(after, personal=personal), tuple(used), dropped, metrics)
 
 
 def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str, float]) -> ServerState:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from polyrank.adapter import Adapter
-from polyrank.config import Config
 from polyrank.errors import ConfigError
-from polyrank.federation.setup import Federation, build
 from polyrank.state import ClientUpdate
-from polyrank.tasks.classification import Examples
 from polyrank.training.evaluate import Scores, evaluate
 from polyrank.training.job import Job, Penalty
+
+if TYPE_CHECKING:  # a client of a daemon imports this file, and transformers takes seconds
+    from polyrank.config import Config
+    from polyrank.federation.setup import Federation
+    from polyrank.tasks.classification import Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,14 @@ class LocalWorker(Worker):
 
     @classmethod
     def from_config(cls, config: Config) -> LocalWorker:
-        """Load base and data."""
-        return cls(build(config))
+        """Load base and data.
+
+        With one client there is nothing to share out and no rank to choose: all of the training data is that client's,
+        whatever the sections say of partitions and rank policies, which are the server's.
+        """
+        from polyrank.federation.setup import build
+
+        return cls(build(_alone(config) if config.federation.clients == 1 else config))
 
     def facts(self, client: str) -> Facts:
         """As `Worker`.
@@ -130,3 +138,10 @@ class LocalWorker(Worker):
         if client not in held:
             raise ConfigError(f"there is no client {client!r} here; this site holds {', '.join(sorted(held)[:5])}, ...")
         return held[client]
+
+
+def _alone(config: Config) -> Config:
+    data = config.data.model_copy(update={"partition": "iid"})
+    rank = max(*config.ranks.levels, *config.ranks.by_name.values(), 1)
+    ranks: dict[str, object] = {"policy": "fixed", "levels": [rank], "shares": None, "counts": None, "by_name": {}}
+    return config.model_copy(update={"data": data, "ranks": config.ranks.model_copy(update=ranks)})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import classification
-from polyrank.tasks.classification import Examples
+
+if TYPE_CHECKING:  # scores travel between processes that need no transformers
+    from polyrank.hf.resident import ResidentModel
+    from polyrank.tasks.classification import Examples
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""``polyrank site``: the daemon of a participant of a deployed federation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from polyrank.cli.console import errors
+from polyrank.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polyrank.config import Config
+    from polyrank.site.worker import Worker
+
+
+def site(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
+    *,
+    socket: Annotated[Path, typer.Option("--socket", help="Unix socket; its directory must be yours alone (0700).")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. federation.clients=1.")
+    ] = None,
+) -> None:
+    """Hold this site's base and data, and train on request over a Unix socket, until SIGTERM or Ctrl-C."""
+    from polyrank import config as configuration
+    from polyrank.site.daemon import serve
+
+    chosen = _one_process(configuration.load(config, overrides or []))
+    serve(lambda: _load(chosen), socket.absolute(), _say)
+
+
+def _one_process(config: Config) -> Config:
+    workers = config.training.workers
+    if workers not in ("auto", 1):
+        raise ConfigError(f"training.workers is {workers}; a site trains in the daemon itself: 1, and a daemon per GPU")
+    return config.model_copy(update={"training": config.training.model_copy(update={"workers": 1})})
+
+
+def _load(config: Config) -> Worker:
+    from polyrank.site.worker import LocalWorker
+
+    worker = LocalWorker.from_config(config)
+    federation = worker.federation
+    examples = sum(len(held) for held in federation.examples.values())
+    resolved = federation.config
+    _say(
+        f"{resolved.model.name} in {resolved.training.precision} on {federation.resident.device}; {examples} examples "
+        f"of {resolved.data.train}, {len(federation.clients)} clients"
+    )
+    return worker
+
+
+def _say(line: str) -> None:
+    errors.print(line, markup=False, soft_wrap=True)
+    sys.stderr.flush()

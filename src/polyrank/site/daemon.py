@@ -1,0 +1,159 @@
+"""A site's own process: it holds base and data, and does one task after another for those who may ask."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from polyrank.errors import PolyRankError, SiteError
+from polyrank.site import messages
+from polyrank.site.address import claimed, listening
+from polyrank.site.messages import FactsRequest, Frame, Request, TrainRequest
+from polyrank.site.protocol import Deadline, peer_uid, receive, send, start_of
+from polyrank.site.worker import Worker
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds in which a client must have sent its request, or read its reply; then it is the next one's turn."""
+
+Report = Callable[[str], None]
+
+
+class _Stop(BaseException):
+    """SIGTERM or Ctrl-C; no error, so that nothing which handles errors holds it up."""
+
+
+def serve(load: Callable[[], Worker], path: Path, report: Report = log.info, patience: float = PATIENCE) -> None:
+    """Listen until SIGTERM or Ctrl-C; in the main thread of a process of its own.
+
+    A task that fails gets an error reply, and so does a request that cannot be read; the daemon goes on. A client that
+    hung up before its turn came is passed over.
+
+    Args:
+        load: makes the worker, once it is clear that the address is free.
+        path: of the socket, see `polyrank.site.address.claimed`.
+        report: takes a line for each thing that happens.
+        patience: seconds for a client to send, and to read.
+
+    Raises:
+        SiteError: the address cannot be used.
+        PolyRankError: of ``load``.
+    """
+    with claimed(path):
+        worker = load()
+        with _stopping(report), listening(path) as listener:
+            report(f"ready at {path}")
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    attend(connection, worker, report, patience)
+
+
+@contextmanager
+def _stopping(report: Report) -> Iterator[None]:
+    """Signals end the block, once; what follows is not interrupted again."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_IGN)
+        raise _Stop
+
+    before = {one: signal.signal(one, stop) for one in signals}
+    try:
+        yield
+    except _Stop:
+        report("ended")
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def attend(connection: socket.socket, worker: Worker, report: Report, patience: float) -> None:
+    """One client, from its request to its reply; whatever it does, the daemon goes on.
+
+    Args:
+        connection: just accepted.
+        worker: does the task.
+        report: as in `serve`.
+        patience: as in `serve`.
+    """
+    uid = peer_uid(connection)
+    if uid not in (None, os.geteuid()):
+        refusal = SiteError(f"this site's daemon belongs to user {os.geteuid()}; refused user {uid}")
+        report(str(refusal))
+        _reply(connection, messages.error_reply(refusal, ""), report, patience)
+        return
+    try:
+        frame = receive(connection, Deadline(patience))
+        if frame is None:
+            return
+        request = messages.read_request(frame[0])
+    except SiteError as error:
+        report(f"refused a request: {error}")
+        _reply(connection, messages.error_reply(error, ""), report, patience)
+        return
+    except OSError as error:
+        report(f"gave up on a client that had not sent its request: {error or type(error).__name__}")
+        return
+    if _hung_up(connection):
+        report(f"{request.what}: passed over, the client hung up before its turn")
+        return
+    report(f"{request.what}: begins")
+    start = time.monotonic()
+    try:
+        reply = _do(request, frame[1], worker)
+        start_of(*reply)  # what cannot be sent is a failure of the task
+        outcome = "done"
+    except _Stop:
+        lost = SiteError(f"the site's daemon was ended at {request.what}; the task is lost, start the daemon again")
+        _reply(connection, messages.error_reply(lost, ""), report, min(patience, 1.0))
+        raise
+    except Exception as error:
+        if not isinstance(error, PolyRankError):
+            log.exception("%s failed", request.what)
+        reply, outcome = messages.error_reply(error, request.what), f"failed: {type(error).__name__}: {error}"
+        _free_memory()
+    report(f"{request.what}: {outcome} after {time.monotonic() - start:.1f} s")
+    _reply(connection, reply, report, patience)
+
+
+def _do(request: Request, body: bytes, worker: Worker) -> Frame:
+    if isinstance(request, FactsRequest):
+        return messages.facts_reply(worker.facts(request.client))
+    if isinstance(request, TrainRequest):
+        return messages.update_reply(worker.train(messages.task_of(request, body)))
+    adapter, base_change = messages.adapters_of(request, body)
+    return messages.scores_reply(worker.score(request.client, adapter, base_change))
+
+
+def _reply(connection: socket.socket, frame: Frame, report: Report, patience: float) -> None:
+    try:
+        send(connection, *frame, Deadline(patience))
+    except (OSError, SiteError) as error:
+        report(f"a reply could not be sent: {error or type(error).__name__}")
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _free_memory() -> None:
+    """After a failure, perhaps for want of memory, the next task finds all of the GPU that is not in use."""
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

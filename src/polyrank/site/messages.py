@@ -1,0 +1,247 @@
+"""Tasks and replies as headers and bodies of the protocol, checked when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from polyrank import errors, packed
+from polyrank.adapter import Adapter
+from polyrank.errors import PolyRankError, SiteError
+from polyrank.site.worker import Facts, Task
+from polyrank.state import ClientUpdate
+from polyrank.training.evaluate import Scores
+from polyrank.training.job import Penalty
+
+Frame = tuple[dict[str, Any], bytes]
+
+T = TypeVar("T")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Layout(_Message):
+    scales: dict[str, float]
+    dense: list[str]
+
+
+class _Penalty(_Message):
+    kept: int
+    weight: float
+
+
+class FactsRequest(_Message):
+    """What does the client hold?"""
+
+    kind: Literal["facts"]
+    client: str
+
+    @property
+    def what(self) -> str:
+        return f"facts of {self.client}"
+
+
+class TrainRequest(_Message):
+    """One task, its tensors in the body."""
+
+    kind: Literal["train"]
+    client: str
+    round: int = Field(ge=0)
+    seed: int
+    trains: list[Literal["a", "b", "head"]]
+    penalty: _Penalty | None
+    adapter: _Layout
+    base_change: _Layout | None
+
+    @property
+    def what(self) -> str:
+        return f"round {self.round}, training {self.client}"
+
+
+class ScoreRequest(_Message):
+    """An adapter to be scored, its tensors in the body."""
+
+    kind: Literal["score"]
+    client: str
+    adapter: _Layout
+    base_change: _Layout | None
+
+    @property
+    def what(self) -> str:
+        return f"scoring for {self.client}"
+
+
+Request = FactsRequest | TrainRequest | ScoreRequest
+_REQUESTS: Mapping[str, type[Request]] = {"facts": FactsRequest, "train": TrainRequest, "score": ScoreRequest}
+
+
+class _Update(_Message):
+    client: str
+    weight: float
+    metrics: dict[str, float | int]
+    adapter: _Layout
+
+
+class _Error(_Message):
+    kind: str
+    message: str
+
+
+def _adapters(adapter: Adapter, base_change: Adapter | None) -> tuple[dict[str, Any], bytes]:
+    tensors = packed.tensors_of(adapter, "adapter")
+    about: dict[str, Any] = {"adapter": packed.describe(adapter), "base_change": None}
+    if base_change is not None:
+        tensors |= packed.tensors_of(base_change, "base_change")
+        about["base_change"] = packed.describe(base_change)
+    return about, packed.to_bytes(tensors)
+
+
+def facts_request(client: str) -> Frame:
+    """As `Worker.facts`."""
+    return {"kind": "facts", "client": client}, b""
+
+
+def train_request(task: Task) -> Frame:
+    """As `Worker.train`."""
+    about, body = _adapters(task.adapter, task.base_change)
+    penalty = None if task.penalty is None else {"kept": task.penalty.kept, "weight": task.penalty.weight}
+    header = {"client": task.client, "round": task.round, "seed": task.seed, "trains": sorted(task.trains)}
+    return {"kind": "train", **header, "penalty": penalty, **about}, body
+
+
+def score_request(client: str, adapter: Adapter, base_change: Adapter | None) -> Frame:
+    """As `Worker.score`."""
+    about, body = _adapters(adapter, base_change)
+    return {"kind": "score", "client": client, **about}, body
+
+
+def read_request(header: Mapping[str, Any]) -> Request:
+    """What is asked for; the body is read by `adapters_of`.
+
+    Raises:
+        SiteError: it is none of the requests, or a part of it is missing, unknown or of another type.
+    """
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in _REQUESTS:
+        raise SiteError(f"the request is of the kind {kind!r}; expected one of {', '.join(_REQUESTS)}")
+    return _parsed(_REQUESTS[kind], header, f"the {kind} request")
+
+
+def adapters_of(request: TrainRequest | ScoreRequest, body: bytes) -> tuple[Adapter, Adapter | None]:
+    """The adapter and the base change of a request.
+
+    Raises:
+        AdapterError: the body does not hold the tensors that the header describes.
+    """
+    tensors = packed.from_bytes(body)
+    change = request.base_change
+    return (
+        packed.adapter_of(request.adapter.model_dump(), tensors, "adapter"),
+        None if change is None else packed.adapter_of(change.model_dump(), tensors, "base_change"),
+    )
+
+
+def task_of(request: TrainRequest, body: bytes) -> Task:
+    """The task.
+
+    Raises:
+        AdapterError: as `adapters_of`.
+    """
+    adapter, base_change = adapters_of(request, body)
+    penalty = None if request.penalty is None else Penalty(request.penalty.kept, request.penalty.weight)
+    trains = frozenset[str](request.trains)
+    return Task(request.client, request.round, adapter, request.seed, base_change, trains, penalty)
+
+
+def facts_reply(facts: Facts) -> Frame:
+    """The answer to `facts_request`."""
+    shapes = {name: list(shape) for name, shape in facts.parameters.items()}
+    return {"facts": {"examples": facts.examples, "labels": list(facts.labels), "parameters": shapes}}, b""
+
+
+def update_reply(update: ClientUpdate) -> Frame:
+    """The answer to `train_request`."""
+    about = {"client": update.client, "weight": update.weight, "metrics": dict(update.metrics)}
+    body = packed.to_bytes(packed.tensors_of(update.adapter, "adapter"))
+    return {"update": {**about, "adapter": packed.describe(update.adapter)}}, body
+
+
+def scores_reply(scores: Scores) -> Frame:
+    """The answer to `score_request`."""
+    return {"scores": {"loss": scores.loss, "accuracy": scores.accuracy, "macro_f1": scores.macro_f1}}, b""
+
+
+def error_reply(error: Exception, what: str) -> Frame:
+    """What went wrong, to be raised again on the other side: as it was if a user can mend it, else as a `SiteError`."""
+    if isinstance(error, PolyRankError):
+        return {"error": {"kind": type(error).__name__, "message": str(error)}}, b""
+    message = f"the site failed at {what}: {type(error).__name__}: {error} (its log has the traceback; it goes on)"
+    return {"error": {"kind": "SiteError", "message": message}}, b""
+
+
+def raise_error(header: Mapping[str, Any]) -> None:
+    """Nothing, unless the reply is an error.
+
+    Raises:
+        PolyRankError: of the kind that the site raised.
+    """
+    if "error" in header:
+        found = _parsed(_Error, header["error"], "the error reply")
+        kind = getattr(errors, found.kind, SiteError)
+        known = isinstance(kind, type) and issubclass(kind, PolyRankError)
+        raise (kind if known else SiteError)(found.message)
+
+
+def read_facts(header: Mapping[str, Any], body: bytes) -> Facts:  # noqa: ARG001  # as the others
+    """What `facts_reply` says.
+
+    Raises:
+        SiteError: it says something else.
+    """
+    found = header.get("facts")
+    if not isinstance(found, dict):
+        raise SiteError(_instead("facts", header))
+    return _parsed(Facts, found, "the facts", strict=False)
+
+
+def read_update(header: Mapping[str, Any], body: bytes) -> ClientUpdate:
+    """What `update_reply` says.
+
+    Raises:
+        SiteError: it says something else.
+        AdapterError: as `adapters_of`.
+    """
+    if "update" not in header:
+        raise SiteError(_instead("update", header))
+    found = _parsed(_Update, header["update"], "the update")
+    adapter = packed.adapter_of(found.adapter.model_dump(), packed.from_bytes(body), "adapter")
+    return ClientUpdate(found.client, adapter, found.weight, found.metrics)
+
+
+def read_scores(header: Mapping[str, Any], body: bytes) -> Scores:  # noqa: ARG001  # as the others
+    """What `scores_reply` says.
+
+    Raises:
+        SiteError: it says something else.
+    """
+    found = header.get("scores")
+    if not isinstance(found, dict):
+        raise SiteError(_instead("scores", header))
+    return _parsed(Scores, found, "the scores", strict=False)
+
+
+def _instead(expected: str, header: Mapping[str, Any]) -> str:
+    return f"the site replied {', '.join(sorted(header)) or 'nothing'}; expected {expected}: is it of this version?"
+
+
+def _parsed(kind: type[T], value: Any, where: str, *, strict: bool = True) -> T:  # Any: JSON
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=strict)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SiteError(f"{where} cannot be read: {place or 'it'}: {first['msg']}") from None
