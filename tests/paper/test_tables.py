@@ -21,7 +21,7 @@ def test_every_archived_run_belongs_to_a_study_and_is_shown(table: str):
     lines = (RESULTS / f"{table}.jsonl").read_text(encoding="utf-8").splitlines()
     assert sum(len(runs) for runs in found.values()) == len(lines)
     text = show(table)
-    assert all(name in text for name in found)
+    assert len(TABLES[table]) == 1 or all(name in text for name in found)
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
