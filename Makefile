@@ -39,7 +39,7 @@ $(VENV)/.run: $(BIN)/python $(STAMPS)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,flower]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

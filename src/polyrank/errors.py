@@ -46,6 +46,10 @@ class SiteError(PolyRankError):
     """A site's daemon cannot be started, cannot be reached, or failed at a task."""
 
 
+class FlowerError(PolyRankError):
+    """Flower's nodes are too few, or a message is not what was asked for."""
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or else all of them.
 

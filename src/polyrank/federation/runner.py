@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def run(
     profile: bool = False,
     listener: Listener | None = None,
     scores: Scores | None = None,
+    place: Callable[[Federation], Federation] | None = None,
 ) -> dict[str, Any]:
     """Run a federation on this machine and return what ``summary.json`` holds.
 
@@ -58,6 +60,7 @@ def run(
         listener: told of progress.
         scores: results of the scoring rounds of other runs (see `polyrank.federation.scoring`); they are used and added
             to, so that runs that would score the same clients in the same way do it once.
+        place: what changes the federation before it starts, where clients are not on this machine.
 
     Raises:
         PolyRankError: the configuration, the data, the model or the folder does not fit.
@@ -74,12 +77,10 @@ def run(
         listeners.append(Trackers(config.output.trackers, config.output.project, folder.path))
     federation = build(config, profile=profile)
     try:
+        federation = place(federation) if place else federation
         runner = Runner(federation, folder, Listeners(listeners))
-        if state is None:
-            state = runner.start(overwrite=overwrite, scores=scores)
-        else:
-            runner.resume(state)
-        runner.run(state)
+        begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
+        runner.run(begun)
     finally:
         federation.close()
     summary: dict[str, Any] = folder.read_json("summary")
@@ -130,8 +131,8 @@ class Runner:
         self._save(state)
         return state
 
-    def resume(self, state: ServerState) -> None:
-        """Go on from a state that was saved in the folder.
+    def resume(self, state: ServerState) -> ServerState:
+        """Go on from a state that was saved in the folder, with new clients at the ranks that the policy starts with.
 
         Raises:
             RunFolderError: more rounds are done than are asked for.
@@ -144,7 +145,12 @@ class Runner:
             )
         self.folder.drop_metrics_after(state.round)
         self.folder.write_config(self.federation.config)
+        if new := self.federation.clients_without(state.ranks):
+            started = self.federation.initial_state()
+            ranks = {**state.ranks, **{client: started.ranks[client] for client in new}}
+            state = with_ranks(state, ranks, {**state.scales, **{client: started.scales[client] for client in new}})
         self.listener.on_start(self.federation, state)
+        return state
 
     def run(self, state: ServerState) -> ServerState:
         """All rounds that are left; then the adapter and the summary are written."""
@@ -176,6 +182,7 @@ class Runner:
                 local_head=federation.local_head,
                 sent=sent,
             )
+        result = replace(result, dropped={**federation.engine.failures(), **result.dropped})
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)
         with clock("evaluation"):

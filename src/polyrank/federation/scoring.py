@@ -70,6 +70,9 @@ def _losses(
             log.warning("scoring: %s has the validation loss %s and comes last", update.client, loss)
         losses[update.client] = loss
         listener.on_client("scoring", len(losses), len(jobs))
+    for client, reason in federation.engine.failures().items():
+        log.warning("scoring: %s gave no update and comes last: %s", client, reason)
+        losses[client] = math.inf
     return losses
 
 

@@ -74,6 +74,10 @@ class Federation:
         """Names, sorted."""
         return tuple(sorted(self.examples))
 
+    def clients_without(self, ranks: Mapping[str, int]) -> tuple[str, ...]:
+        """Those that these ranks do not name."""
+        return tuple(client for client in self.clients if client not in ranks)
+
     def label_counts(self, client: str) -> list[int]:
         """How many examples of each label the client holds, in the order of the labels."""
         counts: list[int] = np.bincount(self.examples[client].labels, minlength=len(self.labels)).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from polyrank.config import RanksConfig
+from polyrank.ranks.declared import Declared
 from polyrank.ranks.fixed import Fixed
 from polyrank.ranks.levels import level_counts, scale_of
 from polyrank.ranks.policy import RankPolicy
@@ -25,4 +26,4 @@ def policy(config: RanksConfig) -> RankPolicy:
     return POLICIES[config.policy](config)
 
 
-__all__ = ["POLICIES", "RankPolicy", "level_counts", "policy", "scale_of"]
+__all__ = ["POLICIES", "Declared", "RankPolicy", "level_counts", "policy", "scale_of"]

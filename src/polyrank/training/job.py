@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +71,10 @@ class Engine(Protocol):
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job, in the order of the jobs."""
+
+    def failures(self) -> Mapping[str, str]:
+        """Clients of the last call that gave no update, and why; on this machine there are none."""
+        return {}
 
     def close(self) -> None:
         """Let go of what outlives a call, such as processes; most engines have nothing of the kind."""
