@@ -96,7 +96,8 @@ def _engines(name: str) -> dict[str, str]:
 
 
 def _diagnostic() -> str:
-    return diagnostic.table(json.loads((tables.RESULTS / "diagnostic.json").read_text(encoding="utf-8"))["rows"])
+    path = tables.RESULTS / "diagnostic.json"
+    return diagnostic.table(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else "Not measured."
 
 
 GENERATED = {

@@ -39,6 +39,18 @@ def load(path: Path) -> dict[str, dict[str, Any]]:  # Any: JSON values
     return {line["key"]: line for line in lines}
 
 
+def elsewhere(folder: Path, name: str) -> dict[str, Any] | None:
+    """The line of the same run in any table of the folder, if another study has made it."""
+    what = name.partition("/")[2]
+    lines = (line for path in sorted(folder.glob("*.jsonl")) for line in load(path).values())
+    return next((line for line in lines if line["key"].partition("/")[2] == what), None)
+
+
+def copy(path: Path, name: str, line: Mapping[str, Any]) -> None:
+    """Add another study's run under the key ``name``."""
+    _write(path, {**line, "key": name})
+
+
 def append(path: Path, name: str, run: Run) -> None:
     """Add a finished run under the key ``name``."""
     assert run.summary is not None
@@ -51,6 +63,10 @@ def append(path: Path, name: str, run: Run) -> None:
         "high": _high(run),
         "lines": [{k: _short(line[k]) for k in KEPT if k in line} for line in run.lines],
     }
+    _write(path, line)
+
+
+def _write(path: Path, line: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

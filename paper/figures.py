@@ -16,6 +16,7 @@ from polyrank.report.runs import grouped
 from polyrank.report.statistics import area
 
 FOLDER = Path(__file__).parent / "figures"
+README = Path(__file__).parents[1] / "docs" / "images"
 DATA = {"ag_news": "AG News", "dbpedia": "DBpedia", "quickstart": "the quickstart"}
 DOTS = (("replication", "zero_padding"), ("tempered", "zero_padding"), ("shrinkage", "zero_padding"))
 """What is drawn against what, where one setting at a time is changed."""
@@ -30,11 +31,15 @@ def curves(results: Path) -> Iterator[tuple[Figure, dict[str, Look]]]:
             groups,
             look,
             by_round("test/accuracy"),
-            **{"name": f"curves-{name.replace('_', '-')}", "title": DATA[name], "caption": "", "absent": ""},
+            **{"name": _file(name), "title": DATA[name], "caption": "", "absent": ""},
             **{"y": f"test accuracy, {DATA[name]}", "share": True},
         )
         assert isinstance(made, Figure)
         yield made, look
+
+
+def _file(data: str) -> str:
+    return data if data == "quickstart" else f"curves-{data.replace('_', '-')}"
 
 
 def when(results: Path, data: str) -> Figure | None:
@@ -61,7 +66,7 @@ def when(results: Path, data: str) -> Figure | None:
         dots = {"color": own.faint(0.45), "symbol": "circle", "size": 7}
         bars = {"color": own.colour, "symbol": "line-ns", "size": 13, "line": {"width": 3, "color": own.colour}}
         plot.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=dots, showlegend=False))
-        plot.add_trace(go.Scatter(x=means, y=places, mode="markers", marker=bars, showlegend=False))
+        plot.add_trace(go.Scatter(x=means, y=places, mode="markers", marker=bars, name=what, showlegend=True))
     plot.add_vline(x=0, line={"color": GREY, "width": 1})
     plot.update_yaxes(
         tickvals=[len(names) - i for i in range(len(names))], ticktext=names, range=[0.4, len(names) + 0.6]
@@ -89,6 +94,7 @@ def gamma(results: Path) -> Figure:
                 y=[statistics.fmean(points[value]) for value in x],
                 error_y={"array": [_deviation(points[value]) for value in x], "thickness": 1},
                 line={"color": colour},
+                name=f"tempered, {DATA[name]}",
             )
         )
         keys[f"tempered, {DATA[name]}"] = colour
@@ -112,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     chosen = parser.parse_args(arguments)
     written: list[Path] = []
     for figure, look in curves(chosen.results):
-        written += draw(chosen.out, [figure], look, ["svg"])
+        written += draw(README if figure.name == "quickstart" else chosen.out, [figure], look, ["svg"])
     others = [when(chosen.results, "ag_news"), when(chosen.results, "quickstart"), gamma(chosen.results)]
     return written + draw(chosen.out, [figure for figure in others if figure], {}, ["svg"])
 

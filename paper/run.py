@@ -69,6 +69,9 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
             name = archive.key(study.name, entry.name, entry.seeded(seed))
             if name in archive.load(path) or seed not in (chosen.seeds or study.seeds):
                 continue
+            if (same := archive.elsewhere(chosen.results, name)) is not None:
+                archive.copy(path, name, same)
+                continue
             if chosen.minutes and time.monotonic() - start > 60 * chosen.minutes:
                 return False
             out = chosen.work / table / study.name

@@ -9,7 +9,7 @@ from polyrank.aggregation import METHODS
 
 SEED_PAPER = ("replication", "zero_padding", "hetlora", "fedavg")
 """Replication, zero padding, Frobenius weights, and equal ranks at 5, 7 and 20."""
-QUICKSTART = ("replication", "tempered", "shrinkage", "zero_padding", "zero_padding_delta", "hetlora", "fedavg")
+QUICKSTART = ("replication", "tempered", "zero_padding", "zero_padding_delta", "fedavg")
 EVERY = tuple(METHODS)
 WHEN = (
     *("replication", "tempered", "shrinkage", "zero_padding_delta", "zero_padding"),

@@ -59,7 +59,9 @@ def show(table: str, results: Path = RESULTS) -> str:
     found = studies(table, results)
     if table.startswith("when"):
         return when(found)
-    return "\n\n".join(f"{name}\n\n{comparison(runs)}" for name, runs in found.items())
+    if len(TABLES[table]) == 1:
+        return "".join(map(comparison, found.values()))
+    return "\n\n".join(f"**{name}**\n\n{comparison(runs)}" for name, runs in found.items())
 
 
 def comparison(runs: Sequence[Run]) -> str:

@@ -63,6 +63,22 @@ def test_an_archived_run_is_what_it_was_and_names_no_local_path(tmp_path: Path):
     assert restored.config.aggregation.method == "replication"
 
 
+def test_a_run_of_two_studies_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second study has one method more than the first: only that one runs."""
+    wider = Study("wider", "quickstart", (*STUDY.methods, "tempered"), STUDY.overrides, (0,))
+    for module in (run, paper_tables):
+        monkeypatch.setattr(module, "TABLES", {"made-up": [STUDY], "other": [wider]})
+    run.main([*arguments(tmp_path), "--seeds", "0"])
+    made: list[str] = []
+    monkeypatch.setattr(run, "compare", lambda planned, *_, **__: made.append(planned[0].entry.name) or [1 / 0])
+    with pytest.raises(ZeroDivisionError):
+        run.main(["other", *arguments(tmp_path)[1:]])
+    assert made == ["tempered"]
+    first, second = (archive.load(tmp_path / f"{table}.jsonl") for table in ("made-up", "other"))
+    assert [name.partition("/")[2] for name in first] == [name.partition("/")[2] for name in second]
+    assert [line["lines"] for line in first.values()] == [line["lines"] for line in second.values()]
+
+
 def test_local_paths_become_names(tmp_path: Path):
     for name in ("train.csv", "test.csv"):
         file = tmp_path / "ag_news" / name
