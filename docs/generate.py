@@ -22,10 +22,10 @@ sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 from benchmarks.engines import arithmetic, compiled, growth, width  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 
-from benchmarks import versus_flower  # noqa: E402
+from benchmarks import tree, versus_flower  # noqa: E402
 from paper import cost, diagnostic, tables  # noqa: E402
 
-PAGES = ("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "paper/RESULTS.md")
+PAGES = ("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "paper/RESULTS.md")
 
 
 def methods_table() -> str:
@@ -106,6 +106,8 @@ GENERATED = {
     "versus_flower": lambda: versus_flower.table(_measured("versus_flower.json")["results"]),
     **{part: lambda part=part: _engines("engines.json")[part] for part in ("arithmetic", "width", "growth", "compile")},
     "width_h100": lambda: _engines("engines-h100.json")["width"],
+    "tree_fold": lambda: tree.fold_table(_measured("tree.json")),
+    "tree_plan": lambda: tree.plan_table(_measured("tree.json")),
     "cost": cost.table,
     "diagnostic": _diagnostic,
     **{f"paper_{table}": lambda table=table: tables.show(table) for table in TABLES},
