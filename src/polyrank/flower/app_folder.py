@@ -1,0 +1,124 @@
+"""A ready Flower app: a folder that `flwr run` takes, made from a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from polyrank import config as configuration
+from polyrank.config import Config
+from polyrank.errors import FlowerError
+from polyrank.federation.setup import DEFAULT_CLIENTS
+
+NAME = "polyrank-federation"
+README = """# A federation of PolyRank on Flower
+
+`pyproject.toml` says everything. Under `[tool.flwr.app.config]` the keys with a dot are PolyRank's configuration (lists
+stand in quotes); the others are in PolyRank's docs/flower.md.
+
+## On this machine, simulated
+
+    export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_TELEMETRY_ENABLED=0 RAY_USAGE_STATS_ENABLED=0
+    flwr run . --stream --federation-config 'num-supernodes={clients}'
+
+It starts a SuperLink in the background, which stays: `pkill -f flower-superlink`. `flwr run` ends with 0 although a run
+failed: `flwr ls` says how it ended. The results are in the run folder, `{out}`: `polyrank report {out}`.
+
+## Real nodes on this machine
+
+    flower-superlink --insecure --port 18443
+    flower-supernode --insecure --superlink 127.0.0.1:18443 --port 19200 \\
+      --node-config 'client="site-a" lora-rank=5 data-train="/path/of/a.csv"'
+    flower-supernode --insecure --superlink 127.0.0.1:18443 --port 19201 \\
+      --node-config 'client="site-b" lora-rank=20 data-train="/path/of/b.csv"'
+
+and `flwr run . deployment --stream`, where `$FLWR_HOME/config.toml` has
+
+    [superlink.deployment]
+    address = "127.0.0.1:18443"
+    insecure = true
+
+Set `min-nodes` to the number of nodes, and `data.train` to data of the server's own: it needs labels and a test set.
+
+## With TLS and keys
+
+    polyrank flower certificates tls --nodes 2
+
+and PolyRank's docs/deployment.md.
+"""
+LICENSE = "Put the licence of your app here. PolyRank itself is licensed under Apache-2.0.\n"
+
+
+def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
+    """Write the app.
+
+    Args:
+        folder: new, or empty.
+        config: of the federation.
+        out: its run folder on the server.
+
+    Raises:
+        FlowerError: there is something in the folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FlowerError(f"{folder} is not empty; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "pyproject.toml": tomlkit.dumps(_project(config, out)),
+        "README.md": README.format(out=out, clients=config.federation.clients or DEFAULT_CLIENTS),
+        "LICENSE": LICENSE,
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def run_config(config: Config) -> dict[str, bool | float | int | str]:
+    """The configuration as Flower's run configuration holds it: flat, and lists and tables as TOML in a string.
+
+    Only what differs from the defaults.
+    """
+    ours, usual = config.model_dump(), configuration.load().model_dump()
+    flat: dict[str, bool | float | int | str] = {}
+    for section, values in ours.items():
+        for key, value in values.items():
+            if value != usual[section][key] and value is not None:
+                plain = isinstance(value, bool | float | int | str)
+                flat[f"{section}.{key}"] = value if plain else _inline(value)
+    return flat
+
+
+def _inline(value: Any) -> str:  # Any: a list or a table
+    item = tomlkit.inline_table() if isinstance(value, dict) else tomlkit.item(value)
+    if isinstance(value, dict):
+        item.update(value)
+    return str(item.as_string())
+
+
+def _project(config: Config, out: str) -> dict[str, Any]:  # Any: TOML values
+    return {
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+        "project": {
+            "name": NAME,
+            "version": "1.0.0",
+            "description": "Federated LoRA fine-tuning with a rank per client",
+            "license": {"file": "LICENSE"},
+            "dependencies": ["flwr>=1.41,<1.43", "polyrank[flower]"],
+        },
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "polyrank",
+                    "fab-format-version": 1,
+                    "flwr-version-target": "1.41.0",
+                    "components": {
+                        "serverapp": "polyrank.flower:server_app",
+                        "clientapp": "polyrank.flower:client_app",
+                    },
+                    "config": {"out": out, "resume": False, "min-nodes": 0, "wire": "float32", **run_config(config)},
+                }
+            }
+        },
+    }

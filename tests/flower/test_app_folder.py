@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from polyrank import config as configuration
+from polyrank.cli import app
+from polyrank.errors import FlowerError
+from polyrank.flower import app_folder
+from polyrank.flower.server import read_settings
+
+
+def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path):
+    """Lists, tables, names and switches; what is as usual is left out."""
+    config = configuration.load(
+        None,
+        [
+            *("federation.rounds=3", "ranks.policy=fixed", "ranks.levels=[2, 5, 20]", "ranks.by_name={ann = 20}"),
+            *("aggregation.method=tempered", "aggregation.options={gamma = 0.25}", "evaluation.diagnostics=false"),
+            *("model.name=some/model", "ranks.shares=[0.5, 0.3, 0.2]"),
+        ],
+    )
+    app_folder.write(tmp_path / "app", config, "runs/here")
+    project = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+    found = project["tool"]["flwr"]["app"]["config"]
+    assert all(isinstance(value, bool | float | int | str) for value in found.values())
+    assert not any(key.startswith("training.") for key in found)
+    settings, again = read_settings(found)
+    assert again == config
+    assert settings.out == "runs/here"
+
+
+def test_the_command_writes_what_flower_builds(tmp_path: Path):
+    """Flower's own check of an app: components, licence, format."""
+    from flwr.cli.config_utils import load_and_validate
+
+    result = CliRunner().invoke(app, ["flower", "init", str(tmp_path / "app"), "--set", "federation.rounds=2"])
+    assert result.exit_code == 0, result.output
+    project, _ = load_and_validate(tmp_path / "app" / "pyproject.toml", check_module=True)
+    assert project["tool"]["flwr"]["app"]["components"]["serverapp"] == "polyrank.flower:server_app"
+
+
+def test_nothing_is_overwritten(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(FlowerError, match="is not empty"):
+        app_folder.write(tmp_path, configuration.load())
