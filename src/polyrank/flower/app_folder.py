@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import FlowerError
 from polyrank.federation.setup import DEFAULT_CLIENTS
+from polyrank.flower.server import Settings
 
 NAME = "polyrank-federation"
 README = """# A federation of PolyRank on Flower
@@ -90,6 +92,11 @@ def run_config(config: Config) -> dict[str, bool | float | int | str]:
     return flat
 
 
+def _settings(out: str) -> dict[str, Any]:  # Any: Flower's values
+    """All of them, since Flower lets a run change none that the app does not name."""
+    return {name.replace("_", "-"): value for name, value in asdict(Settings(out=out)).items()}
+
+
 def _inline(value: Any) -> str:  # Any: a list or a table
     item = tomlkit.inline_table() if isinstance(value, dict) else tomlkit.item(value)
     if isinstance(value, dict):
@@ -117,7 +124,7 @@ def _project(config: Config, out: str) -> dict[str, Any]:  # Any: TOML values
                         "serverapp": "polyrank.flower:server_app",
                         "clientapp": "polyrank.flower:client_app",
                     },
-                    "config": {"out": out, "resume": False, "min-nodes": 0, "wire": "float32", **run_config(config)},
+                    "config": {**_settings(out), **run_config(config)},
                 }
             }
         },
