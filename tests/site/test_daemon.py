@@ -240,6 +240,7 @@ def test_killed_in_mid_task_it_is_an_error_and_after_a_restart_the_same_client_g
     asking.start()
     daemon.wait_for("training " + task.client + ": begins")
     daemon.send(signal.SIGKILL)
+    daemon.process.wait(timeout=10)  # until it is gone, its socket may still take calls
     asking.join(timeout=10)
     assert "ended at round 3, training" in str(caught[0])
     assert "start it again: polyrank site --socket" in str(caught[0])
