@@ -19,7 +19,7 @@ from polyrank.config import Config, Section
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 
-from benchmarks.engines import arithmetic, compiled, growth, width  # noqa: E402
+from benchmarks.engines.__main__ import PARTS  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 
 from benchmarks import tree, versus_flower  # noqa: E402
@@ -89,10 +89,8 @@ def _measured(name: str) -> dict[str, Any]:  # Any: JSON values
     return found
 
 
-def _engines(name: str) -> dict[str, str]:
-    report = _measured(name)
-    parts = {"arithmetic": arithmetic, "width": width, "growth": growth, "compile": compiled}
-    return {part: module.table(report[part]["rows"]) for part, module in parts.items() if part in report}
+def _engines(part: str, name: str = "engines.json") -> str:
+    return str(PARTS[part].table(_measured(name)[part]["rows"]))
 
 
 def _diagnostic() -> str:
@@ -104,8 +102,8 @@ GENERATED = {
     "methods": methods_table,
     "configuration": configuration_tables,
     "versus_flower": lambda: versus_flower.table(_measured("versus_flower.json")["results"]),
-    **{part: lambda part=part: _engines("engines.json")[part] for part in ("arithmetic", "width", "growth", "compile")},
-    "width_h100": lambda: _engines("engines-h100.json")["width"],
+    **{part: lambda part=part: _engines(part) for part in PARTS},
+    "width_h100": lambda: _engines("width", "engines-h100.json"),
     "tree_fold": lambda: tree.fold_table(_measured("tree.json")),
     "tree_plan": lambda: tree.plan_table(_measured("tree.json")),
     "cost": cost.table,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -115,6 +115,24 @@ class Adapter:
             yield f"{name}.a", factors.a
             yield f"{name}.b", factors.b
         yield from self.dense.items()
+
+    def parts(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The tensors of these parts (``"a"``, ``"b"``, ``"head"``), by the names of `tensors`."""
+        factors = {
+            f"{module}.{part}": tensor
+            for module, own in self.modules.items()
+            for part, tensor in (("a", own.a), ("b", own.b))
+            if part in names
+        }
+        return factors | (dict(self.dense) if "head" in names else {})
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Adapter:
+        """Some tensors, by the names of `tensors`, in the place of its own; scales stay."""
+        modules = {
+            name: Factors(tensors.get(f"{name}.a", own.a), tensors.get(f"{name}.b", own.b), own.scale)
+            for name, own in self.modules.items()
+        }
+        return Adapter(modules, {name: tensors.get(name, tensor) for name, tensor in self.dense.items()})
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Adapter:
         """Every tensor changed in the same way, e.g. ``lambda t: t.to(torch.bfloat16)``."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from polyrank import lowrank
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate, Partial
-from polyrank.aggregation.updates import DenseMean, check_names, check_update, part, taken, together, weight_of
+from polyrank.aggregation.updates import DenseMean, check_update, dump_sums, restore_sums, taken, weight_of
 from polyrank.errors import AdapterError
 from polyrank.seeds import torch_generator
 from polyrank.state import ClientUpdate, ServerState
@@ -123,18 +123,15 @@ class ProductSum:
             about = {"terms": [[term.client, term.weight, term.factors.scale] for term in terms]}
             tensors = {f"{i}.{x}": getattr(term.factors, x) for i, term in enumerate(terms) for x in "ab"}
             modules[name] = Partial(about, tensors)
-        return together({"modules": together(modules), "dense": self._dense.dump()})
+        return dump_sums(modules, self._dense)
 
     def restore(self, partial: Partial) -> None:
         """As `polyrank.aggregation.method.Portable`."""
-        modules = part(partial, "modules")
-        check_names("modules", modules.about, self._terms)
-        for name in modules.about:
-            try:
-                self._terms[name].extend(_terms_of(part(modules, name), self._server.adapter.modules[name]))
-            except AdapterError as error:
-                raise AdapterError(f"{name}: {error}") from None
-        self._dense.restore(part(partial, "dense"))
+
+        def module(name: str, own: Partial) -> None:
+            self._terms[name].extend(_terms_of(own, self._server.adapter.modules[name]))
+
+        restore_sums(partial, self._terms, module, self._dense)
 
     def finish(self) -> Aggregate:
         """What the method makes of the stacks; a module that nobody sent keeps its factors."""

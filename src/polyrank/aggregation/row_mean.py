@@ -20,7 +20,16 @@ from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate, Partial
-from polyrank.aggregation.updates import DenseMean, check_names, check_update, part, taken, together, weight_of
+from polyrank.aggregation.updates import (
+    DenseMean,
+    check_update,
+    dump_sums,
+    part,
+    restore_sums,
+    taken,
+    together,
+    weight_of,
+)
 from polyrank.errors import AdapterError
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
@@ -289,18 +298,15 @@ class RowMean:
     def dump(self) -> Partial:
         """See `polyrank.aggregation.method.Portable`; of the factors that are averaged, the rows that somebody owns."""
         modules = {name: module.dump(self._factors) for name, module in self._modules.items() if module.total > 0}
-        return together({"modules": together(modules), "dense": self._dense.dump()})
+        return dump_sums(modules, self._dense)
 
     def restore(self, partial: Partial) -> None:
         """As `polyrank.aggregation.method.Portable`."""
-        modules = part(partial, "modules")
-        check_names("modules", modules.about, self._modules)
-        for name in modules.about:
-            try:
-                self._modules[name].restore(part(modules, name), self._factors)
-            except AdapterError as error:
-                raise AdapterError(f"{name}: {error}") from None
-        self._dense.restore(part(partial, "dense"))
+
+        def module(name: str, own: Partial) -> None:
+            self._modules[name].restore(own, self._factors)
+
+        restore_sums(partial, self._modules, module, self._dense)
 
     def finish(self) -> Aggregate:
         """The new global adapter: the previous one's names, ranks, scales and dtypes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,35 @@ def together(parts: Mapping[str, Partial]) -> Partial:
     """Several as one."""
     tensors = {f"{name}/{key}": tensor for name, one in parts.items() for key, tensor in one.tensors.items()}
     return Partial({name: one.about for name, one in parts.items()}, tensors)
+
+
+def dump_sums(modules: Mapping[str, Partial], dense: DenseMean) -> Partial:
+    """What an accumulator of either kernel has seen: of each module, and of dense tensors."""
+    return together({"modules": together(modules), "dense": dense.dump()})
+
+
+def restore_sums(
+    partial: Partial, known: Iterable[str], restore: Callable[[str, Partial], None], dense: DenseMean
+) -> None:
+    """What `dump_sums` made, back into an accumulator.
+
+    Args:
+        partial: of `dump_sums`.
+        known: the modules of the global adapter.
+        restore: takes a module's name and its part.
+        dense: takes the rest.
+
+    Raises:
+        AdapterError: as `polyrank.aggregation.method.Portable`; the module is named.
+    """
+    modules = part(partial, "modules")
+    check_names("modules", modules.about, known)
+    for name in modules.about:
+        try:
+            restore(name, part(modules, name))
+        except AdapterError as error:
+            raise AdapterError(f"{name}: {error}") from None
+    dense.restore(part(partial, "dense"))
 
 
 def check_names(what: str, found: Iterable[str], known: Iterable[str]) -> None:

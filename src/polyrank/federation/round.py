@@ -75,20 +75,12 @@ def personalise(state: ServerState, client: str, download: Download) -> Download
     A client that has none yet starts from the read-out.
     """
     own = state.personal.get(client)
-    if not own:
-        return download
-    modules: dict[str, Factors] = {}
-    for name, factors in download.adapter.modules.items():
-        a, b = own.get(f"{name}.a", factors.a), own.get(f"{name}.b", factors.b)
-        modules[name] = Factors(a, b, factors.scale)
-    dense = {name: own.get(name, tensor) for name, tensor in download.adapter.dense.items()}
-    return replace(download, adapter=Adapter(modules, dense))
+    return replace(download, adapter=download.adapter.replaced(own)) if own else download
 
 
 def travelling(adapter: Adapter, parts: frozenset[str]) -> list[Tensor]:
     """The tensors of an adapter that travel, where only ``parts`` do."""
-    factors = [t for f in adapter.modules.values() for name, t in (("a", f.a), ("b", f.b)) if name in parts]
-    return [*factors, *(adapter.dense.values() if "head" in parts else ())]
+    return list(adapter.parts(parts).values())
 
 
 def nbytes(adapter: Adapter, parts: frozenset[str], base_change: Adapter | None = None) -> int:
@@ -111,13 +103,7 @@ def as_received(update: ClientUpdate, known: Adapter, sends: frozenset[str]) -> 
 
 def kept_by(update: ClientUpdate, keeps: frozenset[str]) -> dict[str, Tensor]:
     """The tensors that stay with the client, by the names of `Adapter.tensors`."""
-    own = {
-        f"{name}.{part}": getattr(factors, part)
-        for name, factors in update.adapter.modules.items()
-        for part in ("a", "b")
-        if part in keeps
-    }
-    return own | (dict(update.adapter.dense) if "head" in keeps else {})
+    return update.adapter.parts(keeps)
 
 
 def problem(update: ClientUpdate, sent: Adapter) -> str | None:

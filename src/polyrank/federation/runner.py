@@ -145,7 +145,7 @@ class Runner:
             )
         self.folder.drop_metrics_after(state.round)
         self.folder.write_config(self.federation.config)
-        if new := self.federation.clients_without(state.ranks):
+        if new := set(self.federation.clients) - state.ranks.keys():
             started = self.federation.initial_state()
             ranks = {**state.ranks, **{client: started.ranks[client] for client in new}}
             state = with_ranks(state, ranks, {**state.scales, **{client: started.scales[client] for client in new}})

@@ -74,10 +74,6 @@ class Federation:
         """Names, sorted."""
         return tuple(sorted(self.examples))
 
-    def clients_without(self, ranks: Mapping[str, int]) -> tuple[str, ...]:
-        """Those that these ranks do not name."""
-        return tuple(client for client in self.clients if client not in ranks)
-
     def label_counts(self, client: str) -> list[int]:
         """How many examples of each label the client holds, in the order of the labels."""
         counts: list[int] = np.bincount(self.examples[client].labels, minlength=len(self.labels)).tolist()
@@ -145,12 +141,13 @@ def build(config: Config, *, profile: bool = False) -> Federation:
     used = np.unique(np.concatenate(list(partition.examples.values())))  # others are not even tokenised
     sets = {"train": train.subset(used), "test": split.test} | ({"validation": validation} if validation else {})
     tokens = {name: tokenize(part, tokenizer, config.data.max_tokens) for name, part in sets.items()}
+    largest = max(part.largest for part in tokens.values())
     labels = split.train.label_names
     rank = global_rank(config)
 
     def load(dtype: torch.dtype, attention: str) -> ResidentModel:
         resident = ResidentModel(load_base(config.model, labels, seed=seed, dtype=dtype, attention=attention), device())
-        resident.check_tokens(max(part.largest for part in tokens.values()))
+        resident.check_tokens(largest)
         resident.install(resident.initial(rank, scale_of(rank, config.ranks), seed))
         return resident
 

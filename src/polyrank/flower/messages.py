@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import FlowerError
-from polyrank.flower.records import from_record, parts_of, shapes_of, to_record, with_tensors
+from polyrank.flower.records import from_record, shapes_of, to_record
 from polyrank.site.worker import Task
 from polyrank.state import ClientUpdate
 from polyrank.training.job import Job, Penalty
@@ -67,7 +67,7 @@ def reply(update: ClientUpdate, trained: frozenset[str], *, token: str, wire: st
     numbers = {name: float(value) for name, value in update.metrics.items()}
     return RecordDict(
         {
-            ADAPTER: to_record(parts_of(update.adapter, trained), wire),
+            ADAPTER: to_record(update.adapter.parts(trained), wire),
             REPLY: ConfigRecord({"token": token, "client": update.client}),
             METRICS: MetricRecord({**numbers, "weight": float(update.weight)}),
         }
@@ -101,9 +101,9 @@ def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples
         raise FlowerError(f"its weight is {weight}, expected its number of examples, {examples}")
     if not isinstance(numbers.get("loss"), float) or not isinstance(numbers.get("steps"), float | int):
         raise FlowerError("the reply has no loss or no number of steps")
-    tensors = from_record(arrays, shapes_of(parts_of(job.adapter, job.trains)), wire)
+    tensors = from_record(arrays, shapes_of(job.adapter.parts(job.trains)), wire)
     metrics = {name: float(value) for name, value in numbers.items() if isinstance(value, float | int)}
-    return ClientUpdate(job.client, with_tensors(job.adapter, tensors), float(examples), metrics)
+    return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), metrics)
 
 
 def _layout(adapter: Adapter) -> dict[str, Any]:

@@ -75,7 +75,9 @@ class Nodes:
 
     def refresh(self) -> None:
         """Ask nodes that are new who they are; one that gives no good answer is left out and logged with its reason."""
-        new = [node for node in self.grid.get_node_ids() if node not in self.members]
+        present = set(self.grid.get_node_ids())
+        new = sorted(present - self.members.keys())
+        taken = {member.client for node, member in self.members.items() if node in present}
         requests = {
             node: Message(RecordDict({FACTS: ConfigRecord({"config": self.config})}), node, "query", ttl=self.timeout)
             for node in new
@@ -83,9 +85,10 @@ class Nodes:
         for node, answer in exchange(self.grid, requests, self.timeout).items():
             try:
                 member = _member(node, answer)
-                if any(other.client == member.client for other in self.here().values() if other.node != node):
+                if member.client in taken:
                     raise FlowerError(f"another node is {member.client!r} already")
                 self.members[node] = member
+                taken.add(member.client)
             except FlowerError as error:
                 log.warning("node %d is left out: %s", node, error)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.errors import FlowerError
 
 WIRE: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,27 +66,6 @@ def from_record(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]], wi
     return tensors
 
 
-def parts_of(adapter: Adapter, parts: Iterable[str]) -> dict[str, Tensor]:
-    """The adapter's tensors of these parts (``"a"``, ``"b"``, ``"head"``), by the names of `Adapter.tensors`."""
-    chosen = set(parts)
-    found = {
-        f"{name}.{part}": getattr(factors, part)
-        for name, factors in adapter.modules.items()
-        for part in ("a", "b")
-        if part in chosen
-    }
-    return found | (dict(adapter.dense) if "head" in chosen else {})
-
-
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Name -> shape."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def with_tensors(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Adapter:
-    """The adapter with some of its tensors replaced; scales stay."""
-    modules = {
-        name: Factors(tensors.get(f"{name}.a", f.a), tensors.get(f"{name}.b", f.b), f.scale)
-        for name, f in adapter.modules.items()
-    }
-    return Adapter(modules, {name: tensors.get(name, tensor) for name, tensor in adapter.dense.items()})

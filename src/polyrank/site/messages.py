@@ -45,30 +45,32 @@ class FactsRequest(_Message):
         return f"facts of {self.client}"
 
 
-class TrainRequest(_Message):
-    """One task, its tensors in the body."""
+class _WithAdapters(_Message):
+    """About a client's adapter, whose tensors are in the body."""
+
+    client: str
+    adapter: _Layout
+    base_change: _Layout | None
+
+
+class TrainRequest(_WithAdapters):
+    """One task."""
 
     kind: Literal["train"]
-    client: str
     round: int = Field(ge=0)
     seed: int
     trains: list[Literal["a", "b", "head"]]
     penalty: _Penalty | None
-    adapter: _Layout
-    base_change: _Layout | None
 
     @property
     def what(self) -> str:
         return f"round {self.round}, training {self.client}"
 
 
-class ScoreRequest(_Message):
-    """An adapter to be scored, its tensors in the body."""
+class ScoreRequest(_WithAdapters):
+    """An adapter to be scored."""
 
     kind: Literal["score"]
-    client: str
-    adapter: _Layout
-    base_change: _Layout | None
 
     @property
     def what(self) -> str:
@@ -131,7 +133,7 @@ def read_request(header: Mapping[str, Any]) -> Request:
     return _parsed(_REQUESTS[kind], header, f"the {kind} request")
 
 
-def adapters_of(request: TrainRequest | ScoreRequest, body: bytes) -> tuple[Adapter, Adapter | None]:
+def adapters_of(request: _WithAdapters, body: bytes) -> tuple[Adapter, Adapter | None]:
     """The adapter and the base change of a request.
 
     Raises:

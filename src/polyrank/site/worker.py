@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from polyrank.adapter import Adapter
+from polyrank.aggregation import Download
 from polyrank.errors import ConfigError
 from polyrank.state import ClientUpdate
-from polyrank.training.evaluate import Scores, evaluate
+from polyrank.training.evaluate import Scores
 from polyrank.training.job import Job, Penalty
 
 if TYPE_CHECKING:  # a client of a daemon imports this file, and transformers takes seconds
     from polyrank.config import Config
     from polyrank.federation.setup import Federation
-    from polyrank.tasks.classification import Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +97,10 @@ class LocalWorker(Worker):
         Raises:
             ConfigError: there is no such client here.
         """
-        examples = self._examples(client)
-        counts = [0] * len(self.federation.labels)
-        for label in examples.labels:
-            counts[label] += 1
-        return Facts(len(examples), tuple(counts), dict(self.federation.resident.shapes))
+        own, federation = self._own(client), self.federation
+        return Facts(
+            len(federation.examples[own]), tuple(federation.label_counts(own)), dict(federation.resident.shapes)
+        )
 
     def train(self, task: Task) -> ClientUpdate:
         """As `Worker`.
@@ -110,7 +109,7 @@ class LocalWorker(Worker):
             AdapterError: the adapter does not fit the base.
             ConfigError: there is no such client here.
         """
-        examples = self._examples(task.client)
+        examples = self.federation.examples[self._own(task.client)]
         job = Job(
             task.client,
             task.adapter,
@@ -126,18 +125,16 @@ class LocalWorker(Worker):
 
     def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:  # noqa: ARG002
         """As `Worker`."""
-        federation = self.federation
-        federation.resident.install(adapter, base_change)
-        size = federation.config.evaluation.batch_size
-        return evaluate(federation.resident, federation.test, len(federation.labels), size)
+        from polyrank.federation.evaluation import score
 
-    def _examples(self, client: str) -> Examples:
-        held = self.federation.examples
-        if len(held) == 1:
-            return next(iter(held.values()))
-        if client not in held:
-            raise ConfigError(f"there is no client {client!r} here; this site holds {', '.join(sorted(held)[:5])}, ...")
-        return held[client]
+        return score(self.federation, Download(adapter, base_change), self.federation.test)
+
+    def _own(self, client: str) -> str:
+        """The client as this federation calls it."""
+        held = self.federation.clients
+        if len(held) > 1 and client not in held:
+            raise ConfigError(f"there is no client {client!r} here; this site holds {', '.join(held[:5])}, ...")
+        return client if len(held) > 1 else held[0]
 
 
 def _alone(config: Config) -> Config:

@@ -129,8 +129,8 @@ class ClientDropout(TorchFunctionMode):
     def _mask(self, x: Tensor, threshold: int) -> Tensor:
         """What is added to 1 to give a mask: -1 where a value is dropped, scale - 1 where it is kept."""
         first = self.streams[0]
-        keep = torch.ones(x.shape, dtype=torch.bool, device=x.device)
         if len(self.streams) == 1 and (first.rows, first.tokens) == (self.rows, self.tokens):
+            keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
             first.bits.draw(keep, threshold)  # all of it is the client's own
             return _as_factor(keep, threshold, x)
         if x.shape[0] != len(self.streams) * self.rows:
@@ -139,6 +139,7 @@ class ClientDropout(TorchFunctionMode):
             )
         where = (1,) if x.ndim == 3 else (2, 3) if x.ndim == 4 else ()
         padded = [axis for axis in where if x.shape[axis] == self.tokens]
+        keep = torch.ones(x.shape, dtype=torch.bool, device=x.device)
         for k, one in enumerate(self.streams):
             own = keep[k * self.rows : k * self.rows + one.rows]
             for axis in padded:
