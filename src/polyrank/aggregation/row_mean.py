@@ -20,13 +20,13 @@ from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate, Partial
+from polyrank.aggregation.row_sums import RowSums
 from polyrank.aggregation.updates import (
     DenseMean,
     check_update,
     dump_sums,
     part,
     restore_sums,
-    taken,
     together,
     weight_of,
 )
@@ -69,63 +69,6 @@ def _mean(total: Tensor, weight: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(weight > 0, total / weight.clamp(min=torch.finfo(weight.dtype).tiny), otherwise)
 
 
-class _Sums:
-    """Weighted sums of one module's rows over its owners, for clients of at most the rank of ``like``."""
-
-    def __init__(self, like: Factors) -> None:
-        dtype = wide(like.a.dtype)
-        self.a = torch.zeros_like(like.a, dtype=dtype)
-        self.b = torch.zeros_like(like.b, dtype=dtype)
-        self.weight = torch.zeros(like.rank, dtype=torch.float64)
-        self.owners = torch.zeros(like.rank, dtype=torch.int64)
-
-    @property
-    def rank(self) -> int:
-        return self.a.shape[0]
-
-    def add(self, factors: Factors, weight: float) -> None:
-        r = factors.rank
-        most = min(weight, torch.finfo(self.a.dtype).max)  # torch refuses what overflows here; as a sum it is found
-        self.a[:r].add_(factors.a, alpha=most)
-        self.b[:, :r].add_(factors.b, alpha=most)
-        self.weight[:r] += weight
-        self.owners[:r] += 1
-
-    def merge(self, other: _Sums) -> None:
-        """Add sums of another width; rows beyond the narrower one must be empty."""
-        r = min(self.rank, other.rank)
-        self.a[:r] += other.a[:r]
-        self.b[:, :r] += other.b[:, :r]
-        self.weight[:r] += other.weight[:r]
-        self.owners[:r] += other.owners[:r]
-
-    def dump(self, which: str) -> Partial:
-        """The rows that somebody owns, of the factors in ``which``; owners of a row own all before it."""
-        r = int(self.owners.count_nonzero())
-        factors = {"a": self.a[:r], "b": self.b[:, :r]}
-        tensors = {name: tensor for name, tensor in factors.items() if name in which}
-        return Partial({"rank": r}, {**tensors, "weight": self.weight[:r], "owners": self.owners[:r]})
-
-    def restore(self, partial: Partial, which: str) -> None:
-        r = partial.about.get("rank")
-        if not isinstance(r, int) or not 0 <= r <= self.rank:
-            raise AdapterError(f"the sums have the rank {r!r}; expected 0 to {self.rank}")
-        if "a" in which:
-            self.a[:r] += taken(partial, "a", (r, self.a.shape[1]), self.a.dtype)
-        if "b" in which:
-            self.b[:, :r] += taken(partial, "b", (self.b.shape[0], r), self.b.dtype)
-        weight = taken(partial, "weight", (r,), self.weight.dtype)
-        owners = taken(partial, "owners", (r,), self.owners.dtype)
-        if bool((weight < 0).any()) or bool((owners < 1).any()):
-            raise AdapterError("the sums have rows of negative weight, or without an owner; expected neither")
-        self.weight[:r] += weight
-        self.owners[:r] += owners
-
-    def clear(self) -> None:
-        for tensor in (self.a, self.b, self.weight, self.owners):
-            tensor.zero_()
-
-
 class _Module:
     """The sums of one module: of all clients or, when asked for, apart for those of the highest rank seen, the donors.
 
@@ -135,9 +78,9 @@ class _Module:
     def __init__(self, previous: Factors, *, donors: bool) -> None:
         self.previous = previous
         self.total = 0.0
-        self.donors = _Sums(previous) if donors else None
+        self.donors = RowSums(previous) if donors else None
         self.donor_rank = 0
-        self.others = _Sums(previous.prefix(0) if donors else previous)
+        self.others = RowSums(previous.prefix(0) if donors else previous)
 
     def add(self, factors: Factors, weight: float) -> None:
         if weight <= 0:  # a method's own weight can be 0 where the client's is not: no owner and no donor either
@@ -175,7 +118,7 @@ class _Module:
         self.others.restore(others, which)
         self.total += weight_of(partial.about, "total")
 
-    def _sums_of(self, rank: int) -> _Sums:
+    def _sums_of(self, rank: int) -> RowSums:
         """Where clients of this rank belong; above the donors so far, those become others."""
         if self.donors is None:
             return self.others
@@ -185,9 +128,9 @@ class _Module:
             self.donor_rank = rank
         return self.donors if rank == self.donor_rank else self._widen_others(rank)
 
-    def _widen_others(self, rank: int) -> _Sums:
+    def _widen_others(self, rank: int) -> RowSums:
         if rank > self.others.rank:
-            wider = _Sums(self.previous.prefix(rank))
+            wider = RowSums(self.previous.prefix(rank))
             wider.merge(self.others)
             self.others = wider
         return self.others
@@ -197,7 +140,7 @@ class _Module:
             return self.previous
         every = self.others
         if self.donors is not None:
-            every = _Sums(self.previous)
+            every = RowSums(self.previous)
             every.merge(self.others)
             every.merge(self.donors)
         kept = every.owners < min_owners
