@@ -69,7 +69,7 @@ class Sizes:
     width: int = 768
     classes: int = 4
     ranks: tuple[int, int] = (5, 20)
-    counts: tuple[int, ...] = (100, 300, 1_000, 3_000)
+    counts: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
     edges: tuple[int, ...] = (10, 100)
     clients: int = 100_000
     methods: tuple[str, ...] = ("replication", "owner_mean")

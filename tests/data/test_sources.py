@@ -57,7 +57,7 @@ def test_limits_keep_shares_and_label_names(tmp_path):
 
 def test_a_label_that_only_the_test_data_have(tmp_path):
     train, test = write(tmp_path / "a.csv", ["a", "b"]), write(tmp_path / "b.csv", ["a", "c", "c"])
-    with pytest.raises(DataError, match=r"2 row.s. of .*b.csv have labels that the training data do not have: 'c'"):
+    with pytest.raises(DataError, match=r"2 row.s. of .*b.csv have labels that are none of the classes: 'c'"):
         load(train, test)
 
 
@@ -99,3 +99,18 @@ def test_importing_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_named_classes_where_a_file_lacks_some(tmp_path):
+    """A site without examples of a class still counts labels as the others do; an unknown label is refused by name."""
+    path = write(tmp_path / "a.csv", ["c", "a", "c", "a", "c"])
+    split = load(str(path), labels=["a", "b", "c"])
+    assert split.train.label_names == ("a", "b", "c")
+    assert set(split.train.labels.tolist()) == {0, 2}
+    alone = load(str(write(tmp_path / "b.csv", ["b"] * 5)), labels=["a", "b", "c"])
+    assert set(alone.train.labels.tolist()) == {1}
+    with pytest.raises(DataError, match=r"3 row.s. of .* are none of the classes: 'c'; classes: 'a', 'b'"):
+        load(str(path), labels=["a", "b"])
+    for wrong in ([], ["a"], ["a", "c", "a"]):
+        with pytest.raises(ConfigError, match=r"data\.labels is .*; expected two different names or more"):
+            load(str(path), labels=wrong)

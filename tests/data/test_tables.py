@@ -81,5 +81,5 @@ def test_one_label_only():
 
 def test_labels_that_training_does_not_have_are_named_and_counted():
     """Rows 2 and 3 of 3 are of c and d, which are not in (a, b)."""
-    with pytest.raises(DataError, match=r"2 row.s. of x.csv .*'c', 'd'; training labels: 'a', 'b'"):
+    with pytest.raises(DataError, match=r"2 row.s. of x.csv .*'c', 'd'; classes: 'a', 'b'"):
         read({"text": ["1", "2", "3"], "label": ["a", "d", "c"]}).encode(("a", "b"))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from polyrank.adapter import Adapter
+from polyrank.config import Config
+from polyrank.federation import checkpoint
+from polyrank.flower import make_client_app
+from polyrank.flower.server import Settings
+from polyrank.state import ServerState
 from tests.federation.conftest import configure, one_thread
 
 __all__ = ["configure", "one_thread"]
@@ -73,3 +81,28 @@ class InProcess(Grid):
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+
+
+QUICK = Settings(wait=1, timeout=5)
+
+
+def grid(clients: int = 6, **own: Any) -> InProcess:
+    return InProcess(make_client_app(), {100 + i: {"partition-id": i, **own} for i in range(clients)})
+
+
+def anyhow(config: Config) -> Config:
+    """The same for any number of clients."""
+    return config.model_copy(update={"ranks": config.ranks.model_copy(update={"counts": None})})
+
+
+def state(folder: Path) -> ServerState:
+    return checkpoint.load(folder / "checkpoint")
+
+
+def apart(one: Adapter, other: Adapter) -> float:
+    pairs = zip(one.tensors(), other.tensors(), strict=True)
+    return max(float((a - b).abs().max()) for (_, a), (_, b) in pairs)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -45,6 +45,8 @@ class DataConfig(Section):
     """Name of the text column; several are joined by a space."""
     label: str = "label"
     """Name of the label column."""
+    labels: list[str] | None = None
+    """Names of the classes in their order, where one file may lack some; by default those of the training data."""
     test_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of a local training file that is held out where no test file is given."""
     limit_train: Count | None = None

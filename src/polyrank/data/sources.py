@@ -21,6 +21,7 @@ def load(
     *,
     text: str | Sequence[str] = "text",
     label: str = "label",
+    labels: Sequence[str] | None = None,
     extra_columns: Sequence[str] = (),
     test_share: float = 0.2,
     seed: int = 0,
@@ -42,16 +43,16 @@ def load(
     every label stays in training. The embedded split never changes, because the embedded model has seen its training
     part.
 
-    Label names come from the training data: declared classes (`ClassLabel`) in their order, else sorted, numbers as
-    numbers. `extra_columns` must be in the training data, and are taken from the test data if they are there. Limits
-    draw that many examples by label with `seed`, and keep all label names.
+    Label names are `labels`; without them they come from the training data: declared classes (`ClassLabel`) in their
+    order, else sorted, numbers as numbers. `extra_columns` must be in the training data, and are taken from the test
+    data if they are there. Limits draw that many examples by label with `seed`, and keep all label names.
 
     Raises:
         DataError: a source is missing, unreadable, or has rows that cannot be used; `test` has labels that `train` has
-            not, or is the training data.
-        ConfigError: a share or a limit is out of range.
+            not, or is the training data; there are labels that `labels` has not.
+        ConfigError: a share or a limit is out of range, or `labels` are fewer than two or not different.
     """
-    _check(test_share, limit_train, limit_test)
+    _check(test_share, limit_train, limit_test, labels)
     shown_text = text if isinstance(text, str) else " and ".join(text)
     train_table, test_table = _tables(train, test, shown_text, label)
     if test_table is not None and test_table.where == train_table.where:
@@ -60,7 +61,7 @@ def load(
             "have a part of the training data set aside"
         )
     training = examples(train_table, text, label, extra_columns)
-    names = training.label_names()
+    names = tuple(labels) if labels is not None else training.label_names()
     train_set = training.encode(names)
     if test_table is None:
         train_set, test_set = _split(train_set, test_share, seed, train)
@@ -73,7 +74,9 @@ def load(
     )
 
 
-def _check(test_share: float, limit_train: int | None, limit_test: int | None) -> None:
+def _check(test_share: float, limit_train: int | None, limit_test: int | None, labels: Sequence[str] | None) -> None:
+    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise ConfigError(f"data.labels is {list(labels)}; expected two different names or more, or leave it out")
     if not 0 < test_share < 1:
         raise ConfigError(f"data.test_share is {test_share}; expected a number between 0 and 1, such as 0.2")
     for name, limit in {"data.limit_train": limit_train, "data.limit_test": limit_test}.items():

@@ -79,9 +79,9 @@ class Examples:
         unknown = [label for label in self.labels if label not in index]
         if unknown:
             raise DataError(
-                f"{len(unknown)} row(s) of {self.where} have labels that the training data do not have: "
-                f"{_some(sorted(set(unknown)))}; training labels: {_some(names)}. Remove these rows, or train on data "
-                "with all labels"
+                f"{len(unknown)} row(s) of {self.where} have labels that are none of the classes: "
+                f"{_some(sorted(set(unknown)))}; classes: {_some(names)}. The classes are those of the training data, "
+                "or data.labels: remove these rows, or name all classes there"
             )
         labels = np.array([index[label] for label in self.labels], dtype=np.int64)
         return TextDataset(self.texts, labels, names, self.columns)

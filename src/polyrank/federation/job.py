@@ -30,4 +30,5 @@ def job(federation: Federation, state: ServerState, client: str, number: int, st
         base_change=start.base_change,
         trains=federation.parts(max(number, 1)).trains,
         penalty=Penalty(kept, federation.config.ranks.prune_weight) if kept < state.ranks[client] else None,
+        round=number,
     )

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from polyrank.aggregation import Download
+from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
 from polyrank.errors import RunFolderError
 from polyrank.federation.evaluation import score_global
 from polyrank.federation.round import RoundResult, mean_base_change, nbytes
 from polyrank.federation.setup import Federation
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.state import OWN, ClientUpdate, ServerState
 from polyrank.training.profile import PHASES
 
 
@@ -40,10 +40,13 @@ def round_metrics(
     if after.round % options.every == 0 or after.round == federation.config.federation.rounds:
         scores = score_global(federation, after, clients)
         metrics |= {f"test/{name}": value for name, value in asdict(scores).items()}
+    good = [update for update in updates if update.client not in result.dropped]
+    up, down = federation.engine.traffic() or _traffic(parts, updates, sent)
     metrics |= {
-        "train/loss": _mean([u.metrics["loss"] for u in updates if u.client not in result.dropped]),
-        "bytes/up": sum(nbytes(u.adapter, parts.sends) for u in updates),
-        "bytes/down": sum(nbytes(s.adapter, parts.receives, s.base_change) for s in sent.values()),
+        "train/loss": _mean([update.metrics["loss"] for update in good]),
+        **own_scores(good),
+        "bytes/up": up,
+        "bytes/down": down,
         "rows/owners_weight": owners_weight(result.used, after.adapter.rank),
         "rows/energy": row_energy(after.adapter),
         "clients": clients,
@@ -58,6 +61,28 @@ def round_metrics(
         change = mean_base_change(state, result.used, sent)
         metrics |= diagnose(result.used, started, change, after, min(state.ranks.values()))
     return metrics
+
+
+def own_scores(updates: Sequence[ClientUpdate]) -> dict[str, Any]:
+    """What clients measured on test sets of their own, of what they were sent: means over clients, and each accuracy.
+
+    Nothing where nobody has one.
+    """
+    names = sorted({name for update in updates for name in update.metrics if name.startswith(OWN)})
+    found = {name: [u.metrics[name] for u in updates if name in u.metrics] for name in names}
+    accuracy = f"{OWN}accuracy"
+    by_client = {u.client: u.metrics[accuracy] for u in updates if accuracy in u.metrics}
+    return {name: _mean(values) for name, values in found.items()} | (
+        {f"{OWN}accuracy_by_client": by_client} if by_client else {}
+    )
+
+
+def _traffic(parts: Parts, updates: Sequence[ClientUpdate], sent: Mapping[str, Download]) -> tuple[int, int]:
+    """What would travel, up and down, if clients were elsewhere and kept what is theirs."""
+    return (
+        sum(nbytes(update.adapter, parts.sends) for update in updates),
+        sum(nbytes(download.adapter, parts.receives, download.base_change) for download in sent.values()),
+    )
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], federation: Federation) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def score_clients(
         key = _key(federation, downloads)
         if key not in known:
             known[key] = _losses(federation, state, downloads, listener)
+            if moved := federation.engine.traffic():
+                traffic = dict(zip(traffic, moved, strict=True))
         ranks = federation.policy.assign(state.ranks, known[key])
         state = replace(state, ranks=ranks, scales=federation.scales(ranks))
         for client, loss in known[key].items():

@@ -217,6 +217,7 @@ def _load_data(config: Config) -> Split:
         options.test,
         text=options.text,
         label=options.label,
+        labels=options.labels,
         extra_columns=[options.column] if options.column else [],
         test_share=options.test_share,
         seed=config.federation.seed,

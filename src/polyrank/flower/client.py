@@ -18,8 +18,10 @@ from polyrank.site.worker import LocalWorker, Worker
 
 NodeConfig: TypeAlias = Mapping[str, bool | float | int | str]
 MakeWorker: TypeAlias = Callable[[Config, NodeConfig], Worker]
-OWN = {"data-train": "data.train", "data-text": "data.text", "data-label": "data.label", "model": "model.name"}
-"""Keys of a node's configuration that replace the federation's: what is a site's own."""
+OWN = {"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"}
+"""Keys of a node's configuration that replace those of the federation's ``[data]``."""
+ALONE = {"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None, "partition": "iid"}
+"""What the federation's ``[data]`` says of its own data, and not of a site's."""
 
 _workers: dict[tuple[str, str], Worker] = {}
 
@@ -44,20 +46,25 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
     @app.query()
     def facts(message: Message, context: Context) -> Message:
         """What the node says of itself."""
+        scores_own(context.node_config)  # refused now, and not in the first round
         text = str(message.content.config_records[FACTS]["config"])
         own = held(text, context.node_config)
         client = client_name(own, context)
         found = own.facts(client)
         rank = context.node_config.get("lora-rank")
-        about = {"client": client, "rank": rank, "examples": found.examples, "labels": list(found.labels)}
+        labels = {"labels": list(found.labels), "names": list(found.names)}
+        about = {"client": client, "rank": rank, "examples": found.examples, **labels}
         return Message(RecordDict({FACTS: ConfigRecord({"about": json.dumps(about)})}), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        """One client's local training."""
+        """One client's local training; before it, what was sent is scored on the node's own test set, if it has one."""
         task, token, text, wire = read_task(message.content)
-        update = held(text, context.node_config).train(task)
-        return Message(reply(update, task.trains, token=token, wire=wire), reply_to=message)
+        own, scores = held(text, context.node_config), None
+        if task.round > 0 and scores_own(context.node_config):
+            scores = own.score(task.client, task.adapter, task.base_change)
+        update = own.train(task)
+        return Message(reply(update, task.trains, token=token, wire=wire, scores=scores), reply_to=message)
 
     return app
 
@@ -68,15 +75,37 @@ def worker(config: Config, node: NodeConfig) -> Worker:
     Args:
         config: the federation's, resolved by the server.
         node: the node's configuration. ``site-socket`` names the socket of `polyrank site`; ``data-train`` (with
-            ``data-text``, ``data-label``) a file of its own, all of which it trains on; ``model`` its copy of the base.
+            ``data-test``, ``data-text``, ``data-label``) a file of its own; ``model`` its copy of the base.
+
+    Raises:
+        FlowerError: there are keys for data, and no ``data-train``.
     """
     if "site-socket" in node:
         from polyrank.site.client import SiteClient
 
         return SiteClient(str(node["site-socket"]))
-    own = [f"{key}={json.dumps(str(node[name]))}" for name, key in OWN.items() if name in node]
-    alone = ["federation.clients=1"] if "data-train" in node else []
-    return LocalWorker.from_config(configuration.override(config, [*own, *alone, "training.workers=1"]))
+    own = {key: str(node[name]) for name, key in OWN.items() if name in node}
+    overrides = ["training.workers=1"]
+    if "model" in node:
+        overrides.append(f"model.name={json.dumps(str(node['model']))}")
+    if "train" in own:
+        overrides.append("federation.clients=1")
+        config = config.model_copy(update={"data": config.data.model_copy(update={**ALONE, **own})})
+    elif own:
+        raise FlowerError(f"the node has {', '.join(sorted(OWN.keys() & node.keys()))}, expected data-train beside it")
+    return LocalWorker.from_config(configuration.override(config, overrides))
+
+
+def scores_own(node: NodeConfig) -> bool:
+    """Whether a node scores what it is sent, on its own test set: ``evaluate``, by default where it has own data.
+
+    Raises:
+        FlowerError: ``evaluate`` is neither true nor false.
+    """
+    chosen = node.get("evaluate", "data-train" in node or "site-socket" in node)
+    if not isinstance(chosen, bool):
+        raise FlowerError(f"the node's evaluate is {chosen!r}; expected true or false")
+    return chosen
 
 
 def client_name(own: Worker, context: Context) -> str:

@@ -11,6 +11,7 @@ from flwr.app import Message
 from polyrank.errors import FlowerError
 from polyrank.flower.messages import read_reply, task
 from polyrank.flower.nodes import Nodes, exchange
+from polyrank.flower.records import nbytes
 from polyrank.state import ClientUpdate
 from polyrank.training.job import Engine, Job
 
@@ -35,10 +36,15 @@ class FlowerEngine(Engine):
         self.nodes, self.config = nodes, config
         self.wire, self.timeout, self.least, self.repeats = wire, timeout, least, repeats
         self._failures: dict[str, str] = {}
+        self._up = self._down = 0
 
     def failures(self) -> Mapping[str, str]:
         """Clients of the last call that gave no good reply, and why."""
         return self._failures
+
+    def traffic(self) -> tuple[int, int]:
+        """As they travelled: in the wire's dtype; down all parts (clients keep nothing), up those of good replies."""
+        return self._up, self._down
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job whose reply is good, in the order of the jobs.
@@ -48,6 +54,7 @@ class FlowerEngine(Engine):
         """
         updates: dict[str, ClientUpdate] = {}
         failures: dict[str, str] = {}
+        self._up = self._down = 0
         least = min(self.least, len(jobs))
         for _ in range(1 + self.repeats):
             self._ask([job for job in jobs if job.client not in updates], updates, failures)
@@ -72,6 +79,8 @@ class FlowerEngine(Engine):
             if job.client in here:
                 content = task(job, token=token, config=self.config, wire=self.wire)
                 requests[here[job.client].node] = Message(content, here[job.client].node, "train", ttl=self.timeout)
+                self._down += nbytes((tensor for _, tensor in job.adapter.tensors()), self.wire)
+                self._down += job.base_change.nbytes if job.base_change else 0
             else:
                 failures[job.client] = "its node is not connected"
         by_node = {here[job.client].node: job for job in jobs if job.client in here}
@@ -82,6 +91,7 @@ class FlowerEngine(Engine):
                     raise answer
                 examples = here[job.client].examples
                 updates[job.client] = read_reply(answer.content, job, token=token, wire=self.wire, examples=examples)
+                self._up += nbytes(job.adapter.parts(job.trains).values(), self.wire)
             except FlowerError as error:
                 failures[job.client] = str(error)
                 log.warning("%s (node %d) gave no good reply: %s", job.client, node, error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, fields
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -12,10 +13,13 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.errors import FlowerError
 from polyrank.flower.records import from_record, shapes_of, to_record
 from polyrank.site.worker import Task
-from polyrank.state import ClientUpdate
+from polyrank.state import OWN, ClientUpdate
+from polyrank.training.evaluate import Scores
 from polyrank.training.job import Job, Penalty
 
 ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS, FACTS = "adapter", "base-change", "task", "reply", "metrics", "facts"
+MEASURED = ("loss", "steps")
+"""What every client measures in training."""
 
 
 def task(job: Job, *, token: str, config: str, wire: str) -> RecordDict:
@@ -30,6 +34,7 @@ def task(job: Job, *, token: str, config: str, wire: str) -> RecordDict:
     about: dict[str, Any] = {
         "token": token,
         "client": job.client,
+        "round": job.round,
         "seed": job.seed,
         "trains": sorted(job.trains),
         "penalty": asdict(job.penalty) if job.penalty else None,
@@ -52,7 +57,7 @@ def read_task(records: RecordDict) -> tuple[Task, str, str, str]:
         change = _adapter(records.array_records[BASE_CHANGE], about["base_change"], "float32")
     wanted = Task(
         about["client"],
-        0,
+        about["round"],
         _adapter(records.array_records[ADAPTER], about["adapter"], wire),
         about["seed"],
         change,
@@ -62,9 +67,12 @@ def read_task(records: RecordDict) -> tuple[Task, str, str, str]:
     return wanted, about["token"], str(record["config"]), wire
 
 
-def reply(update: ClientUpdate, trained: frozenset[str], *, token: str, wire: str) -> RecordDict:
-    """What was trained, and nothing else."""
+def reply(
+    update: ClientUpdate, trained: frozenset[str], *, token: str, wire: str, scores: Scores | None = None
+) -> RecordDict:
+    """What was trained, and nothing else; ``scores`` are those of what was sent, on the client's own test set."""
     numbers = {name: float(value) for name, value in update.metrics.items()}
+    numbers |= {f"{OWN}{name}": value for name, value in asdict(scores).items()} if scores else {}
     return RecordDict(
         {
             ADAPTER: to_record(update.adapter.parts(trained), wire),
@@ -99,11 +107,18 @@ def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples
     weight = numbers.pop("weight", None)
     if weight != examples:
         raise FlowerError(f"its weight is {weight}, expected its number of examples, {examples}")
-    if not isinstance(numbers.get("loss"), float) or not isinstance(numbers.get("steps"), float | int):
-        raise FlowerError("the reply has no loss or no number of steps")
     tensors = from_record(arrays, shapes_of(job.adapter.parts(job.trains)), wire)
-    metrics = {name: float(value) for name, value in numbers.items() if isinstance(value, float | int)}
+    known = [*MEASURED, *(f"{OWN}{score.name}" for score in fields(Scores))]
+    metrics = {name: _finite(name, numbers[name]) for name in known if name in numbers}
+    if missing := [name for name in MEASURED if name not in metrics]:
+        raise FlowerError(f"the reply does not say its {' and '.join(missing)}")
     return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), metrics)
+
+
+def _finite(name: str, value: object) -> float:
+    if not isinstance(value, float | int) or not math.isfinite(value):
+        raise FlowerError(f"its {name} is {value!r}, expected a finite number")
+    return float(value)
 
 
 def _layout(adapter: Adapter) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Member:
         rank: that it declares, or None.
         examples: that it trains on.
         labels: how many of them have each label.
+        names: of the labels.
     """
 
     node: int
@@ -38,6 +39,7 @@ class Member:
     rank: int | None
     examples: int
     labels: tuple[int, ...]
+    names: tuple[str, ...]
 
 
 @dataclass
@@ -54,12 +56,13 @@ class Nodes:
     config: str
     timeout: float
     members: dict[int, Member] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
 
     def wait(self, least: int, seconds: float) -> None:
         """Until so many nodes have said who they are.
 
         Raises:
-            FlowerError: there are fewer when the time is over.
+            FlowerError: there are fewer when the time is over; it says why nodes that are there do not count.
         """
         end = time.monotonic() + seconds
         while True:
@@ -67,9 +70,10 @@ class Nodes:
             if len(self.members) >= least:
                 return
             if time.monotonic() > end:
+                why = "; ".join(f"node {node}: {reason}" for node, reason in sorted(self.refused.items())[:5])
                 raise FlowerError(
                     f"{len(self.members)} nodes after {seconds:g} s, expected {least}; start more SuperNodes, or set "
-                    "min-nodes lower"
+                    f"min-nodes lower{f' (left out: {why})' if why else ''}"
                 )
             time.sleep(PAUSES[-1])
 
@@ -88,9 +92,12 @@ class Nodes:
                 if member.client in taken:
                     raise FlowerError(f"another node is {member.client!r} already")
                 self.members[node] = member
+                self.refused.pop(node, None)
                 taken.add(member.client)
             except FlowerError as error:
-                log.warning("node %d is left out: %s", node, error)
+                if self.refused.get(node) != str(error):  # they are asked again and again
+                    log.warning("node %d is left out: %s", node, error)
+                self.refused[node] = str(error)
 
     def here(self) -> Mapping[str, Member]:
         """Client -> the node that it is on now, of those that the grid has."""
@@ -123,13 +130,16 @@ def _member(node: int, answer: Message | FlowerError) -> Member:
         raise answer
     try:
         facts: dict[str, Any] = json.loads(str(answer.content.config_records[FACTS]["about"]))
-        labels: Sequence[int] = facts["labels"]
-        member = Member(node, facts["client"], facts["rank"], facts["examples"], tuple(labels))
+        labels: tuple[int, ...] = tuple(facts["labels"])
+        names: tuple[str, ...] = tuple(facts["names"])
+        member = Member(node, facts["client"], facts["rank"], facts["examples"], labels, names)
     except (KeyError, ValueError, TypeError) as error:
         raise FlowerError(f"its answer cannot be read: {error!r}") from None
     whole = [member.examples, *member.labels, *([] if member.rank is None else [member.rank])]
     if not isinstance(member.client, str) or not all(type(n) is int and n >= 0 for n in whole):
         raise FlowerError(f"its answer makes no sense: {facts}")
+    if len(labels) != len(names) or not all(isinstance(name, str) for name in names):
+        raise FlowerError(f"{member.client} counts {len(labels)} labels and names {names}")
     if member.examples == 0 or sum(member.labels) != member.examples or member.rank == 0:
         raise FlowerError(f"{member.client} has {member.examples} examples, labels {member.labels}, rank {member.rank}")
     return member

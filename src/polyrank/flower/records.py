@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -64,6 +64,11 @@ def from_record(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]], wi
             raise FlowerError(f"{name} holds {float(tensor.abs().max()):.3g}, above {LARGEST:.0e}")
         tensors[name] = tensor
     return tensors
+
+
+def nbytes(tensors: Iterable[Tensor], wire: str) -> int:
+    """Bytes of the values on the way, without numpy's headers."""
+    return sum(tensor.numel() for tensor in tensors) * WIRE[wire].itemsize
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

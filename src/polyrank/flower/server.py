@@ -17,7 +17,7 @@ from polyrank.config import Config
 from polyrank.data import Partition
 from polyrank.errors import ConfigError, FlowerError, did_you_mean
 from polyrank.federation.listener import Listener
-from polyrank.federation.runner import run, saved_config
+from polyrank.federation.runner import run
 from polyrank.federation.setup import Federation, global_rank
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.nodes import Member, Nodes
@@ -104,13 +104,9 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
     The server needs the model and data of its own: labels, the test set, and the set by which clients are scored.
 
     Raises:
-        PolyRankError: too few nodes or replies, or what `polyrank.run` raises. Finished rounds are saved.
+        PolyRankError: too few nodes or replies, or what `polyrank.run` raises (resuming with another configuration is
+            such an error). Finished rounds are saved.
     """
-    if settings.resume:
-        saved = saved_config(settings.out)
-        config = saved.model_copy(
-            update={"federation": saved.federation.model_copy(update={"rounds": config.federation.rounds})}
-        )
 
     def place(federation: Federation) -> Federation:
         return over_flower(federation, grid, settings)
@@ -131,7 +127,8 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
             f"with {federation.method.info.name} and federation.head {federation.config.federation.head}, "
             f"{' and '.join(sorted(keeps))} would stay with each client; on Flower clients keep nothing between rounds"
         )
-    text = configuration.dump(federation.config)
+    named = federation.config.data.model_copy(update={"labels": list(federation.labels)})
+    text = configuration.dump(federation.config.model_copy(update={"data": named}))
     nodes = Nodes(grid, text, settings.timeout)
     nodes.wait(settings.min_nodes or len(federation.clients), settings.wait)
     members = {member.client: member for member in nodes.members.values()}
@@ -141,6 +138,11 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
             raise FlowerError(
                 f"{member.client} declares rank {member.rank}, and the global adapter has {highest}; add the rank to "
                 "ranks.levels"
+            )
+        if member.names != federation.labels:
+            raise FlowerError(
+                f"{member.client} counts the labels {', '.join(member.names[:5])} ({len(member.names)}), the server "
+                f"{', '.join(federation.labels[:5])} ({len(federation.labels)}); give all of them the same data.labels"
             )
     declared = {member.client: member.rank for member in members.values() if member.rank is not None}
     ours = federation.examples
@@ -160,19 +162,14 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
     )
     return replace(
         federation,
-        examples={client: ours.get(client) or _unseen(member, federation) for client, member in members.items()},
+        examples={client: ours.get(client) or _unseen(member) for client, member in members.items()},
         partition=federation.partition if not strangers else Partition({}, {}),
         engine=engine,
         policy=Declared(federation.config.ranks, inner=federation.policy, ranks=declared),
     )
 
 
-def _unseen(member: Member, federation: Federation) -> Examples:
+def _unseen(member: Member) -> Examples:
     """As many examples of each label as the client says it has, without their text."""
-    if len(member.labels) != len(federation.labels):
-        raise FlowerError(
-            f"{member.client} has {len(member.labels)} labels, the server {len(federation.labels)}: "
-            f"{', '.join(federation.labels[:5])}, ..."
-        )
     labels = np.repeat(np.arange(len(member.labels)), member.labels)
     return Examples(tuple(np.empty(0, dtype=np.int64) for _ in labels), labels, 0)

@@ -162,7 +162,8 @@ def task_of(request: TrainRequest, body: bytes) -> Task:
 def facts_reply(facts: Facts) -> Frame:
     """The answer to `facts_request`."""
     shapes = {name: list(shape) for name, shape in facts.parameters.items()}
-    return {"facts": {"examples": facts.examples, "labels": list(facts.labels), "parameters": shapes}}, b""
+    labels = {"labels": list(facts.labels), "names": list(facts.names)}
+    return {"facts": {"examples": facts.examples, **labels, "parameters": shapes}}, b""
 
 
 def update_reply(update: ClientUpdate) -> Frame:

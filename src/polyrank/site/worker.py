@@ -49,11 +49,13 @@ class Facts:
         examples: that it trains on.
         labels: how many of them have each label, in the order of the labels.
         parameters: names and shapes of the modules with LoRA, as a check that both sides hold the same base.
+        names: of the labels, as a check that both sides count them in the same order.
     """
 
     examples: int
     labels: tuple[int, ...]
     parameters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 class Worker(Protocol):
@@ -99,7 +101,10 @@ class LocalWorker(Worker):
         """
         own, federation = self._own(client), self.federation
         return Facts(
-            len(federation.examples[own]), tuple(federation.label_counts(own)), dict(federation.resident.shapes)
+            len(federation.examples[own]),
+            tuple(federation.label_counts(own)),
+            dict(federation.resident.shapes),
+            federation.labels,
         )
 
     def train(self, task: Task) -> ClientUpdate:

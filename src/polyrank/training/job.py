@@ -38,6 +38,7 @@ class Job:
         base_change: a frozen update of the base beside the adapter.
         trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
         penalty: HetLoRA's regulariser, where the client may be pruned.
+        round: its number; 0 is the scoring round.
     """
 
     client: str
@@ -48,6 +49,7 @@ class Job:
     base_change: Adapter | None = None
     trains: frozenset[str] = frozenset({"a", "b", "head"})
     penalty: Penalty | None = None
+    round: int = 0
 
 
 def in_passes(jobs: Sequence[Job], clients: int, options: TrainingConfig) -> list[list[Job]]:
@@ -75,6 +77,10 @@ class Engine(Protocol):
     def failures(self) -> Mapping[str, str]:
         """Clients of the last call that gave no update, and why; on this machine there are none."""
         return {}
+
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes of tensors that the last call really moved, up and down; None on this machine, where none travel."""
+        return None
 
     def close(self) -> None:
         """Let go of what outlives a call, such as processes; most engines have nothing of the kind."""
