@@ -10,8 +10,9 @@ rank. Measured, each in a process of its own with one thread (Linux only):
 
 Seconds are those of the processor, so that other work on the machine does not count.
 
-``plan`` is arithmetic on these: an edge has clients / edges updates to fold, the root one message per edge; edges work
-at the same time; a server's network card takes what comes in at the given rate, not at the same time as it computes.
+``plan`` is arithmetic on these: an edge has clients / edges updates to fold (as long as so many took, or else by the
+largest number that was folded), the root one message per edge; edges work at the same time; a server's network card
+takes what comes in at the given rate, not at the same time as it computes.
 Memory is the peak of the resident set over what the process held before: imports, the global adapter, the clients'
 ranks, and the updates' bytes, which stand for the network.
 """
@@ -248,13 +249,18 @@ def plan(sizes: Sizes, fold: Sequence[dict[str, Any]], roots: Sequence[dict[str,
     A client is sent as much as it sends; an edge is sent the whole global adapter.
     """
     most = max(fold, key=lambda row: row["clients"])
-    each, size = most["seconds"] / most["clients"], most["bytes_in"] / most["clients"]
+    size = most["bytes_in"] / most["clients"]
+
+    def seconds(clients: float) -> float:
+        measured = next((row for row in fold if row["clients"] == clients), most)
+        return float(measured["seconds"] * clients / measured["clients"])
+
     rate = sizes.gigabits * 1e9 / 8
     whole = len(packed.to_bytes(packed.tensors_of(adapter(sizes, sizes.ranks[1], 0), "adapter")))
     flat = {
         **{"edges": 0, "clients_per_server": sizes.clients, "memory_bytes_root": most["memory_bytes"]},
         **{"bytes_up_root": sizes.clients * size, "bytes_down_root": sizes.clients * size},
-        "compute_seconds": sizes.clients * each + most["finish_seconds"],
+        "compute_seconds": seconds(sizes.clients) + most["finish_seconds"],
         "network_seconds": 2 * sizes.clients * size / rate,
     }
     rows: list[dict[str, Any]] = [flat]
@@ -266,7 +272,7 @@ def plan(sizes: Sizes, fold: Sequence[dict[str, Any]], roots: Sequence[dict[str,
                 **{"edges": row["edges"], "clients_per_server": clients, "memory_bytes_root": row["memory_bytes"]},
                 **{"bytes_up_root": up, "bytes_down_root": down},
                 **{"bytes_up_edge": clients * size, "memory_bytes_edge": most["memory_bytes"]},
-                "compute_seconds": clients * each + most["pack_seconds"] + row["seconds"],
+                "compute_seconds": seconds(clients) + most["pack_seconds"] + row["seconds"],
                 "network_seconds": (2 * clients * size + up + down) / rate,
             }
         )

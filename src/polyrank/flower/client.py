@@ -7,13 +7,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import FlowerError
-from polyrank.flower.messages import FACTS, read_task, reply
+from polyrank.flower.messages import FACTS, answer, read_task, reply
 from polyrank.site.worker import LocalWorker, Worker
 
 NodeConfig: TypeAlias = Mapping[str, bool | float | int | str]
@@ -52,9 +52,7 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
         client = client_name(own, context)
         found = own.facts(client)
         rank = context.node_config.get("lora-rank")
-        labels = {"labels": list(found.labels), "names": list(found.names)}
-        about = {"client": client, "rank": rank, "examples": found.examples, **labels}
-        return Message(RecordDict({FACTS: ConfigRecord({"about": json.dumps(about)})}), reply_to=message)
+        return Message(answer(client, rank, found), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,12 +9,10 @@ from flwr.app import Message
 
 from polyrank.errors import FlowerError
 from polyrank.flower.messages import read_reply, task
-from polyrank.flower.nodes import Nodes, exchange
+from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.records import nbytes
 from polyrank.state import ClientUpdate
 from polyrank.training.job import Engine, Job
-
-log = logging.getLogger(__name__)
 
 
 class FlowerEngine(Engine):
@@ -52,46 +49,40 @@ class FlowerEngine(Engine):
         Raises:
             FlowerError: fewer than the least number are good, after all repeats; what was saved stays.
         """
-        updates: dict[str, ClientUpdate] = {}
-        failures: dict[str, str] = {}
         self._up = self._down = 0
-        least = min(self.least, len(jobs))
-        for _ in range(1 + self.repeats):
-            self._ask([job for job in jobs if job.client not in updates], updates, failures)
-            if len(updates) >= least:
-                break
-            log.warning("%d of %d clients replied, expected %d", len(updates), len(jobs), least)
-        self._failures = {job.client: failures[job.client] for job in jobs if job.client not in updates}
-        if len(updates) < least:
-            reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(self._failures.items())[:5])
-            raise FlowerError(
-                f"{len(updates)} good replies after {1 + self.repeats} attempts, expected {least} ({reasons}); the "
-                "rounds until now are saved: start again with resume=true"
-            )
-        yield from (updates[job.client] for job in jobs if job.client in updates)
-
-    def _ask(self, jobs: Sequence[Job], updates: dict[str, ClientUpdate], failures: dict[str, str]) -> None:
         self.nodes.refresh()
-        here = self.nodes.here()
-        token = secrets.token_hex(16)
-        requests: dict[int, Message] = {}
-        for job in jobs:
-            if job.client in here:
-                content = task(job, token=token, config=self.config, wire=self.wire)
-                requests[here[job.client].node] = Message(content, here[job.client].node, "train", ttl=self.timeout)
-                self._down += nbytes((tensor for _, tensor in job.adapter.tensors()), self.wire)
-                self._down += job.base_change.nbytes if job.base_change else 0
-            else:
-                failures[job.client] = "its node is not connected"
-        by_node = {here[job.client].node: job for job in jobs if job.client in here}
-        for node, answer in exchange(self.nodes.grid, requests, self.timeout).items():
-            job = by_node[node]
-            try:
-                if isinstance(answer, FlowerError):
-                    raise answer
-                examples = here[job.client].examples
-                updates[job.client] = read_reply(answer.content, job, token=token, wire=self.wire, examples=examples)
-                self._up += nbytes(job.adapter.parts(job.trains).values(), self.wire)
-            except FlowerError as error:
-                failures[job.client] = str(error)
-                log.warning("%s (node %d) gave no good reply: %s", job.client, node, error)
+        by_client, token = {job.client: job for job in jobs}, ""
+        here: Mapping[str, Member] = {}
+
+        def requests(clients: Sequence[str]) -> dict[str, Message | FlowerError]:
+            nonlocal token, here
+            token, here = secrets.token_hex(16), self.nodes.here()  # a reply to an earlier attempt is none to this
+            return {client: self._request(by_client[client], here.get(client), token) for client in clients}
+
+        def read(client: str, answer: Message) -> ClientUpdate:
+            job, examples = by_client[client], here[client].examples
+            update = read_reply(answer.content, job, token=token, wire=self.wire, examples=examples)
+            self._up += nbytes(job.adapter.parts(job.trains).values(), self.wire)
+            return update
+
+        try:
+            updates, self._failures = collect(
+                self.nodes.grid,
+                list(by_client),
+                requests,
+                read,
+                seconds=self.timeout,
+                least=self.least,
+                repeats=self.repeats,
+            )
+        except FlowerError as error:
+            raise FlowerError(f"{error}; the rounds until now are saved: start again with resume=true") from None
+        yield from (updates[client] for client in by_client if client in updates)
+
+    def _request(self, job: Job, member: Member | None, token: str) -> Message | FlowerError:
+        if member is None:
+            return FlowerError("its node is not connected")
+        content = task(job, token=token, config=self.config, wire=self.wire)
+        self._down += nbytes((tensor for _, tensor in job.adapter.tensors()), self.wire)
+        self._down += job.base_change.nbytes if job.base_change else 0
+        return Message(content, member.node, "train", ttl=self.timeout)

@@ -11,8 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import FlowerError
+from polyrank.flower.nodes import Member
 from polyrank.flower.records import from_record, shapes_of, to_record
-from polyrank.site.worker import Task
+from polyrank.site.worker import Facts, Task
 from polyrank.state import OWN, ClientUpdate
 from polyrank.training.evaluate import Scores
 from polyrank.training.job import Job, Penalty
@@ -113,6 +114,41 @@ def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples
     if missing := [name for name in MEASURED if name not in metrics]:
         raise FlowerError(f"the reply does not say its {' and '.join(missing)}")
     return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), metrics)
+
+
+def question(config: str) -> tuple[str, RecordDict]:
+    """What a new node is asked: who are you, given the federation's configuration (TOML)?"""
+    return "query", RecordDict({FACTS: ConfigRecord({"config": config})})
+
+
+def answer(client: str, rank: object, facts: Facts) -> RecordDict:
+    """What a node says of itself."""
+    about = {"client": client, "rank": rank, "examples": facts.examples}
+    labels = {"labels": list(facts.labels), "names": list(facts.names)}
+    return RecordDict({FACTS: ConfigRecord({"about": json.dumps({**about, **labels})})})
+
+
+def read_answer(node: int, records: RecordDict) -> Member:
+    """The same, checked.
+
+    Raises:
+        FlowerError: it cannot be read, or makes no sense.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(str(records.config_records[FACTS]["about"]))
+        labels: tuple[int, ...] = tuple(facts["labels"])
+        names: tuple[str, ...] = tuple(facts["names"])
+        member = Member(node, facts["client"], facts["rank"], facts["examples"], labels, names)
+    except (KeyError, ValueError, TypeError) as error:
+        raise FlowerError(f"its answer cannot be read: {error!r}") from None
+    whole = [member.examples, *member.labels, *([] if member.rank is None else [member.rank])]
+    if not isinstance(member.client, str) or not all(type(n) is int and n >= 0 for n in whole):
+        raise FlowerError(f"its answer makes no sense: {facts}")
+    if len(labels) != len(names) or not all(isinstance(name, str) for name in names):
+        raise FlowerError(f"{member.client} counts {len(labels)} labels and names {names}")
+    if member.examples == 0 or sum(member.labels) != member.examples or member.rank == 0:
+        raise FlowerError(f"{member.client} has {member.examples} examples, labels {member.labels}, rank {member.rank}")
+    return member
 
 
 def _finite(name: str, value: object) -> float:

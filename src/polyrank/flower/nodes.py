@@ -1,19 +1,19 @@
-"""Which node is which client: asked once, kept by node."""
+"""Which node is which client: asked once, kept by node; and what is sent to nodes until enough have answered."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from polyrank.errors import FlowerError
-from polyrank.flower.messages import FACTS
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class Member:
     node: int
     client: str
     rank: int | None
-    examples: int
-    labels: tuple[int, ...]
-    names: tuple[str, ...]
+    examples: int = 0
+    labels: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -48,12 +48,14 @@ class Nodes:
 
     Args:
         grid: Flower's.
-        config: the federation's configuration, TOML, that a node needs to find its data.
+        question: what a new node is asked: the message's type and content. None: nothing, and its number is its name.
+        read: who it is, from its answer; raises `FlowerError` if it is nobody.
         timeout: seconds for an answer.
     """
 
     grid: Grid
-    config: str
+    question: tuple[str, RecordDict] | None
+    read: Callable[[int, RecordDict], Member]
     timeout: float
     members: dict[int, Member] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
@@ -81,14 +83,17 @@ class Nodes:
         """Ask nodes that are new who they are; one that gives no good answer is left out and logged with its reason."""
         present = set(self.grid.get_node_ids())
         new = sorted(present - self.members.keys())
+        if self.question is None:
+            self.members |= {node: Member(node, str(node), None) for node in new}
+            return
         taken = {member.client for node, member in self.members.items() if node in present}
-        requests = {
-            node: Message(RecordDict({FACTS: ConfigRecord({"config": self.config})}), node, "query", ttl=self.timeout)
-            for node in new
-        }
+        kind, content = self.question
+        requests = {node: Message(content, node, kind, ttl=self.timeout) for node in new}
         for node, answer in exchange(self.grid, requests, self.timeout).items():
             try:
-                member = _member(node, answer)
+                if isinstance(answer, FlowerError):
+                    raise answer
+                member = self.read(node, answer.content)
                 if member.client in taken:
                     raise FlowerError(f"another node is {member.client!r} already")
                 self.members[node] = member
@@ -125,21 +130,56 @@ def exchange(grid: Grid, requests: Mapping[int, Message], seconds: float) -> dic
     return {node: answers[node] for node in requests}
 
 
-def _member(node: int, answer: Message | FlowerError) -> Member:
-    if isinstance(answer, FlowerError):
-        raise answer
-    try:
-        facts: dict[str, Any] = json.loads(str(answer.content.config_records[FACTS]["about"]))
-        labels: tuple[int, ...] = tuple(facts["labels"])
-        names: tuple[str, ...] = tuple(facts["names"])
-        member = Member(node, facts["client"], facts["rank"], facts["examples"], labels, names)
-    except (KeyError, ValueError, TypeError) as error:
-        raise FlowerError(f"its answer cannot be read: {error!r}") from None
-    whole = [member.examples, *member.labels, *([] if member.rank is None else [member.rank])]
-    if not isinstance(member.client, str) or not all(type(n) is int and n >= 0 for n in whole):
-        raise FlowerError(f"its answer makes no sense: {facts}")
-    if len(labels) != len(names) or not all(isinstance(name, str) for name in names):
-        raise FlowerError(f"{member.client} counts {len(labels)} labels and names {names}")
-    if member.examples == 0 or sum(member.labels) != member.examples or member.rank == 0:
-        raise FlowerError(f"{member.client} has {member.examples} examples, labels {member.labels}, rank {member.rank}")
-    return member
+def collect(
+    grid: Grid,
+    wanted: Sequence[str],
+    requests: Callable[[Sequence[str]], Mapping[str, Message | FlowerError]],
+    read: Callable[[str, Message], T],
+    *,
+    seconds: float,
+    least: int,
+    repeats: int,
+) -> tuple[dict[str, T], dict[str, str]]:
+    """Good replies by client, and why the other clients gave none.
+
+    Args:
+        grid: Flower's.
+        wanted: clients, each on a node of its own.
+        requests: messages for some of them, made anew for each attempt, or why there is none for a client.
+        read: what a reply says; raises `FlowerError` if it is no good one.
+        seconds: for the replies of one attempt.
+        least: good replies that are enough; with fewer those who gave none are asked again.
+        repeats: how often.
+
+    Raises:
+        FlowerError: fewer than the least number are good after all repeats.
+    """
+    found: dict[str, T] = {}
+    failures: dict[str, str] = {}
+    least = min(least, len(wanted))
+    for _ in range(1 + repeats):
+        asked = requests([client for client in wanted if client not in found])
+        on: dict[int, str] = {}
+        messages: dict[int, Message] = {}
+        for client, request in asked.items():
+            if isinstance(request, FlowerError):
+                failures[client] = str(request)
+            else:
+                on[request.metadata.dst_node_id] = client
+                messages[request.metadata.dst_node_id] = request
+        for node, answer in exchange(grid, messages, seconds).items():
+            try:
+                if isinstance(answer, FlowerError):
+                    raise answer
+                found[on[node]] = read(on[node], answer)
+            except FlowerError as error:
+                failures[on[node]] = str(error)
+                log.warning("%s (node %d) gave no good reply: %s", on[node], node, error)
+        if len(found) >= least:
+            break
+        log.warning("%d of %d clients replied, expected %d", len(found), len(wanted), least)
+    failures = {client: failures[client] for client in wanted if client not in found}
+    if len(found) < least:
+        reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(failures.items())[:5])
+        raise FlowerError(f"{len(found)} good replies after {1 + repeats} attempts, expected {least} ({reasons})")
+    return found, failures

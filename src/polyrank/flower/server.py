@@ -20,6 +20,7 @@ from polyrank.federation.listener import Listener
 from polyrank.federation.runner import run
 from polyrank.federation.setup import Federation, global_rank
 from polyrank.flower.engine import FlowerEngine
+from polyrank.flower.messages import question, read_answer
 from polyrank.flower.nodes import Member, Nodes
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
@@ -129,7 +130,7 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
         )
     named = federation.config.data.model_copy(update={"labels": list(federation.labels)})
     text = configuration.dump(federation.config.model_copy(update={"data": named}))
-    nodes = Nodes(grid, text, settings.timeout)
+    nodes = Nodes(grid, question(text), read_answer, settings.timeout)
     nodes.wait(settings.min_nodes or len(federation.clients), settings.wait)
     members = {member.client: member for member in nodes.members.values()}
     highest = global_rank(federation.config)

@@ -1,0 +1,385 @@
+"""A strategy for a ServerApp of one's own: in the place of FedAvg, with a rank per client.
+
+The round is that of `polyrank.federation.round`; what is here is Flower's side of it. Clients are plain
+ClientApps: they get ``arrays`` under PEFT's names, cut to their own rank, and send them back trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from polyrank import aggregation
+from polyrank import ranks as rank_policies
+from polyrank.adapter import Adapter
+from polyrank.aggregation import Download
+from polyrank.config import RanksConfig
+from polyrank.errors import ConfigError, FlowerError
+from polyrank.federation import checkpoint
+from polyrank.federation.round import RoundResult, aggregate, check_ranks, cohort, parts_of, read_outs, with_ranks
+from polyrank.flower.nodes import Member, Nodes, collect
+from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
+from polyrank.state import ClientUpdate, ServerState
+
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+def declare_rank(app: ClientApp) -> ClientApp:
+    """Let a ClientApp say what rank its node can afford: ``lora-rank`` of the node's configuration."""
+
+    @app.query("rank")
+    def rank(message: Message, context: Context) -> Message:
+        own = context.node_config.get("lora-rank")
+        record = ConfigRecord({} if own is None else {"lora-rank": own})
+        return Message(RecordDict({"rank": record}), reply_to=message)
+
+    return app
+
+
+class RankStrategy(Strategy):
+    """Clients of different ranks under any of PolyRank's aggregation methods that leave nothing with the clients.
+
+    A client is sent a record ``arrays`` of its own rank, with the names of PEFT's ``get_peft_model_state_dict`` (other
+    arrays, such as a head's, are averaged whole), and a record ``config`` with ``server-round``, ``lora-rank``,
+    ``lora-scale`` (PEFT's ``lora_alpha`` divided by the rank) and ``trains``, the parts that the method wants trained.
+    It replies the arrays in the same shapes and one record of metrics with ``num-examples``. Whatever it measures,
+    before or after its training, belongs there too: there is no evaluation phase, since Flower starts a process for
+    every message.
+
+    Args:
+        method: of aggregation, see ``polyrank methods``.
+        options: of the method.
+        ranks: the section ``[ranks]``: scales, and the policy for nodes that declare no rank. By default those have the
+            rank of the initial arrays, and every scale is 2.
+        declared: whether nodes are asked for their rank; the ClientApp then needs `declare_rank`.
+        validate: the loss of an adapter on the server's validation set, for the policy ``validation``.
+        fraction_train: of the nodes that take part in a round, drawn from seed and round alone.
+        min_available_nodes: nodes to wait for at the start.
+        min_replies: good replies without which a round does not count.
+        repeats: how often a round that does not count is asked for again.
+        seed: of all that is drawn.
+        uniform: whether every client weighs 1 instead of its number of examples.
+        most_examples: a client that says it has more is left out; an assumption of ours.
+        saved: a folder; the state is saved in it after each round, and `start` goes on from what it holds.
+        weighted_by_key: as in FedAvg.
+        arrayrecord_key: as in FedAvg.
+        configrecord_key: as in FedAvg.
+
+    Raises:
+        ConfigError: a name, an option or a fraction is unknown or out of range, or the method keeps something with
+            clients or changes the base, which plain ClientApps know nothing of.
+    """
+
+    def __init__(
+        self,
+        method: str = "replication",
+        options: Mapping[str, Any] | None = None,  # Any: TOML values
+        *,
+        ranks: RanksConfig | None = None,
+        declared: bool = True,
+        validate: Callable[[ArrayRecord], float] | None = None,
+        fraction_train: float = 1.0,
+        min_available_nodes: int = 2,
+        min_replies: int = 1,
+        repeats: int = 1,
+        seed: int = 0,
+        uniform: bool = False,
+        most_examples: int = 10_000_000,
+        saved: str | Path | None = None,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+    ) -> None:
+        self.method = aggregation.build(method, options)
+        if self.method.info.changes_base or any(self._parts(number).keeps for number in (1, 2)):
+            raise ConfigError(
+                f"aggregation method {method} needs clients that know of it (it keeps something with them, or changes "
+                "the base): take polyrank.flower.make_server_app and make_client_app, or another method"
+            )
+        if not 0 < fraction_train <= 1:
+            raise ConfigError(f"fraction_train is {fraction_train}; expected more than 0 and at most 1")
+        if ranks and ranks.policy == "validation" and len(ranks.levels) > 1 and validate is None:
+            raise ConfigError("ranks.policy is validation; expected validate, the loss of an adapter, beside it")
+        if ranks and ranks.policy == "self_pruning":
+            raise ConfigError("ranks.policy is self_pruning, whose regulariser plain ClientApps know nothing of")
+        self.ranks, self.declared, self.validate = ranks, declared, validate
+        self.fraction_train, self.min_available_nodes = fraction_train, min_available_nodes
+        self.min_replies, self.repeats, self.seed, self.uniform = min_replies, repeats, seed, uniform
+        self.most_examples = most_examples
+        self.saved = Path(saved) if saved else None
+        self.weighted_by_key = weighted_by_key
+        self.arrayrecord_key, self.configrecord_key = arrayrecord_key, configrecord_key
+        self.timeout = 3600.0
+        self.state: ServerState | None = None
+        self._nodes: Nodes | None = None
+        self._sent: Mapping[str, Download] = {}
+        self._failures: Mapping[str, str] = {}
+
+    def summary(self) -> None:
+        """What is configured, for the log."""
+        who = "nodes say it, else " if self.declared else ""
+        log(INFO, "\t├──> Aggregation: %s", self.method.info.name)
+        log(INFO, "\t├──> Ranks: %s%s", who, self.ranks.policy if self.ranks else "that of the initial arrays")
+        log(INFO, "\t└──> Cohort: %g of the nodes, at least %d replies", self.fraction_train, self.min_replies)
+
+    def start(  # noqa: PLR0917  # Flower's
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Evaluate | None = None,
+    ) -> Result:
+        """All rounds, as Flower's own loop; it also waits for nodes, repeats rounds with too few replies, and saves.
+
+        Args:
+            grid: Flower's.
+            initial_arrays: of the global rank, under PEFT's names; what is in ``saved`` takes their place.
+            num_rounds: the last round's number.
+            timeout: seconds for the replies of a round, the messages' time to live, and the wait for nodes.
+            train_config: sent to clients.
+            evaluate_config: expected None, for clients measure in training.
+            evaluate_fn: measures the global arrays after each round, and before the first.
+
+        Raises:
+            ConfigError: there is an ``evaluate_config``, or ranks do not fit the method or the initial arrays.
+            FlowerError: too few nodes, or too few good replies; rounds until then are saved.
+            RunFolderError: what is saved is damaged or another strategy's.
+        """
+        if evaluate_config is not None:
+            raise ConfigError("evaluate_config: clients measure while they train; put it into train_config")
+        self.timeout = timeout
+        config = train_config or ConfigRecord()
+        self.summary()
+        self.state = self._begin(initial_arrays)
+        result = Result(arrays=to_arrays(self.state.adapter))
+        if evaluate_fn and self.state.round == 0 and (found := evaluate_fn(0, result.arrays)) is not None:
+            result.evaluate_metrics_serverapp[0] = found
+        self._membership(grid).wait(self.min_available_nodes, timeout)
+        if self.state.round == 0:
+            self.state = self._scored(self._with_members(self.state, grid), grid, config)
+        for number in range(self.state.round + 1, num_rounds + 1):
+            log(INFO, "[ROUND %s/%s]", number, num_rounds)
+            replies = self._collect(grid, self.configure_train(number, result.arrays, config, grid))
+            arrays, metrics = self.aggregate_train(number, replies)
+            result.arrays = arrays or result.arrays
+            if metrics is not None:
+                log(INFO, "\t└──> %s", metrics)
+                result.train_metrics_clientapp[number] = metrics
+            if self.saved:
+                checkpoint.save(self.saved, self.state, self._fingerprint())
+            if evaluate_fn and (found := evaluate_fn(number, result.arrays)) is not None:
+                result.evaluate_metrics_serverapp[number] = found
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message per client of the round's cohort, each with the arrays cut to its rank."""
+        state = self.state or self._begin(arrays)
+        state = replace(state, round=server_round - 1, adapter=read_arrays(arrays, state.adapter))
+        self.state = self._with_members(state, grid)
+        clients = cohort(sorted(self._here(grid)), self.fraction_train, self.seed, server_round)
+        return self._messages(self.state, clients, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The next arrays, and the round's metrics; a bad reply is left out by name, and the others count.
+
+        Metrics are the clients' own, weighted as their updates, with ``clients``, ``dropped`` and the bytes of arrays.
+
+        Raises:
+            FlowerError: there was no `configure_train`.
+        """
+        if self.state is None:
+            raise FlowerError("aggregate_train was called before configure_train")
+        updates: list[ClientUpdate] = []
+        dropped: dict[str, str] = {}
+        for reply in replies:
+            client = str(reply.metadata.src_node_id)
+            if reply.has_error() or client not in self._sent:
+                continue  # an error that the SuperLink made names another node
+            try:
+                updates.append(self._update(client, reply))
+            except FlowerError as error:
+                dropped[client] = str(error)
+        result = aggregate(self.state, updates, self.method, uniform=self.uniform, local_head=False, sent=self._sent)
+        silent = self._sent.keys() - {update.client for update in updates} - dropped.keys()
+        dropped |= {client: self._failures.get(client, "no reply, or an error") for client in silent}
+        for client, reason in {**dropped, **result.dropped}.items():
+            log(WARNING, "round %d: node %s is left out: %s", server_round, client, reason)
+        self.state = result.state
+        return to_arrays(self.state.adapter), self._metrics(updates, result)
+
+    def configure_evaluate(self, *_: object) -> Iterable[Message]:
+        """Nothing: clients measure while they train."""
+        return []
+
+    def aggregate_evaluate(self, *_: object) -> MetricRecord | None:
+        """Nothing: clients measure while they train."""
+        return None
+
+    def _parts(self, round_number: int) -> aggregation.Parts:
+        return parts_of(self.method, round_number, local_head=False)
+
+    # Who takes part, and how wide ------------------------------------------------------------------------------------
+
+    def _begin(self, arrays: ArrayRecord) -> ServerState:
+        """The state before the first round, or what is saved."""
+        adapter = from_arrays(arrays)
+        rank = adapter.rank
+        self._config = self.ranks or RanksConfig(policy="fixed", levels=[rank])
+        self._policy = rank_policies.policy(self._config)
+        if self._config.levels[-1] > rank:
+            raise ConfigError(f"ranks.levels has {self._config.levels[-1]}, and the initial arrays have rank {rank}")
+        if self.saved and any(self.saved.glob("round-*")):
+            state = checkpoint.load(self.saved, self._fingerprint())
+            log(INFO, "going on after round %d of %s", state.round, self.saved)
+            return state
+        scale = self._scale(rank)
+        modules = {name: replace(factors, scale=scale) for name, factors in adapter.modules.items()}
+        return ServerState(0, Adapter(modules, adapter.dense), {}, {}, seed=self.seed)
+
+    def _fingerprint(self) -> str:
+        return f"{self.method}, {self._config!r}, seed {self.seed}, uniform {self.uniform}"
+
+    def _membership(self, grid: Grid) -> Nodes:
+        """Asks each node once for its rank, or nobody anything."""
+        if self._nodes is None or self._nodes.grid is not grid:
+            question = ("query.rank", RecordDict()) if self.declared else None
+            self._nodes = Nodes(grid, question, _member, self.timeout)
+        return self._nodes
+
+    def _here(self, grid: Grid) -> Mapping[str, Member]:
+        nodes = self._membership(grid)
+        nodes.refresh()
+        return nodes.here()
+
+    def _with_members(self, state: ServerState, grid: Grid) -> ServerState:
+        """The state with ranks and scales for nodes that are new; those of the others stay."""
+        here = self._here(grid)
+        if not here.keys() - state.ranks.keys():
+            return state
+        for client, member in here.items():
+            if member.rank is not None and member.rank > state.adapter.rank:
+                raise ConfigError(
+                    f"node {client} declares rank {member.rank}; the initial arrays have {state.adapter.rank}"
+                )
+        started = self._ranks_of(here).start(sorted(state.ranks.keys() | here.keys()), {}, self.seed)
+        given = {**started, **state.ranks}
+        check_ranks(self.method, given, state.adapter.rank)
+        return self._with_ranks(state, given)
+
+    def _ranks_of(self, here: Mapping[str, Member]) -> rank_policies.RankPolicy:
+        declared = {client: member.rank for client, member in here.items() if member.rank is not None}
+        return rank_policies.Declared(self._config, inner=self._policy, ranks=declared)
+
+    def _scale(self, rank: int) -> float:
+        return rank_policies.scale_of(rank, self._config)
+
+    def _with_ranks(self, state: ServerState, given: Mapping[str, int]) -> ServerState:
+        return with_ranks(state, given, {client: self._scale(rank) for client, rank in given.items()})
+
+    def _scored(self, state: ServerState, grid: Grid, config: ConfigRecord) -> ServerState:
+        """After the scoring round, where the policy wants one: everybody trains once, and nothing is aggregated."""
+        if self.validate is None or not self._policy.scores or len(self._config.levels) < 2:
+            return state
+        losses = dict.fromkeys(state.ranks, math.inf)
+        for reply in self._collect(grid, self._messages(state, sorted(state.ranks), config)):
+            update = self._update(str(reply.metadata.src_node_id), reply)
+            loss = self.validate(to_arrays(update.adapter))
+            losses[update.client] = loss if math.isfinite(loss) else math.inf
+        return self._with_ranks(state, self._ranks_of(self._here(grid)).assign(state.ranks, losses))
+
+    # What travels ----------------------------------------------------------------------------------------------------
+
+    def _messages(self, state: ServerState, clients: Sequence[str], config: ConfigRecord) -> list[Message]:
+        self._sent = read_outs(state, clients, self.method)
+        made = []
+        for client, sent in self._sent.items():
+            about = ConfigRecord(dict(config))
+            about["server-round"] = state.round + 1
+            about["trains"] = ",".join(sorted(self._parts(state.round + 1).trains))
+            about["lora-rank"], about["lora-scale"] = state.ranks[client], state.scales[client]
+            content = RecordDict({self.arrayrecord_key: to_arrays(sent.adapter), self.configrecord_key: about})
+            made.append(Message(content, int(client), "train", ttl=self.timeout))
+        return made
+
+    def _collect(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
+        """Good replies; who gave none is asked again if they are too few."""
+        contents = {str(message.metadata.dst_node_id): message.content for message in messages}
+
+        def requests(clients: Sequence[str]) -> dict[str, Message | FlowerError]:
+            return {c: Message(contents[c], int(c), "train", ttl=self.timeout) for c in clients}
+
+        def read(client: str, reply: Message) -> Message:
+            self._update(client, reply)
+            return reply
+
+        replies, self._failures = collect(
+            grid,
+            list(contents),
+            requests,
+            read,
+            seconds=self.timeout,
+            least=self.min_replies,
+            repeats=self.repeats,
+        )
+        return list(replies.values())
+
+    def _update(self, client: str, reply: Message) -> ClientUpdate:
+        """A client's update, from a reply in which everything is as it must be.
+
+        Raises:
+            FlowerError: something is not.
+        """
+        content, key = reply.content, self.weighted_by_key
+        if self.arrayrecord_key not in content.array_records:
+            raise FlowerError(f"the reply has no record of arrays {self.arrayrecord_key!r}")
+        records = list(content.metric_records.values())
+        if len(records) != 1 or key not in records[0]:
+            raise FlowerError(f"the reply has {len(records)} records of metrics, expected one with {key}")
+        numbers = {k: float(v) for k, v in records[0].items() if isinstance(v, int | float) and math.isfinite(v)}
+        weight = numbers.pop(key, math.nan)
+        if not 0 < weight <= self.most_examples:
+            raise FlowerError(f"its {key} is {records[0][key]}, expected more than 0, at most {self.most_examples}")
+        adapter = read_arrays(content.array_records[self.arrayrecord_key], self._sent[client].adapter)
+        return ClientUpdate(client, adapter, weight, numbers)
+
+    def _metrics(self, updates: Sequence[ClientUpdate], result: RoundResult) -> MetricRecord:
+        good = {update.client for update in result.used}
+        used = [update for update in updates if update.client in good]
+        numbers: dict[str, int | float | list[int] | list[float]] = {}
+        for name in sorted({name for update in used for name in update.metrics}):
+            having = [update for update in used if name in update.metrics]
+            total = sum(update.weight for update in having)
+            numbers[name] = sum(update.weight * update.metrics[name] for update in having) / total
+        numbers |= {f"aggregation/{name}": float(value) for name, value in result.metrics.items()}
+        numbers |= {"clients": len(self._sent), "dropped": len(self._sent) - len(used)}
+        numbers["bytes/up"] = sum(update.adapter.nbytes for update in updates)
+        numbers["bytes/down"] = sum(sent.adapter.nbytes for sent in self._sent.values())
+        return MetricRecord(numbers)
+
+
+def _member(node: int, records: RecordDict) -> Member:
+    if "rank" not in records.config_records:
+        raise FlowerError("its answer has no record 'rank'; use polyrank.flower.declare_rank(app)")
+    own = records.config_records["rank"].get("lora-rank")
+    if own is None:
+        return Member(node, str(node), None)
+    if not isinstance(own, int) or isinstance(own, bool) or own < 1:
+        raise FlowerError(f"its lora-rank is {own!r}; expected a whole number of 1 or more")
+    return Member(node, str(node), own)
