@@ -50,6 +50,7 @@ from benchmarks.machine import machine
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.federation.run_folder import RunFolder
+from polyrank.flower.app_folder import SWITCHES
 from polyrank.quickstart import backbone_path
 
 ROOT = Path(__file__).parents[1]
@@ -61,14 +62,6 @@ UNTIMED = 2
 """Rounds that are not measured: the first and the last."""
 
 SET_HELP = "changes the job; what only PolyRank knows, such as training.precision, changes its runs alone"
-
-QUIET = {  # Flower and Ray offline and without telemetry; the same for all ways, so that no way has it easier
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_OFFLINE": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -253,7 +246,12 @@ def measure(plan: Plan, places: Places) -> dict[str, Any]:
     folder.mkdir(parents=True)
     toml = folder / "job.toml"
     toml.write_text(configuration.dump(config), encoding="utf-8")
-    environment = {**os.environ, **QUIET, "FLWR_HOME": str((places.work / "flower").absolute())}
+    environment = {
+        **os.environ,
+        **SWITCHES,
+        "HF_HUB_OFFLINE": "1",
+        "FLWR_HOME": str((places.work / "flower").absolute()),
+    }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
     log = folder / "log.txt"
     finished = memory.run(_command(plan.way, toml.absolute(), places), environment, log)

@@ -7,20 +7,15 @@ import os
 import secrets
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from benchmarks.deployment import QUIET, SCRIPTS, Processes, free_port, wait_for_port
 
-from tests.deployment.conftest import Site, Start, free_port, wait_for_port
-
-pytestmark = pytest.mark.skipif(find_spec("flwr") is None, reason="no Flower here: pip install 'polyrank[flower]'")
-
-SCRIPTS = Path(sys.executable).parent
+from tests.deployment.conftest import Site
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +31,15 @@ def environment(site: Site) -> dict[str, str]:
         ),
         encoding="utf-8",
     )
-    return {
-        **{"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"},
-        **{"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"},
-    }
+    return {**QUIET, "FLWR_HOME": str(home)}
 
 
 @pytest.fixture(scope="module")
-def superlink(nginx: Site, start: Start, environment: dict[str, str]) -> Site:
+def superlink(nginx: Site, processes: Processes, environment: dict[str, str]) -> Site:
     tls, secret = nginx.tls, nginx.folder / "superexec.secret"
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32), encoding="ascii")
-    process = start(
+    process = processes.start(
         *(SCRIPTS / "flower-superlink", "--host", "127.0.0.1", "--port", str(nginx.inner)),
         *("--isolation", "process", "--database", nginx.folder / "state.db", "--enable-supernode-auth"),
         *("--ssl-ca-certfile", tls / "ca.crt", "--ssl-certfile", tls / "server.crt"),
@@ -87,7 +79,9 @@ def post(port: int, path: str, ca: Path) -> int:
         return error.code
 
 
-def test_a_supernode_comes_through_and_control_does_not(superlink: Site, start: Start, environment: dict[str, str]):
+def test_a_supernode_comes_through_and_control_does_not(
+    superlink: Site, processes: Processes, environment: dict[str, str]
+):
     """The SuperLink knows node0 alone, so node1 stays out; nobody outside can register a key, or ask for the nodes."""
     tls = superlink.tls
     assert nodes(environment, "inside") == []
@@ -96,7 +90,7 @@ def test_a_supernode_comes_through_and_control_does_not(superlink: Site, start: 
         registered = flwr(environment, "supernode", "register", tls / f"node{i}.pub", connection)
         assert (registered.returncode == 0) == (connection == "inside"), registered.stdout + registered.stderr
     for i in range(2):
-        start(
+        processes.start(
             *(SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{superlink.public}"),
             *("--root-certificates", tls / "ca.crt", "--auth-supernode-private-key", tls / f"node{i}"),
             *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", "lora-rank=5 partition-id=0"),

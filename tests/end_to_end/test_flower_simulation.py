@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from benchmarks.deployment import QUIET, free_port
 
 from polyrank.federation import checkpoint
+from tests import airtight
 
-pytest.importorskip("flwr", reason="needs the extra flower")
-
-BIN = Path(sys.executable).parent
 SMALL = [
     *("federation.rounds=2", "federation.clients=4", "federation.participation=0.5", "ranks.policy=random"),
     *("data.limit_train=400", "data.limit_test=100", "training.engine=batched", "training.clients_per_pass=1"),
@@ -26,38 +24,86 @@ SMALL = [
 ]
 
 
-def test_a_simulation_gives_what_a_local_run_gives(tmp_path: Path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    quiet = {
-        **{"FLWR_HOME": str(tmp_path / "flower"), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port)},
-        **{"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_TELEMETRY_ENABLED": "0"},
-        **{"FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    }
-    environment = {**os.environ, **quiet}
+class Machine:
+    """Runs commands where nothing can leave, if the system has such a place, and says what tried to.
 
-    def call(*command: str, cwd: Path = tmp_path) -> str:
+    Args:
+        folder: where they run.
+        before: what stands before each command.
+        seen: what left, a line each.
+    """
+
+    def __init__(self, folder: Path, before: list[str], seen: Path) -> None:
+        self.folder, self.before, self.seen = folder, before, seen
+        self.port = free_port()
+        self.environment = {
+            **{**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower"), "OMP_NUM_THREADS": "1"},
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
+        }
+
+    def __call__(self, *command: str, cwd: Path | None = None) -> str:
         done = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+            [*self.before, "env", f"--chdir={cwd or self.folder}", *command],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    sets = [part for text in SMALL for part in ("--set", text)]
-    call("polyrank", "run", "--out", "local", *sets)
-    call("polyrank", "flower", "init", "app", *sets, "--out", str(tmp_path / "simulated"))
-    try:
-        said = call("flwr", "run", ".", "--stream", "--federation-config", "num-supernodes=4", cwd=tmp_path / "app")
-        summary = tmp_path / "simulated" / "summary.json"
-        assert summary.is_file(), said
-    finally:
+    def left(self) -> list[str]:
+        return self.seen.read_text(encoding="utf-8").splitlines() if self.seen.exists() else []
+
+    def end(self) -> None:
+        """The SuperLink that `flwr run` left behind."""
         for process in psutil.process_iter(["cmdline"]):
-            if any(str(port) in part for part in process.info["cmdline"] or ()) and process.pid != os.getpid():
+            if any(str(self.port) in part for part in process.info["cmdline"] or ()) and process.pid != os.getpid():
                 process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    seen = tmp_path / "seen"
+    if airtight.why_not():
+        machine = Machine(tmp_path, [], seen)
+        yield machine
+        machine.end()
+        return
+    with airtight.inside(seen) as before:
+        machine = Machine(tmp_path, before, seen)
+        yield machine
+        machine.end()
+
+
+@pytest.mark.skipif(airtight.why_not() is not None, reason=str(airtight.why_not()))
+def test_what_leaves_is_seen(machine: Machine):
+    """So that the other test can fail: a connection, and a name that is asked for."""
+    machine(
+        sys.executable, "-c", "import socket; s = socket.socket(); s.settimeout(0.2); s.connect_ex(('192.0.2.7', 443))"
+    )
+    ask = "import socket, contextlib\nwith contextlib.suppress(OSError): socket.getaddrinfo('example.org', 443)"
+    machine(sys.executable, "-c", ask)
+    assert {"192.0.2.7:443 tcp", "10.77.0.53:53 udp"} <= set(machine.left())
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["replication", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero_padding", "flexlora"))],
+)
+def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str):
+    """To 1e-5; and neither run, with the switches set, sends anything away, where the system can tell."""
+    folder = machine.folder
+    sets = [part for text in (*SMALL, f"aggregation.method={method}") for part in ("--set", text)]
+    machine("polyrank", "run", "--out", "local", *sets)
+    machine("polyrank", "flower", "init", "app", *sets, "--out", str(folder / "simulated"))
+    said = machine("flwr", "run", ".", "--stream", "--federation-config", "num-supernodes=4", cwd=folder / "app")
+    summary = folder / "simulated" / "summary.json"
+    assert summary.is_file(), said
     assert json.loads(summary.read_text(encoding="utf-8"))["rounds"] == 2
-    one, other = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("local", "simulated"))
+    one, other = (checkpoint.load(folder / name / "checkpoint") for name in ("local", "simulated"))
     assert one.ranks == other.ranks
     for (name, ours), (_, theirs) in zip(one.adapter.tensors(), other.adapter.tensors(), strict=True):
         assert float((ours - theirs).abs().max()) < 1e-5, name
-    shutil.rmtree(tmp_path / "flower", ignore_errors=True)
+    assert machine.left() == []

@@ -1,3 +1,4 @@
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +30,37 @@ def test_reading_again_gives_the_same_documents():
     first = documents()
     stdlib_docs._documents.cache_clear()
     assert documents() == first
+
+
+def test_the_quick_walk_finds_the_statements_of_the_slow_one_in_its_order():
+    """In every kind of block, and in real files."""
+    text = """
+class A:
+    def one(self):
+        if x: (lambda: 1)()
+        elif y:
+            def inner(): pass
+        else: pass
+        try: import a
+        except* E:
+            def handler(): pass
+        else: z
+        finally:
+            class B: pass
+        match x:
+            case 1:
+                async def f():
+                    async for i in j: k
+                    else: l
+                    async with m as n: o
+        while p: q
+        else: [r for s in t]
+"""
+    root = Path(ast.__file__).parent
+    for source in (text, *((root / name).read_text(encoding="utf-8") for name in ("ast.py", "typing.py"))):
+        tree = ast.parse(source)
+        slow = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        assert [node for node in stdlib_docs._statements(tree) if isinstance(node, ast.stmt)] == slow
 
 
 def test_no_text_occurs_twice_nor_differs_in_white_space_only():

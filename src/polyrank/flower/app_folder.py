@@ -15,6 +15,15 @@ from polyrank.federation.setup import DEFAULT_CLIENTS
 from polyrank.flower.server import Settings
 
 NAME = "polyrank-federation"
+SWITCHES = {
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "http_proxy": "http://127.0.0.1:9",  # nobody: whatever is set, Ray asks metadata services which cloud this is
+    "no_proxy": "127.0.0.1,localhost",
+}
+"""Environment in which Flower and Ray install nothing and send nothing away; a test looks at the packets."""
 README = """# A federation of PolyRank on Flower
 
 `pyproject.toml` says everything. Under `[tool.flwr.app.config]` the keys with a dot are PolyRank's configuration (lists
@@ -22,7 +31,7 @@ stand in quotes); the others are in PolyRank's docs/flower.md.
 
 ## On this machine, simulated
 
-    export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_TELEMETRY_ENABLED=0 RAY_USAGE_STATS_ENABLED=0
+    {export}
     flwr run . --stream --federation-config 'num-supernodes={clients}'
 
 It starts a SuperLink in the background, which stays: `pkill -f flower-superlink`. `flwr run` ends with 0 although a run
@@ -69,7 +78,7 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "pyproject.toml": tomlkit.dumps(_project(config, out)),
-        "README.md": README.format(out=out, clients=config.federation.clients or DEFAULT_CLIENTS),
+        "README.md": README.format(export=_export(), out=out, clients=config.federation.clients or DEFAULT_CLIENTS),
         "LICENSE": LICENSE,
     }
     for name, text in files.items():
@@ -90,6 +99,14 @@ def run_config(config: Config) -> dict[str, bool | float | int | str]:
                 plain = isinstance(value, bool | float | int | str)
                 flat[f"{section}.{key}"] = value if plain else _inline(value)
     return flat
+
+
+def _export() -> str:
+    """The switches for a shell, in lines of README's width."""
+    return "\n    ".join(
+        "export " + " ".join(f"{name}={value}" for name, value in list(SWITCHES.items())[i : i + 2])
+        for i in range(0, len(SWITCHES), 2)
+    )
 
 
 def _settings(out: str) -> dict[str, Any]:  # Any: Flower's values

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Context
@@ -17,14 +17,15 @@ from polyrank.config import Config
 from polyrank.data import Partition
 from polyrank.errors import ConfigError, FlowerError, did_you_mean
 from polyrank.federation.listener import Listener
-from polyrank.federation.runner import run
-from polyrank.federation.setup import Federation, global_rank
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.messages import question, read_answer
 from polyrank.flower.nodes import Member, Nodes
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
 from polyrank.tasks.classification import Examples
+
+if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
+    from polyrank.federation.setup import Federation
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
         PolyRankError: too few nodes or replies, or what `polyrank.run` raises (resuming with another configuration is
             such an error). Finished rounds are saved.
     """
+    from polyrank.federation.runner import run
 
     def place(federation: Federation) -> Federation:
         return over_flower(federation, grid, settings)
@@ -123,6 +125,8 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
         FlowerError: too few nodes, or nodes do not fit the configuration.
         ConfigError: something would stay with the clients, which have no memory between messages.
     """
+    from polyrank.federation.setup import global_rank
+
     if keeps := federation.parts(1).keeps | federation.parts(2).keeps:
         raise ConfigError(
             f"with {federation.method.info.name} and federation.head {federation.config.federation.head}, "

@@ -13,6 +13,7 @@ import inspect
 import sysconfig
 import tokenize
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,11 +136,21 @@ def _docstrings(path: Path) -> Iterator[str]:
     with tokenize.open(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
         tree = ast.parse(file.read())
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, _Documented):
             text = ast.get_docstring(node, clean=False)
             if text:
                 yield inspect.cleandoc(text).strip()
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """In the order of `ast.walk`, which looks into every expression and takes three times as long."""
+    todo: deque[ast.AST] = deque([tree])
+    while todo:
+        node = todo.popleft()
+        yield node
+        for name in ("body", "cases", "handlers", "orelse", "finalbody"):
+            todo.extend(getattr(node, name, ()))
 
 
 def _normalised(text: str) -> str:
