@@ -22,10 +22,13 @@ sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 from benchmarks.engines.__main__ import PARTS  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 
-from benchmarks import tree, versus_flower  # noqa: E402
+from benchmarks import flower, tree, versus_flower  # noqa: E402
 from paper import cost, diagnostic, tables  # noqa: E402
 
-PAGES = ("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "paper/RESULTS.md")
+PAGES = (
+    *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
+    "paper/RESULTS.md",
+)
 
 
 def methods_table() -> str:
@@ -104,6 +107,7 @@ GENERATED = {
     "versus_flower": lambda: versus_flower.table(_measured("versus_flower.json")["results"]),
     **{part: lambda part=part: _engines(part) for part in PARTS},
     "width_h100": lambda: _engines("width", "engines-h100.json"),
+    "flower_rounds": lambda: flower.table(_measured("flower.json")),
     "tree_fold": lambda: tree.fold_table(_measured("tree.json")),
     "tree_plan": lambda: tree.plan_table(_measured("tree.json")),
     "cost": cost.table,

@@ -11,7 +11,7 @@ from benchmarks.deployment import Processes
 from polyrank import config as configuration
 from polyrank.federation.runner import run
 from polyrank.site.certificates import make
-from tests.deployment.world import SMALL, Federation, lines, running, same, state
+from tests.deployment.world import CLIENTS, SMALL, Federation, lines, running, same, state
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +69,20 @@ def test_the_serverapp_is_killed_and_its_run_resumed(federation: Federation, exp
     federation.ended(out)
     assert [line["round"] for line in lines(out)] == [1, 2, 3]
     same(state(expected), state(out))
+
+
+def test_a_sites_daemon_is_killed_and_started_again(federation: Federation):
+    """Its node says so, the round counts without it, and a later one has it again."""
+    out, _ = federation.begin("site", "federation.rounds=5")
+    federation.wait(lambda: len(lines(out)) == 1, 120, "no first round")
+    federation.processes.kill(federation.sites[0])
+    federation.wait(lambda: len(lines(out)) == 2, 120, "no second round")
+    federation.sites[0] = federation.start_site(0)
+    federation.ended(out)
+    second, last = lines(out)[1], lines(out)[-1]
+    assert second["dropped"].keys() == {CLIENTS[0]}
+    assert "daemon" in second["dropped"][CLIENTS[0]]
+    assert last["dropped"] == {}
 
 
 def test_an_unregistered_key_and_a_wrong_authority_are_refused(federation: Federation, tmp_path: Path):

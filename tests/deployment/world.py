@@ -40,15 +40,17 @@ class Federation:
         self.folder, self.processes = folder, processes
         self.deployment = Deployment(folder, processes, durable=durable)
         self.sockets = [folder / f"site{i}" / "site.sock" for i in range(2)]
-        sets = [part for text in SMALL for part in ("--set", text)]
-        for socket in self.sockets:
-            command = (SCRIPTS / "polyrank", "site", "--socket", socket, *sets)
-            processes.start(*command, environment=self.deployment.environment)
+        self.sites = [self.start_site(i) for i in range(2)]
         for i in range(3):
             self.deployment.register(i)
         self.nodes = [self.start_node(i) for i in range(3)]
         self.wait(lambda: self.deployment.online() == 3, 60, "three nodes were not online")
         self.wait(lambda: all(socket.exists() for socket in self.sockets), 60, "the sites did not load")
+
+    def start_site(self, i: int) -> Process:
+        sets = [part for text in SMALL for part in ("--set", text)]
+        command = (SCRIPTS / "polyrank", "site", "--socket", self.sockets[i], *sets)
+        return self.processes.start(*command, environment=self.deployment.environment)
 
     def start_node(self, i: int) -> Process:
         own = f'site-socket="{self.sockets[i]}" evaluate=false' if i < len(self.sockets) else f"partition-id={i}"

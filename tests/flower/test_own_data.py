@@ -106,6 +106,18 @@ def test_labels_of_another_order_are_refused(configure: Configure, tmp_path: Pat
         serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2))
 
 
+def test_another_base_is_refused(configure: Configure, tmp_path: Path):
+    config = anyhow(configure(*ONE_ROUND))
+
+    def other(config: Config, node: NodeConfig) -> Worker:
+        return worker(config.model_copy(update={"model": config.model.model_copy(update={"targets": ["query"]})}), node)
+
+    nodes = sites(Path(config.data.train))
+    nodes.app = make_client_app(other)
+    with pytest.raises(FlowerError, match=r"site-. and the server adapt different modules, such as .*value \("):
+        serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2))
+
+
 @pytest.mark.parametrize(
     ("own", "reason"),
     [({"data-test": "x.csv"}, "has data-test, expected data-train"), ({"evaluate": "yes"}, "evaluate is 'yes'")],

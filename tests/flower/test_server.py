@@ -103,6 +103,8 @@ def test_resuming_names_what_was_changed(configure: Configure, tmp_path: Path):
     serve(grid(), configure("federation.rounds=1"), settings)
     with pytest.raises(RunFolderError, match=r"training\.lr is 0\.005 there and 0.25 here"):
         serve(grid(), configure("federation.rounds=2", "training.lr=0.25"), replace(settings, resume=True))
+    with pytest.raises(RunFolderError, match=r"run holds another run; go on with it by resume=true"):
+        serve(grid(), configure("federation.rounds=2"), settings)
     serve(grid(), configure("federation.rounds=2"), replace(settings, resume=True))
     assert [line["round"] for line in lines(tmp_path / "run")] == [1, 2]
 

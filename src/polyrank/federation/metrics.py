@@ -41,9 +41,11 @@ def round_metrics(
         scores = score_global(federation, after, clients)
         metrics |= {f"test/{name}": value for name, value in asdict(scores).items()}
     good = [update for update in updates if update.client not in result.dropped]
+    elsewhere = [update.metrics["seconds"] for update in good if "seconds" in update.metrics]
     up, down = federation.engine.traffic() or _traffic(parts, updates, sent)
     metrics |= {
         "train/loss": _mean([update.metrics["loss"] for update in good]),
+        **({"train/seconds": max(elsewhere)} if elsewhere else {}),
         **own_scores(good),
         "bytes/up": up,
         "bytes/down": down,

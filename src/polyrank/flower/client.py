@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -61,8 +62,11 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
         own, scores = held(text, context.node_config), None
         if task.round > 0 and scores_own(context.node_config):
             scores = own.score(task.client, task.adapter, task.base_change)
+        start = time.perf_counter()
         update = own.train(task)
-        return Message(reply(update, task.trains, token=token, wire=wire, scores=scores), reply_to=message)
+        seconds = time.perf_counter() - start
+        content = reply(update, task.trains, token=token, wire=wire, seconds=seconds, scores=scores)
+        return Message(content, reply_to=message)
 
     return app
 

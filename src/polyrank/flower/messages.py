@@ -19,7 +19,7 @@ from polyrank.training.evaluate import Scores
 from polyrank.training.job import Job, Penalty
 
 ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS, FACTS = "adapter", "base-change", "task", "reply", "metrics", "facts"
-MEASURED = ("loss", "steps")
+MEASURED = ("loss", "steps", "seconds")
 """What every client measures in training."""
 
 
@@ -69,10 +69,25 @@ def read_task(records: RecordDict) -> tuple[Task, str, str, str]:
 
 
 def reply(
-    update: ClientUpdate, trained: frozenset[str], *, token: str, wire: str, scores: Scores | None = None
+    update: ClientUpdate,
+    trained: frozenset[str],
+    *,
+    token: str,
+    wire: str,
+    seconds: float,
+    scores: Scores | None = None,
 ) -> RecordDict:
-    """What was trained, and nothing else; ``scores`` are those of what was sent, on the client's own test set."""
-    numbers = {name: float(value) for name, value in update.metrics.items()}
+    """What was trained, and nothing else.
+
+    Args:
+        update: after local training.
+        trained: the parts to send.
+        token: of the request.
+        wire: dtype of tensors.
+        seconds: that the training took.
+        scores: of what was sent, on the client's own test set.
+    """
+    numbers = {name: float(value) for name, value in update.metrics.items()} | {"seconds": seconds}
     numbers |= {f"{OWN}{name}": value for name, value in asdict(scores).items()} if scores else {}
     return RecordDict(
         {
@@ -124,8 +139,8 @@ def question(config: str) -> tuple[str, RecordDict]:
 def answer(client: str, rank: object, facts: Facts) -> RecordDict:
     """What a node says of itself."""
     about = {"client": client, "rank": rank, "examples": facts.examples}
-    labels = {"labels": list(facts.labels), "names": list(facts.names)}
-    return RecordDict({FACTS: ConfigRecord({"about": json.dumps({**about, **labels})})})
+    own = {"labels": list(facts.labels), "names": list(facts.names), "shapes": dict(facts.parameters)}
+    return RecordDict({FACTS: ConfigRecord({"about": json.dumps({**about, **own})})})
 
 
 def read_answer(node: int, records: RecordDict) -> Member:
@@ -138,8 +153,9 @@ def read_answer(node: int, records: RecordDict) -> Member:
         facts: dict[str, Any] = json.loads(str(records.config_records[FACTS]["about"]))
         labels: tuple[int, ...] = tuple(facts["labels"])
         names: tuple[str, ...] = tuple(facts["names"])
-        member = Member(node, facts["client"], facts["rank"], facts["examples"], labels, names)
-    except (KeyError, ValueError, TypeError) as error:
+        shapes = {str(name): (int(d_out), int(d_in)) for name, (d_out, d_in) in facts["shapes"].items()}
+        member = Member(node, facts["client"], facts["rank"], facts["examples"], labels, names, shapes)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise FlowerError(f"its answer cannot be read: {error!r}") from None
     whole = [member.examples, *member.labels, *([] if member.rank is None else [member.rank])]
     if not isinstance(member.client, str) or not all(type(n) is int and n >= 0 for n in whole):

@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-PAUSES = (0.02, 0.1, 0.5, 2.0)
-"""Seconds between looks for replies, ever longer."""
+SHORTEST, LONGEST, SHARE = 0.02, 2.0, 0.05
+"""Seconds between looks for replies: a share of what was waited so far, so that a late look costs no more than that."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Member:
         examples: that it trains on.
         labels: how many of them have each label.
         names: of the labels.
+        shapes: of the modules with LoRA, ``(d_out, d_in)``.
     """
 
     node: int
@@ -40,6 +41,7 @@ class Member:
     examples: int = 0
     labels: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,23 +63,26 @@ class Nodes:
     refused: dict[int, str] = field(default_factory=dict)
 
     def wait(self, least: int, seconds: float) -> None:
-        """Until so many nodes have said who they are.
+        """Until so many nodes have said who they are; how many there are is logged while some are missing.
 
         Raises:
             FlowerError: there are fewer when the time is over; it says why nodes that are there do not count.
         """
-        end = time.monotonic() + seconds
+        end, before = time.monotonic() + seconds, -1
         while True:
             self.refresh()
             if len(self.members) >= least:
                 return
+            if len(self.members) != before:
+                before = len(self.members)
+                log.warning("%d of %d nodes are here; waiting for the others up to %g s", before, least, seconds)
             if time.monotonic() > end:
                 why = "; ".join(f"node {node}: {reason}" for node, reason in sorted(self.refused.items())[:5])
                 raise FlowerError(
                     f"{len(self.members)} nodes after {seconds:g} s, expected {least}; start more SuperNodes, or set "
                     f"min-nodes lower{f' (left out: {why})' if why else ''}"
                 )
-            time.sleep(PAUSES[-1])
+            time.sleep(LONGEST)
 
     def refresh(self) -> None:
         """Ask nodes that are new who they are; one that gives no good answer is left out and logged with its reason."""
@@ -116,16 +121,15 @@ def exchange(grid: Grid, requests: Mapping[int, Message], seconds: float) -> dic
         return {}
     answers: dict[int, Message | FlowerError] = {}
     waiting = dict(zip(grid.push_messages(list(requests.values())), requests, strict=True))
-    end, looks = time.monotonic() + seconds, 0
-    while waiting and time.monotonic() < end:
+    start = time.monotonic()
+    while waiting and time.monotonic() < start + seconds:
         for message in grid.pull_messages(list(waiting)):
             node = waiting.pop(message.metadata.reply_to_message_id, None)  # the source of an error is not its node
             if node is not None:
                 failed = message.has_error()
                 answers[node] = FlowerError(message.error.reason or "no reason given") if failed else message
         if waiting:
-            time.sleep(PAUSES[min(looks, len(PAUSES) - 1)])
-            looks += 1
+            time.sleep(min(max(SHARE * (time.monotonic() - start), SHORTEST), LONGEST))
     answers |= {node: FlowerError(f"no reply within {seconds:g} s") for node in waiting.values()}
     return {node: answers[node] for node in requests}
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from logging import INFO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Context
+from flwr.common import log as flower_log
 from flwr.serverapp import Grid, ServerApp
 
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.data import Partition
-from polyrank.errors import ConfigError, FlowerError, did_you_mean
+from polyrank.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
 from polyrank.federation.listener import Listener
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.messages import question, read_answer
@@ -95,6 +97,7 @@ def make_server_app(config: Config | None = None, listener: Listener | None = No
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         settings, found = read_settings(context.run_config)
+        flower_log(INFO, "PolyRank's run folder: %s", Path(settings.out).absolute())
         serve(grid, config or found, settings, listener)
 
     return app
@@ -114,8 +117,11 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
     def place(federation: Federation) -> Federation:
         return over_flower(federation, grid, settings)
 
+    out = Path(settings.out)
+    if not settings.resume and (out / "config.toml").exists():
+        raise RunFolderError(f"{out.absolute()} holds another run; go on with it by resume=true, or name another out")
     config = configuration.override(config, ["training.workers=1"])
-    return run(config, Path(settings.out), resume=settings.resume, listener=listener, place=place)
+    return run(config, out, resume=settings.resume, listener=listener, place=place)
 
 
 def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Federation:
@@ -143,6 +149,12 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
             raise FlowerError(
                 f"{member.client} declares rank {member.rank}, and the global adapter has {highest}; add the rank to "
                 "ranks.levels"
+            )
+        if different := sorted(member.shapes.items() ^ federation.resident.shapes.items()):
+            name, shape = different[0]
+            raise FlowerError(
+                f"{member.client} and the server adapt different modules, such as {name} {shape}; give both the same "
+                "model.name and model.targets"
             )
         if member.names != federation.labels:
             raise FlowerError(
