@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.flower import CLIENTS, RANKS, settings, table
+
 from polyrank import config
 
 
