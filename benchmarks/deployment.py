@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from polyrank.flower.app_folder import SWITCHES
 from polyrank.site.certificates import make
+from polyrank.site.switches import SWITCHES
 
 SCRIPTS = Path(sys.executable).parent
 QUIET = {

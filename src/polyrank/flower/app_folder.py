@@ -13,17 +13,9 @@ from polyrank.config import Config
 from polyrank.errors import FlowerError
 from polyrank.federation.setup import DEFAULT_CLIENTS
 from polyrank.flower.server import Settings
+from polyrank.site.switches import SWITCHES
 
 NAME = "polyrank-federation"
-SWITCHES = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "http_proxy": "http://127.0.0.1:9",  # nobody: whatever is set, Ray asks metadata services which cloud this is
-    "no_proxy": "127.0.0.1,localhost",
-}
-"""Environment in which Flower and Ray install nothing and send nothing away; a test looks at the packets."""
 README = """# A federation of PolyRank on Flower
 
 `pyproject.toml` says everything. Under `[tool.flwr.app.config]` the keys with a dot are PolyRank's configuration (lists
