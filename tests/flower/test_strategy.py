@@ -136,6 +136,20 @@ def test_a_run_goes_on_from_what_is_saved(tmp_path: Path):
         start(RankStrategy("zero_padding", **saved), grid())
 
 
+def test_without_nodes_the_run_waits_and_then_stops_saved(tmp_path: Path):
+    nodes = grid()
+
+    def evaluate(number: int, _: ArrayRecord) -> MetricRecord | None:
+        nodes.absent = {11, 12} if number == 1 else set()
+        return None
+
+    with pytest.raises(FlowerError, match=r"1 nodes after 0.3 s, expected 2"):
+        RankStrategy(saved=tmp_path).start(nodes, initial(), num_rounds=3, timeout=0.3, evaluate_fn=evaluate)
+    nodes.absent = set()
+    end = start(RankStrategy(saved=tmp_path), nodes, rounds=3)
+    assert apart(from_arrays(end.arrays), from_arrays(start(RankStrategy(), grid(), rounds=3).arrays)) == 0
+
+
 Change = Callable[[RecordDict], None]
 
 
@@ -246,6 +260,7 @@ def test_ranks_by_policy_and_by_validation():
         ({"method": "flora"}, "flora needs clients that know of it"),
         ({"method": "replicatoin"}, "replication"),
         ({"fraction_train": 0.0}, "fraction_train is 0.0"),
+        ({"min_available_nodes": 0}, "min_available_nodes is 0"),
         ({"ranks": RanksConfig(policy="validation", levels=[2, 4])}, "expected validate"),
         ({"ranks": RanksConfig(policy="self_pruning", levels=[4])}, "self_pruning"),
     ],

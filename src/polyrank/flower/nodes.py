@@ -63,7 +63,7 @@ class Nodes:
     refused: dict[int, str] = field(default_factory=dict)
 
     def wait(self, least: int, seconds: float) -> None:
-        """Until so many nodes have said who they are; how many there are is logged while some are missing.
+        """Until so many nodes are there and have said who they are; meanwhile it is logged how many there are.
 
         Raises:
             FlowerError: there are fewer when the time is over; it says why nodes that are there do not count.
@@ -71,15 +71,16 @@ class Nodes:
         end, before = time.monotonic() + seconds, -1
         while True:
             self.refresh()
-            if len(self.members) >= least:
+            found = len(self.here())
+            if found >= least:
                 return
-            if len(self.members) != before:
-                before = len(self.members)
+            if found != before:
+                before = found
                 log.warning("%d of %d nodes are here; waiting for the others up to %g s", before, least, seconds)
             if time.monotonic() > end:
                 why = "; ".join(f"node {node}: {reason}" for node, reason in sorted(self.refused.items())[:5])
                 raise FlowerError(
-                    f"{len(self.members)} nodes after {seconds:g} s, expected {least}; start more SuperNodes, or set "
+                    f"{found} nodes after {seconds:g} s, expected {least}; start more SuperNodes, or set "
                     f"min-nodes lower{f' (left out: {why})' if why else ''}"
                 )
             time.sleep(LONGEST)

@@ -64,7 +64,7 @@ class RankStrategy(Strategy):
         declared: whether nodes are asked for their rank; the ClientApp then needs `declare_rank`.
         validate: the loss of an adapter on the server's validation set, for the policy ``validation``.
         fraction_train: of the nodes that take part in a round, drawn from seed and round alone.
-        min_available_nodes: nodes to wait for at the start.
+        min_available_nodes: nodes to wait for before each round; at least 1.
         min_replies: good replies without which a round does not count.
         repeats: how often a round that does not count is asked for again.
         seed: of all that is drawn.
@@ -106,8 +106,11 @@ class RankStrategy(Strategy):
                 f"aggregation method {method} needs clients that know of it (it keeps something with them, or changes "
                 "the base): take polyrank.flower.make_server_app and make_client_app, or another method"
             )
-        if not 0 < fraction_train <= 1:
-            raise ConfigError(f"fraction_train is {fraction_train}; expected more than 0 and at most 1")
+        if not 0 < fraction_train <= 1 or min_available_nodes < 1:
+            raise ConfigError(
+                f"fraction_train is {fraction_train}, expected more than 0 and at most 1; min_available_nodes is "
+                f"{min_available_nodes}, expected 1 or more"
+            )
         if ranks and ranks.policy == "validation" and len(ranks.levels) > 1 and validate is None:
             raise ConfigError("ranks.policy is validation; expected validate, the loss of an adapter, beside it")
         if ranks and ranks.policy == "self_pruning":
@@ -155,7 +158,7 @@ class RankStrategy(Strategy):
 
         Raises:
             ConfigError: there is an ``evaluate_config``, or ranks do not fit the method or the initial arrays.
-            FlowerError: too few nodes, or too few good replies; rounds until then are saved.
+            FlowerError: too few nodes before a round, or too few good replies; rounds until then are saved.
             RunFolderError: what is saved is damaged or another strategy's.
         """
         if evaluate_config is not None:
@@ -167,9 +170,9 @@ class RankStrategy(Strategy):
         result = Result(arrays=to_arrays(self.state.adapter))
         if evaluate_fn and self.state.round == 0 and (found := evaluate_fn(0, result.arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = found
-        self._membership(grid).wait(self.min_available_nodes, timeout)
         if self.state.round == 0:
-            self.state = self._scored(self._with_members(self.state, grid), grid, config)
+            here = self._here(grid)
+            self.state = self._scored(self._with_members(self.state, here), grid, here, config)
         for number in range(self.state.round + 1, num_rounds + 1):
             log(INFO, "[ROUND %s/%s]", number, num_rounds)
             replies = self._collect(grid, self.configure_train(number, result.arrays, config, grid))
@@ -190,8 +193,9 @@ class RankStrategy(Strategy):
         """One message per client of the round's cohort, each with the arrays cut to its rank."""
         state = self.state or self._begin(arrays)
         state = replace(state, round=server_round - 1, adapter=read_arrays(arrays, state.adapter))
-        self.state = self._with_members(state, grid)
-        clients = cohort(sorted(self._here(grid)), self.fraction_train, self.seed, server_round)
+        here = self._here(grid)
+        self.state = self._with_members(state, here)
+        clients = cohort(sorted(here), self.fraction_train, self.seed, server_round)
         return self._messages(self.state, clients, config)
 
     def aggregate_train(
@@ -256,21 +260,16 @@ class RankStrategy(Strategy):
     def _fingerprint(self) -> str:
         return f"{self.method}, {self._config!r}, seed {self.seed}, uniform {self.uniform}"
 
-    def _membership(self, grid: Grid) -> Nodes:
-        """Asks each node once for its rank, or nobody anything."""
+    def _here(self, grid: Grid) -> Mapping[str, Member]:
+        """The nodes that are connected, when they are enough; each is asked once for its rank, or nobody anything."""
         if self._nodes is None or self._nodes.grid is not grid:
             question = ("query.rank", RecordDict()) if self.declared else None
             self._nodes = Nodes(grid, question, _member, self.timeout)
-        return self._nodes
+        self._nodes.wait(self.min_available_nodes, self.timeout)
+        return self._nodes.here()
 
-    def _here(self, grid: Grid) -> Mapping[str, Member]:
-        nodes = self._membership(grid)
-        nodes.refresh()
-        return nodes.here()
-
-    def _with_members(self, state: ServerState, grid: Grid) -> ServerState:
+    def _with_members(self, state: ServerState, here: Mapping[str, Member]) -> ServerState:
         """The state with ranks and scales for nodes that are new; those of the others stay."""
-        here = self._here(grid)
         if not here.keys() - state.ranks.keys():
             return state
         for client, member in here.items():
@@ -293,7 +292,7 @@ class RankStrategy(Strategy):
     def _with_ranks(self, state: ServerState, given: Mapping[str, int]) -> ServerState:
         return with_ranks(state, given, {client: self._scale(rank) for client, rank in given.items()})
 
-    def _scored(self, state: ServerState, grid: Grid, config: ConfigRecord) -> ServerState:
+    def _scored(self, state: ServerState, grid: Grid, here: Mapping[str, Member], config: ConfigRecord) -> ServerState:
         """After the scoring round, where the policy wants one: everybody trains once, and nothing is aggregated."""
         if self.validate is None or not self._policy.scores or len(self._config.levels) < 2:
             return state
@@ -302,7 +301,7 @@ class RankStrategy(Strategy):
             update = self._update(str(reply.metadata.src_node_id), reply)
             loss = self.validate(to_arrays(update.adapter))
             losses[update.client] = loss if math.isfinite(loss) else math.inf
-        return self._with_ranks(state, self._ranks_of(self._here(grid)).assign(state.ranks, losses))
+        return self._with_ranks(state, self._ranks_of(here).assign(state.ranks, losses))
 
     # What travels ----------------------------------------------------------------------------------------------------
 
