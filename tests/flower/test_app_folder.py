@@ -4,17 +4,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from flwr.common.config import flatten_dict
 from typer.testing import CliRunner
 
 from polyrank import config as configuration
 from polyrank.cli import app
 from polyrank.errors import FlowerError
+from polyrank.federation.setup import DEFAULT_CLIENTS
 from polyrank.flower import app_folder
 from polyrank.flower.server import read_settings
 
 
 def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path):
-    """Lists, tables, names and switches; what is as usual is left out."""
+    """Lists, tables, names and switches; all that is set is there, so that a run may change it."""
     config = configuration.load(
         None,
         [
@@ -26,10 +28,12 @@ def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path)
     app_folder.write(tmp_path / "app", config, "runs/here")
     project = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text(encoding="utf-8"))
     found = project["tool"]["flwr"]["app"]["config"]
-    assert all(isinstance(value, bool | float | int | str) for value in found.values())
-    assert not any(key.startswith("training.") for key in found)
-    settings, again = read_settings(found)
-    assert again == config
+    flat = flatten_dict(found)  # as Flower does it
+    assert flat["training.lr"] == config.training.lr
+    assert "data.test" not in flat
+    assert flat["federation.clients"] == DEFAULT_CLIENTS
+    settings, again = read_settings(flat)
+    assert again == configuration.override(config, [f"federation.clients={DEFAULT_CLIENTS}"])
     assert settings.out == "runs/here"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +128,18 @@ def test_a_node_that_comes_back_works_again(configure: Configure, tmp_path: Path
     serve(nodes, more, replace(QUICK, out=str(tmp_path / "run"), min_nodes=5, resume=True))
     assert lines(tmp_path / "run")[2]["clients"] == [f"client-0{i}" for i in (0, 2, 3, 4, 5)]
     assert state(tmp_path / "run").ranks.keys() == {f"client-0{i}" for i in range(6)}
+
+
+def test_progress_is_in_flowers_log(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        serve(grid(), configure("federation.rounds=2"), replace(QUICK, out=str(tmp_path / "run")))
+    assert "6 clients: 4 of rank 2, 2 of rank 4; aggregation replication" in caplog.text
+    found = [record.getMessage() for record in caplog.records if record.getMessage().startswith("[ROUND ")]
+    assert len(found) == 2
+    assert re.fullmatch(
+        r"\[ROUND 2/2\] test accuracy 0\.\d+, test loss \d\.\d+, training loss \d\.\d+, 3 of 3 clients in \d+\.\d s",
+        found[1],
+    )
 
 
 @pytest.mark.parametrize(

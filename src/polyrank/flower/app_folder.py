@@ -8,7 +8,6 @@ from typing import Any
 
 import tomlkit
 
-from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import FlowerError
 from polyrank.federation.setup import DEFAULT_CLIENTS
@@ -18,8 +17,9 @@ from polyrank.site.switches import SWITCHES
 NAME = "polyrank-federation"
 README = """# A federation of PolyRank on Flower
 
-`pyproject.toml` says everything. Under `[tool.flwr.app.config]` the keys with a dot are PolyRank's configuration (lists
-stand in quotes); the others are in PolyRank's docs/flower.md.
+`pyproject.toml` says everything. The sections under `[tool.flwr.app.config]` are PolyRank's configuration, where lists
+and tables stand in quotes; the keys above them are in PolyRank's docs/flower.md. A run can change what stands there,
+`flwr run . --run-config 'federation.rounds=50 ranks.levels="[4, 8]"'`, and nothing else: Flower refuses other keys.
 
 ## On this machine, simulated
 
@@ -68,9 +68,13 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FlowerError(f"{folder} is not empty; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    federation = config.federation
+    if federation.clients is None and config.data.partition != "by-column":  # said, so that a run may change it
+        federation = federation.model_copy(update={"clients": DEFAULT_CLIENTS})
+        config = config.model_copy(update={"federation": federation})
     files = {
         "pyproject.toml": tomlkit.dumps(_project(config, out)),
-        "README.md": README.format(export=_export(), out=out, clients=config.federation.clients or DEFAULT_CLIENTS),
+        "README.md": README.format(export=_export(), out=out, clients=federation.clients or DEFAULT_CLIENTS),
         "LICENSE": LICENSE,
     }
     for name, text in files.items():
@@ -78,19 +82,19 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
     return [folder / name for name in files]
 
 
-def run_config(config: Config) -> dict[str, bool | float | int | str]:
-    """The configuration as Flower's run configuration holds it: flat, and lists and tables as TOML in a string.
+def run_config(config: Config) -> dict[str, dict[str, bool | float | int | str]]:
+    """The configuration as Flower's run configuration holds it: by section, lists and tables as TOML in a string.
 
-    Only what differs from the defaults.
+    All that is set, since Flower lets a run change no key that the app does not name.
     """
-    ours, usual = config.model_dump(), configuration.load().model_dump()
-    flat: dict[str, bool | float | int | str] = {}
-    for section, values in ours.items():
-        for key, value in values.items():
-            if value != usual[section][key] and value is not None:
-                plain = isinstance(value, bool | float | int | str)
-                flat[f"{section}.{key}"] = value if plain else _inline(value)
-    return flat
+    return {
+        section: {
+            key: value if isinstance(value, bool | float | int | str) else _inline(value)
+            for key, value in values.items()
+            if value is not None
+        }
+        for section, values in config.model_dump().items()
+    }
 
 
 def _export() -> str:
@@ -102,7 +106,7 @@ def _export() -> str:
 
 
 def _settings(out: str) -> dict[str, Any]:  # Any: Flower's values
-    """All of them, since Flower lets a run change none that the app does not name."""
+    """All of them, as well."""
     return {name.replace("_", "-"): value for name, value in asdict(Settings(out=out)).items()}
 
 

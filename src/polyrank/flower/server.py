@@ -18,10 +18,11 @@ from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.data import Partition
 from polyrank.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import Listener, Listeners
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.messages import question, read_answer
 from polyrank.flower.nodes import Member, Nodes
+from polyrank.flower.progress import Progress
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
 from polyrank.tasks.classification import Examples
@@ -37,7 +38,6 @@ class Settings:
     """Keys of the run configuration that are no part of the federation's.
 
     Args:
-        config: TOML file; what it says is overridden by keys with a dot, such as ``federation.rounds``.
         out: run folder.
         resume: go on from the run in it.
         min_nodes: nodes to wait for; 0 is as many as the configuration has clients.
@@ -48,7 +48,6 @@ class Settings:
         wire: dtype of tensors on the way.
     """
 
-    config: str = ""
     out: str = "runs/flower"
     resume: bool = False
     min_nodes: int = 0
@@ -82,7 +81,7 @@ def read_settings(run_config: Mapping[str, Any]) -> tuple[Settings, Config]:  # 
     settings = Settings(**own)
     if settings.wire not in WIRE:
         raise ConfigError(f"run configuration: wire is {settings.wire!r}; {did_you_mean(settings.wire, WIRE)}")
-    return settings, configuration.load(settings.config or None, overrides)
+    return settings, configuration.load(None, overrides)
 
 
 def make_server_app(config: Config | None = None, listener: Listener | None = None) -> ServerApp:
@@ -121,7 +120,8 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
     if not settings.resume and (out / "config.toml").exists():
         raise RunFolderError(f"{out.absolute()} holds another run; go on with it by resume=true, or name another out")
     config = configuration.override(config, ["training.workers=1"])
-    return run(config, out, resume=settings.resume, listener=listener, place=place)
+    listeners = Listeners([Progress(), *([listener] if listener else [])])
+    return run(config, out, resume=settings.resume, listener=listeners, place=place)
 
 
 def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Federation:

@@ -168,8 +168,8 @@ class RankStrategy(Strategy):
         self.summary()
         self.state = self._begin(initial_arrays)
         result = Result(arrays=to_arrays(self.state.adapter))
-        if evaluate_fn and self.state.round == 0 and (found := evaluate_fn(0, result.arrays)) is not None:
-            result.evaluate_metrics_serverapp[0] = found
+        if self.state.round == 0:
+            _evaluate(0, evaluate_fn, result)
         if self.state.round == 0:
             here = self._here(grid)
             self.state = self._scored(self._with_members(self.state, here), grid, here, config)
@@ -183,8 +183,7 @@ class RankStrategy(Strategy):
                 result.train_metrics_clientapp[number] = metrics
             if self.saved:
                 checkpoint.save(self.saved, self.state, self._fingerprint())
-            if evaluate_fn and (found := evaluate_fn(number, result.arrays)) is not None:
-                result.evaluate_metrics_serverapp[number] = found
+            _evaluate(number, evaluate_fn, result)
         return result
 
     def configure_train(
@@ -371,6 +370,12 @@ class RankStrategy(Strategy):
         numbers["bytes/up"] = sum(update.adapter.nbytes for update in updates)
         numbers["bytes/down"] = sum(sent.adapter.nbytes for sent in self._sent.values())
         return MetricRecord(numbers)
+
+
+def _evaluate(number: int, evaluate: Evaluate | None, result: Result) -> None:
+    if evaluate and (found := evaluate(number, result.arrays)) is not None:
+        log(INFO, "\t└──> at the server: %s", found)
+        result.evaluate_metrics_serverapp[number] = found
 
 
 def _member(node: int, records: RecordDict) -> Member:
