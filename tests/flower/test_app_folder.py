@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from polyrank.errors import FlowerError
 from polyrank.federation.setup import DEFAULT_CLIENTS
 from polyrank.flower import app_folder
 from polyrank.flower.server import read_settings
+from polyrank.site.switches import SWITCHES
 
 
 def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path):
@@ -45,6 +47,14 @@ def test_the_command_writes_what_flower_builds(tmp_path: Path):
     assert result.exit_code == 0, result.output
     project, _ = load_and_validate(tmp_path / "app" / "pyproject.toml", check_module=True)
     assert project["tool"]["flwr"]["app"]["components"]["serverapp"] == "polyrank.flower:server_app"
+
+
+def test_the_guide_and_the_app_name_the_same_switches(tmp_path: Path):
+    app_folder.write(tmp_path / "app", configuration.load())
+    guide = Path(__file__).parents[2] / "docs" / "flower.md"
+    for page in (guide, tmp_path / "app" / "README.md"):
+        exports = " ".join(re.findall(r"^    export (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        assert dict(part.split("=", 1) for part in exports.split()) == SWITCHES
 
 
 def test_nothing_is_overwritten(tmp_path: Path):
