@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class InProcess(Grid):
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    monkeypatch.setattr(logging.getLogger("flwr"), "disabled", False)  # import-linter's set-up of logging disables it
 
 
 QUICK = Settings(wait=1, timeout=5)
