@@ -35,6 +35,7 @@ def test_a_deployment_gives_what_a_local_run_gives_and_a_killed_node_comes_back(
     same(expected, state(out))
     federation.wait(lambda: running("flwr-clientapp", federation.nodes[2].pid), 60, "the third node did not train")
     federation.processes.kill(federation.nodes[2])
+    federation.wait(lambda: len(lines(out)) == 3, 110, "the third round did not end")
     federation.restart_node(2)
     federation.ended(out)
     found = lines(out)
