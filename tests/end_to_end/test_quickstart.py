@@ -72,13 +72,15 @@ def test_the_adapter_works_in_plain_peft(done: Path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_stopped_run_is_continued_to_the_same_adapter(done: Path, tmp_path: Path, how: signal.Signals):
-    process = subprocess.Popen(
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored,
+    process = subprocess.Popen(  # and a child would ignore it too
         command("run", *SHORT, "--out", "run"),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + SECONDS
     while not (metrics.is_file() and metrics.stat().st_size):
