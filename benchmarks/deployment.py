@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from polyrank.site.certificates import make
 from polyrank.site.switches import SWITCHES
 
@@ -28,6 +30,30 @@ QUIET = {
 """Flower, Ray and transformers offline, and this environment's commands first."""
 
 Process = subprocess.Popen[bytes]
+
+
+def sets(values: Sequence[str]) -> list[str]:
+    """A configuration's values for a command of ours."""
+    return [part for text in values for part in ("--set", text)]
+
+
+def said(command: Sequence[str | Path], environment: dict[str, str], seconds: float = 120) -> str:
+    """What a command says that ends by itself.
+
+    Raises:
+        RuntimeError: it failed; with all that it said.
+    """
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=seconds,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def free_port() -> int:
@@ -131,6 +157,32 @@ class Processes:
         return "\n".join(f"--- {self._logs[one.pid].name}\n{self.said(one)[-3000:]}" for one in self._all)
 
 
+class Simulation:
+    """Commands for Flower's simulation, with a local SuperLink of their own, which is ended with the block.
+
+    Args:
+        folder: where they run, and Flower's home is.
+        before: what stands before each command.
+    """
+
+    def __init__(self, folder: Path, before: Sequence[str] = ()) -> None:
+        self.folder, self.before, self.port = folder, before, free_port()
+        self.environment = {**QUIET, "FLWR_HOME": str(folder / "flower"), "OMP_NUM_THREADS": "1"}
+        self.environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(self.port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.port) in part for part in process.info["cmdline"] or ()) and process.pid != os.getpid():
+                process.send_signal(signal.SIGTERM)
+
+    def __call__(self, *command: str | Path, cwd: Path | None = None) -> str:
+        """What a command says, in the folder or another one."""
+        return said([*self.before, "env", f"--chdir={cwd or self.folder}", *command], self.environment, 300)
+
+
 class Deployment:
     """A SuperLink on loopback and its SuperNodes, over TLS with keys, as docs/deployment.md has them.
 
@@ -140,27 +192,22 @@ class Deployment:
         nodes: how many keys are made.
         durable: whether the SuperLink keeps its state in a file and a SuperExec of its own starts the ServerApp, so
             that a killed SuperLink can be started again.
-        environment: more for all of them.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        processes: Processes,
-        *,
-        nodes: int = 3,
-        durable: bool = False,
-        environment: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, processes: Processes, *, nodes: int = 3, durable: bool = False) -> None:
         self.folder, self.processes, self.port, self.durable = folder, processes, free_port(), durable
         self.tls, home = folder / "tls", folder / "flwr"
         make(self.tls, nodes=nodes)
         home.mkdir()
-        (home / "config.toml").write_text(self.connection("there"), encoding="utf-8")
-        self.environment = {**QUIET, "FLWR_HOME": str(home), "OMP_NUM_THREADS": "1", **(environment or {})}
-        self.secret = folder / "superexec.secret"
-        self.secret.touch(mode=0o600)
-        self.secret.write_text(secrets.token_hex(32), encoding="ascii")
+        (home / "config.toml").write_text(
+            f'[superlink.there]\naddress = "{self.address}"\nroot-certificates = "{self.tls / "ca.crt"}"\n',
+            encoding="utf-8",
+        )
+        self.environment = {**QUIET, "FLWR_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        if durable:
+            self.secret = folder / "superexec.secret"
+            self.secret.touch(mode=0o600)
+            self.secret.write_text(secrets.token_hex(32), encoding="ascii")
         self.start_link()
         if durable:
             self._start("flower-superexec", "--runtime-api-address", self.address, *self._ca(), *self._secret())
@@ -169,10 +216,6 @@ class Deployment:
     def address(self) -> str:
         """Where the SuperLink listens."""
         return f"127.0.0.1:{self.port}"
-
-    def connection(self, name: str) -> str:
-        """The section of Flower's config.toml for this SuperLink."""
-        return f'[superlink.{name}]\naddress = "{self.address}"\nroot-certificates = "{self.tls / "ca.crt"}"\n'
 
     def start_link(self) -> Process:
         """The SuperLink, again after it was killed."""
@@ -199,22 +242,25 @@ class Deployment:
             *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config),
         )
 
+    def site(self, socket: Path, values: Sequence[str]) -> Process:
+        """A site's daemon."""
+        return self._start("polyrank", "site", "--socket", socket, *sets(values))
+
     def online(self) -> int:
         """How many nodes the SuperLink has now."""
         found = json.loads(self.flwr("supernode", "list", "there", "--format", "json"))
         return sum(node["status"] == "online" for node in found["nodes"])
 
-    def init(self, app: Path, out: Path, sets: Sequence[str]) -> Path:
+    def init(self, app: Path, out: Path, values: Sequence[str]) -> Path:
         """An app, by ``polyrank flower init``."""
-        settings = [part for text in sets for part in ("--set", text)]
-        self._call(SCRIPTS / "polyrank", "flower", "init", app, *settings, "--out", out)
+        said([SCRIPTS / "polyrank", "flower", "init", app, *sets(values), "--out", out], self.environment)
         return app
 
     def run(self, app: Path, **settings: str | int | float | bool) -> int:
         """Begin a run of an app; its number."""
         chosen = " ".join(f"{name.replace('_', '-')}={_toml(value)}" for name, value in settings.items())
-        said = self.flwr("run", str(app), "there", "--run-config", chosen, "--format", "json")
-        return int(json.loads(said)["run-id"])
+        begun = self.flwr("run", str(app), "there", "--run-config", chosen, "--format", "json")
+        return int(json.loads(begun)["run-id"])
 
     def status(self, run: int) -> str:
         """How a run is doing, as in ``flwr ls``."""
@@ -223,20 +269,7 @@ class Deployment:
 
     def flwr(self, *arguments: str) -> str:
         """What a command of Flower's says."""
-        return self._call(SCRIPTS / "flwr", *arguments)
-
-    def _call(self, *command: str | Path) -> str:
-        done = subprocess.run(
-            [str(part) for part in command],
-            capture_output=True,
-            text=True,
-            env=os.environ | self.environment,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
-        return done.stdout
+        return said([SCRIPTS / "flwr", *arguments], self.environment)
 
     def _start(self, name: str, *arguments: str | Path) -> Process:
         return self.processes.start(SCRIPTS / name, *arguments, environment=self.environment)

@@ -18,20 +18,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
 import statistics
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.deployment import QUIET, SCRIPTS, Deployment, Processes, free_port, wait
+from benchmarks.deployment import Deployment, Processes, Simulation, sets, wait
 from benchmarks.machine import machine
 from benchmarks.versus_flower import distilbert
+from polyrank.federation.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "flower.json"
@@ -44,49 +40,25 @@ ROUNDS, CLIENTS = 6, 2
 def settings(model: Path, rank: int) -> list[str]:
     """The federation, as for ``--set``."""
     return [
-        *(
-            f'model.name="{model}"',
-            "model.targets=all-linear",
-            "model.head=mean-pool",
-            "data.partition=iid",
-            f"ranks.levels=[{rank}]",
-        ),
-        *("ranks.policy=fixed", f"federation.clients={CLIENTS}", "federation.participation=1.0"),
-        *(
-            f"federation.rounds={ROUNDS}",
-            f"data.limit_train={8 * CLIENTS}",
-            "data.limit_test=20",
-            "training.batch_size=8",
-        ),
+        f'model.name="{model}"',
+        *("model.targets=all-linear", "model.head=mean-pool", "data.partition=iid", "data.limit_test=20"),
+        *("ranks.policy=fixed", f"ranks.levels=[{rank}]", f"data.limit_train={8 * CLIENTS}", "training.batch_size=8"),
+        *(f"federation.clients={CLIENTS}", "federation.participation=1.0", f"federation.rounds={ROUNDS}"),
         *("training.engine=batched", "training.clients_per_pass=1", "training.workers=1", "training.epochs=1"),
         *("training.precision=float32", "training.attention=sdpa", "evaluation.every=1000000"),
         *("evaluation.diagnostics=false", "evaluation.rank_groups=false"),
     ]
 
 
-def simulated(folder: Path, out: Path, sets: Sequence[str]) -> None:
+def simulated(folder: Path, out: Path, values: Sequence[str]) -> None:
     """The run in Flower's simulation."""
-    port = free_port()
-    environment = os.environ | QUIET | {"FLWR_HOME": str(folder / "flwr"), "OMP_NUM_THREADS": "1"}
-    environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(port)
-    chosen = [part for text in sets for part in ("--set", text)]
-    commands: list[list[str]] = [
-        [str(SCRIPTS / "polyrank"), "flower", "init", str(folder / "app"), *chosen, "--out", str(out)],
-        [
-            *(str(SCRIPTS / "flwr"), "run", str(folder / "app"), "--stream", "--federation-config"),
-            f"num-supernodes={CLIENTS} client-resources-num-cpus=1",
-        ],
-    ]
-    try:
-        for command in commands:
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    finally:
-        for process in psutil.process_iter(["cmdline"]):
-            if any(str(port) in part for part in process.info["cmdline"] or ()) and process.pid != os.getpid():
-                process.send_signal(signal.SIGTERM)
+    with Simulation(folder) as call:
+        call("polyrank", "flower", "init", "app", *sets(values), "--out", out)
+        options = f"num-supernodes={CLIENTS} client-resources-num-cpus=1"
+        call("flwr", "run", "app", "--stream", "--federation-config", options)
 
 
-def deployed(folder: Path, out: Path, sets: Sequence[str], *, resident: bool) -> None:
+def deployed(folder: Path, out: Path, values: Sequence[str], *, resident: bool) -> None:
     """The run over real SuperNodes."""
     with Processes(folder / "logs") as processes:
         deployment = Deployment(folder, processes, nodes=CLIENTS)
@@ -94,14 +66,12 @@ def deployed(folder: Path, out: Path, sets: Sequence[str], *, resident: bool) ->
             own = f"partition-id={i}"
             if resident:
                 socket = folder / f"site{i}" / "site.sock"
-                chosen = [part for text in sets for part in ("--set", text)]
-                command = (SCRIPTS / "polyrank", "site", "--socket", socket, *chosen)
-                processes.start(*command, environment=deployment.environment)
+                deployment.site(socket, values)
                 own = f'client="client-{i:02d}" site-socket="{socket}" evaluate=false'
             deployment.register(i)
             deployment.node(i, own)
         wait(lambda: deployment.online() == CLIENTS, 120, "not all nodes were online")
-        deployment.run(deployment.init(folder / "app", out, sets))
+        deployment.run(deployment.init(folder / "app", out, values))
         try:
             wait((out / "summary.json").is_file, 1200, "the run did not end")
         except TimeoutError as error:
@@ -113,12 +83,12 @@ def measure(way: str, megabytes: int, work: Path) -> dict[str, Any]:
     folder = work / f"{way}-{megabytes}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    out, sets = folder / "run", settings(distilbert(work), RANKS[megabytes])
+    out, values = folder / "run", settings(distilbert(work), RANKS[megabytes])
     if way == "simulation":
-        simulated(folder, out, sets)
+        simulated(folder, out, values)
     else:
-        deployed(folder, out, sets, resident=way == "resident")
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        deployed(folder, out, values, resident=way == "resident")
+    lines = RunFolder(out).read_metrics()
     if len(lines) != ROUNDS or any(line["dropped"] for line in lines):
         raise SystemExit(f"{folder}: not all clients were in all rounds: {[line['dropped'] for line in lines]}")
     timed = lines[1:-1]

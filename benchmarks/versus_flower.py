@@ -45,13 +45,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deployment import QUIET
 from benchmarks.flower_job import memory
 from benchmarks.machine import machine
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.federation.run_folder import RunFolder
 from polyrank.quickstart import backbone_path
-from polyrank.site.switches import SWITCHES
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "versus_flower.json"
@@ -246,12 +246,7 @@ def measure(plan: Plan, places: Places) -> dict[str, Any]:
     folder.mkdir(parents=True)
     toml = folder / "job.toml"
     toml.write_text(configuration.dump(config), encoding="utf-8")
-    environment = {
-        **os.environ,
-        **SWITCHES,
-        "HF_HUB_OFFLINE": "1",
-        "FLWR_HOME": str((places.work / "flower").absolute()),
-    }
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str((places.work / "flower").absolute())}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
     log = folder / "log.txt"
     finished = memory.run(_command(plan.way, toml.absolute(), places), environment, log)

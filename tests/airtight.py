@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import ipaddress
 import os
 import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +23,7 @@ PROTOCOLS = {6: "tcp", 17: "udp", 1: "icmp"}
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
+@functools.cache
 def why_not() -> str | None:
     """What this system lacks for it, or None."""
     for tool in ("unshare", "nsenter", "ip"):
@@ -64,9 +65,9 @@ def main() -> None:
         "route add default via 10.77.0.2",
     ):
         subprocess.run(["ip", *line.split()], check=True)
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", delete=False) as names:
-        names.write("nameserver 10.77.0.53\noptions timeout:1 attempts:1\n")
-    subprocess.run(["mount", "--bind", names.name, os.path.realpath("/etc/resolv.conf")], check=True)
+    names = seen.with_name("resolv.conf")
+    names.write_text("nameserver 10.77.0.53\noptions timeout:1 attempts:1\n", encoding="ascii")
+    subprocess.run(["mount", "--bind", names, os.path.realpath("/etc/resolv.conf")], check=True)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     with seen.open("a", encoding="utf-8", buffering=1) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -11,9 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
-from benchmarks.deployment import SCRIPTS, Deployment, Process, Processes, wait
+from benchmarks.deployment import Deployment, Process, Processes, wait
 
 from polyrank.federation import checkpoint
+from polyrank.federation.run_folder import RunFolder
 from polyrank.state import ServerState
 
 RANKS = (20, 5, 2)
@@ -48,9 +48,7 @@ class Federation:
         self.wait(lambda: all(socket.exists() for socket in self.sockets), 60, "the sites did not load")
 
     def start_site(self, i: int) -> Process:
-        sets = [part for text in SMALL for part in ("--set", text)]
-        command = (SCRIPTS / "polyrank", "site", "--socket", self.sockets[i], *sets)
-        return self.processes.start(*command, environment=self.deployment.environment)
+        return self.deployment.site(self.sockets[i], SMALL)
 
     def start_node(self, i: int) -> Process:
         own = f'site-socket="{self.sockets[i]}" evaluate=false' if i < len(self.sockets) else f"partition-id={i}"
@@ -85,8 +83,7 @@ class Federation:
 
 def lines(out: Path) -> list[dict[str, Any]]:
     """Of metrics.jsonl, as far as they have come."""
-    path = out / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return RunFolder(out).read_metrics()
 
 
 def state(out: Path) -> ServerState:

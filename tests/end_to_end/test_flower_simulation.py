@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-import psutil
 import pytest
-from benchmarks.deployment import QUIET, free_port
+from benchmarks.deployment import Simulation, sets
 
 from polyrank.federation import checkpoint
 from tests import airtight
@@ -24,7 +21,7 @@ SMALL = [
 ]
 
 
-class Machine:
+class Machine(Simulation):
     """Runs commands where nothing can leave, if the system has such a place, and says what tried to.
 
     Args:
@@ -33,48 +30,20 @@ class Machine:
         seen: what left, a line each.
     """
 
-    def __init__(self, folder: Path, before: list[str], seen: Path) -> None:
-        self.folder, self.before, self.seen = folder, before, seen
-        self.port = free_port()
-        self.environment = {
-            **{**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower"), "OMP_NUM_THREADS": "1"},
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
-        }
-
-    def __call__(self, *command: str, cwd: Path | None = None) -> str:
-        done = subprocess.run(
-            [*self.before, "env", f"--chdir={cwd or self.folder}", *command],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def __init__(self, folder: Path, before: Sequence[str], seen: Path) -> None:
+        super().__init__(folder, before)
+        self.seen = seen
 
     def left(self) -> list[str]:
         return self.seen.read_text(encoding="utf-8").splitlines() if self.seen.exists() else []
-
-    def end(self) -> None:
-        """The SuperLink that `flwr run` left behind."""
-        for process in psutil.process_iter(["cmdline"]):
-            if any(str(self.port) in part for part in process.info["cmdline"] or ()) and process.pid != os.getpid():
-                process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     seen = tmp_path / "seen"
-    if airtight.why_not():
-        machine = Machine(tmp_path, [], seen)
-        yield machine
-        machine.end()
-        return
-    with airtight.inside(seen) as before:
-        machine = Machine(tmp_path, before, seen)
-        yield machine
-        machine.end()
+    place = nullcontext([]) if airtight.why_not() else airtight.inside(seen)
+    with place as before, Machine(tmp_path, before, seen) as made:
+        yield made
 
 
 @pytest.mark.skipif(airtight.why_not() is not None, reason=str(airtight.why_not()))
@@ -95,9 +64,9 @@ def test_what_leaves_is_seen(machine: Machine):
 def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str):
     """To 1e-5; and neither run, with the switches set, sends anything away, where the system can tell."""
     folder = machine.folder
-    sets = [part for text in (*SMALL, f"aggregation.method={method}") for part in ("--set", text)]
-    machine("polyrank", "run", "--out", "local", *sets)
-    machine("polyrank", "flower", "init", "app", *sets, "--out", str(folder / "simulated"))
+    chosen = sets([*SMALL, f"aggregation.method={method}"])
+    machine("polyrank", "run", "--out", "local", *chosen)
+    machine("polyrank", "flower", "init", "app", *chosen, "--out", folder / "simulated")
     said = machine("flwr", "run", ".", "--stream", "--federation-config", "num-supernodes=4", cwd=folder / "app")
     summary = folder / "simulated" / "summary.json"
     assert summary.is_file(), said

@@ -8,8 +8,9 @@ Needs the extra ``flower``.
 from __future__ import annotations
 
 from polyrank.flower.client import make_client_app
+from polyrank.flower.node_ranks import declare_rank
 from polyrank.flower.server import make_server_app
-from polyrank.flower.strategy import RankStrategy, declare_rank
+from polyrank.flower.strategy import RankStrategy
 
 server_app = make_server_app()
 client_app = make_client_app()

@@ -111,13 +111,14 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
         PolyRankError: too few nodes or replies, or what `polyrank.run` raises (resuming with another configuration is
             such an error). Finished rounds are saved.
     """
+    from polyrank.federation.run_folder import RunFolder
     from polyrank.federation.runner import run
 
     def place(federation: Federation) -> Federation:
         return over_flower(federation, grid, settings)
 
     out = Path(settings.out)
-    if not settings.resume and (out / "config.toml").exists():
+    if not settings.resume and RunFolder(out).exists():
         raise RunFolderError(f"{out.absolute()} holds another run; go on with it by resume=true, or name another out")
     config = configuration.override(config, ["training.workers=1"])
     listeners = Listeners([Progress(), *([listener] if listener else [])])

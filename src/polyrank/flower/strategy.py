@@ -13,37 +13,24 @@ from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from polyrank import aggregation
-from polyrank import ranks as rank_policies
 from polyrank.adapter import Adapter
 from polyrank.aggregation import Download
 from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation import checkpoint
-from polyrank.federation.round import RoundResult, aggregate, check_ranks, cohort, parts_of, read_outs, with_ranks
+from polyrank.federation.round import RoundResult, aggregate, cohort, parts_of, read_outs
+from polyrank.flower.node_ranks import QUESTION, NodeRanks, read_declared
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
 from polyrank.state import ClientUpdate, ServerState
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
-
-
-def declare_rank(app: ClientApp) -> ClientApp:
-    """Let a ClientApp say what rank its node can afford: ``lora-rank`` of the node's configuration."""
-
-    @app.query("rank")
-    def rank(message: Message, context: Context) -> Message:
-        own = context.node_config.get("lora-rank")
-        record = ConfigRecord({} if own is None else {"lora-rank": own})
-        return Message(RecordDict({"rank": record}), reply_to=message)
-
-    return app
 
 
 class RankStrategy(Strategy):
@@ -170,9 +157,10 @@ class RankStrategy(Strategy):
         result = Result(arrays=to_arrays(self.state.adapter))
         if self.state.round == 0:
             _evaluate(0, evaluate_fn, result)
-        if self.state.round == 0:
             here = self._here(grid)
-            self.state = self._scored(self._with_members(self.state, here), grid, here, config)
+            self.state = self._ranks.joined(self.state, here)
+            if self._ranks.scores:
+                self.state = self._ranks.scored(self.state, here, self._losses(self.state, grid, config))
         for number in range(self.state.round + 1, num_rounds + 1):
             log(INFO, "[ROUND %s/%s]", number, num_rounds)
             replies = self._collect(grid, self.configure_train(number, result.arrays, config, grid))
@@ -193,7 +181,7 @@ class RankStrategy(Strategy):
         state = self.state or self._begin(arrays)
         state = replace(state, round=server_round - 1, adapter=read_arrays(arrays, state.adapter))
         here = self._here(grid)
-        self.state = self._with_members(state, here)
+        self.state = self._ranks.joined(state, here)
         clients = cohort(sorted(here), self.fraction_train, self.seed, server_round)
         return self._messages(self.state, clients, config)
 
@@ -238,69 +226,40 @@ class RankStrategy(Strategy):
     def _parts(self, round_number: int) -> aggregation.Parts:
         return parts_of(self.method, round_number, local_head=False)
 
-    # Who takes part, and how wide ------------------------------------------------------------------------------------
+    # Where it begins, and who takes part ----------------------------------------------------------------------------
 
     def _begin(self, arrays: ArrayRecord) -> ServerState:
         """The state before the first round, or what is saved."""
         adapter = from_arrays(arrays)
-        rank = adapter.rank
-        self._config = self.ranks or RanksConfig(policy="fixed", levels=[rank])
-        self._policy = rank_policies.policy(self._config)
-        if self._config.levels[-1] > rank:
-            raise ConfigError(f"ranks.levels has {self._config.levels[-1]}, and the initial arrays have rank {rank}")
+        self._ranks = NodeRanks(self.ranks, adapter.rank, self.method)
         if self.saved and any(self.saved.glob("round-*")):
             state = checkpoint.load(self.saved, self._fingerprint())
             log(INFO, "going on after round %d of %s", state.round, self.saved)
             return state
-        scale = self._scale(rank)
+        scale = self._ranks.scale(adapter.rank)
         modules = {name: replace(factors, scale=scale) for name, factors in adapter.modules.items()}
         return ServerState(0, Adapter(modules, adapter.dense), {}, {}, seed=self.seed)
 
     def _fingerprint(self) -> str:
-        return f"{self.method}, {self._config!r}, seed {self.seed}, uniform {self.uniform}"
+        return f"{self.method}, {self._ranks.config!r}, seed {self.seed}, uniform {self.uniform}"
 
     def _here(self, grid: Grid) -> Mapping[str, Member]:
         """The nodes that are connected, when they are enough; each is asked once for its rank, or nobody anything."""
         if self._nodes is None or self._nodes.grid is not grid:
-            question = ("query.rank", RecordDict()) if self.declared else None
-            self._nodes = Nodes(grid, question, _member, self.timeout)
+            question = (QUESTION, RecordDict()) if self.declared else None
+            self._nodes = Nodes(grid, question, read_declared, self.timeout)
         self._nodes.wait(self.min_available_nodes, self.timeout)
         return self._nodes.here()
 
-    def _with_members(self, state: ServerState, here: Mapping[str, Member]) -> ServerState:
-        """The state with ranks and scales for nodes that are new; those of the others stay."""
-        if not here.keys() - state.ranks.keys():
-            return state
-        for client, member in here.items():
-            if member.rank is not None and member.rank > state.adapter.rank:
-                raise ConfigError(
-                    f"node {client} declares rank {member.rank}; the initial arrays have {state.adapter.rank}"
-                )
-        started = self._ranks_of(here).start(sorted(state.ranks.keys() | here.keys()), {}, self.seed)
-        given = {**started, **state.ranks}
-        check_ranks(self.method, given, state.adapter.rank)
-        return self._with_ranks(state, given)
-
-    def _ranks_of(self, here: Mapping[str, Member]) -> rank_policies.RankPolicy:
-        declared = {client: member.rank for client, member in here.items() if member.rank is not None}
-        return rank_policies.Declared(self._config, inner=self._policy, ranks=declared)
-
-    def _scale(self, rank: int) -> float:
-        return rank_policies.scale_of(rank, self._config)
-
-    def _with_ranks(self, state: ServerState, given: Mapping[str, int]) -> ServerState:
-        return with_ranks(state, given, {client: self._scale(rank) for client, rank in given.items()})
-
-    def _scored(self, state: ServerState, grid: Grid, here: Mapping[str, Member], config: ConfigRecord) -> ServerState:
-        """After the scoring round, where the policy wants one: everybody trains once, and nothing is aggregated."""
-        if self.validate is None or not self._policy.scores or len(self._config.levels) < 2:
-            return state
+    def _losses(self, state: ServerState, grid: Grid, config: ConfigRecord) -> dict[str, float]:
+        """Of the scoring round: everybody trains once, and nothing is aggregated."""
+        assert self.validate is not None  # checked where the strategy was made
         losses = dict.fromkeys(state.ranks, math.inf)
         for reply in self._collect(grid, self._messages(state, sorted(state.ranks), config)):
             update = self._update(str(reply.metadata.src_node_id), reply)
             loss = self.validate(to_arrays(update.adapter))
             losses[update.client] = loss if math.isfinite(loss) else math.inf
-        return self._with_ranks(state, self._ranks_of(here).assign(state.ranks, losses))
+        return losses
 
     # What travels ----------------------------------------------------------------------------------------------------
 
@@ -376,14 +335,3 @@ def _evaluate(number: int, evaluate: Evaluate | None, result: Result) -> None:
     if evaluate and (found := evaluate(number, result.arrays)) is not None:
         log(INFO, "\t└──> at the server: %s", found)
         result.evaluate_metrics_serverapp[number] = found
-
-
-def _member(node: int, records: RecordDict) -> Member:
-    if "rank" not in records.config_records:
-        raise FlowerError("its answer has no record 'rank'; use polyrank.flower.declare_rank(app)")
-    own = records.config_records["rank"].get("lora-rank")
-    if own is None:
-        return Member(node, str(node), None)
-    if not isinstance(own, int) or isinstance(own, bool) or own < 1:
-        raise FlowerError(f"its lora-rank is {own!r}; expected a whole number of 1 or more")
-    return Member(node, str(node), own)
