@@ -1,0 +1,1 @@
+"""Scripts of the makers; no part of the package."""
