@@ -19,6 +19,7 @@ def export(
 ) -> None:
     """Write what a run learned (also an unfinished one) as a PEFT folder of any rank, or as the merged model."""
     from polyrank.federation import checkpoint
+    from polyrank.federation.resuming import check_model
     from polyrank.federation.round import global_model
     from polyrank.federation.run_folder import RunFolder, disk_errors
     from polyrank.hf import peft_folder
@@ -32,6 +33,8 @@ def export(
     state = checkpoint.load(source.checkpoint)
     whole = global_model(state)
     adapter = whole if rank is None else whole.truncated(rank)
+    if merged:
+        check_model(source)
     with disk_errors(folder):
         if merged:
             write_merged(folder, load_base(target.model, target.labels), adapter, target.labels)

@@ -61,12 +61,15 @@ class TextDataset:
 class Split:
     """What is trained on and what is tested on, with the same label names.
 
+    `digests` says what the sources held, before any part was cut off or drawn (see `polyrank.data.digest`).
+
     Raises:
         DataError: the label names differ.
     """
 
     train: TextDataset
     test: TextDataset
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train.label_names != self.test.label_names:

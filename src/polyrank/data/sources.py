@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polyrank.data.dataset import Split, TextDataset
+from polyrank.data.digest import CUT, classes, described
 from polyrank.data.files import looks_like_path, read_file
 from polyrank.data.hub import HubName, choose, read_hub
 from polyrank.data.sampling import stratified
@@ -63,14 +64,19 @@ def load(
     training = examples(train_table, text, label, extra_columns)
     names = tuple(labels) if labels is not None else training.label_names()
     train_set = training.encode(names)
+    digests = {**described("training", training), "classes": classes(names)}
     if test_table is None:
         train_set, test_set = _split(train_set, test_share, seed, train)
+        digests["test texts"] = CUT
     else:
         present = [column for column in extra_columns if column in test_table.columns]
-        test_set = examples(test_table, text, label, present).encode(names)
+        testing = examples(test_table, text, label, present)
+        test_set = testing.encode(names)
+        digests |= described("test", testing)
     return Split(
         train=_limited(train_set, limit_train, seed, "train"),
         test=_limited(test_set, limit_test, seed, "test"),
+        digests=digests,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
 from polyrank.errors import ConfigError
+from polyrank.federation.agreement import Record
 from polyrank.federation.round import check_ranks, cohort, parts_of
 from polyrank.hf.base import load_base, load_tokenizer
+from polyrank.hf.digest import model_digests
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.seeds import numpy_generator
@@ -50,6 +53,7 @@ class Federation:
         policy: who gets which rank.
         plan: how clients are trained, and why.
         clock: where time is booked.
+        digests: what the data and the model held when they were read.
     """
 
     config: Config
@@ -64,6 +68,7 @@ class Federation:
     policy: RankPolicy
     plan: Plan
     clock: Clock
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """End the processes that train clients, where there are any."""
@@ -106,12 +111,22 @@ def global_rank(config: Config) -> int:
     return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
 
 
-def build(config: Config, *, profile: bool = False) -> Federation:
+def digests_of(config: Config) -> dict[str, str]:
+    """What the data and the model of a configuration hold now, as `build` would find it.
+
+    Raises:
+        PolyRankError: the data cannot be read, or the model cannot be found.
+    """
+    return _digests(config, _load_data(config))
+
+
+def build(config: Config, *, profile: bool = False, record: Record | None = None) -> Federation:
     """Read the data, share it out, load the model, and resolve what was ``auto``.
 
     Args:
         config: what to run.
         profile: whether the federation's clock books where the time goes.
+        record: of the run that goes on, where one does: data and model must be what they were.
 
     Raises:
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
@@ -120,6 +135,8 @@ def build(config: Config, *, profile: bool = False) -> Federation:
     policy = ranks.policy(config.ranks)
     seed = config.federation.seed
     split = _load_data(config)
+    if record is not None:  # before anything else that other data could break
+        record.check(_digests(config, split), config, platform.python_version())
     train, validation = split.train, None
     if policy.scores:
         held, rest = data.hold_out(
@@ -171,6 +188,7 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         policy=policy,
         plan=plan,
         clock=clock,
+        digests=_digests(config, split),
     )
 
 
@@ -208,6 +226,10 @@ def _engine(config: Config, resident: ResidentModel, labels: tuple[str, ...], cl
 def device() -> torch.device:
     """Where this machine computes."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _digests(config: Config, split: Split) -> dict[str, str]:
+    return {**split.digests, **model_digests(config.model)}
 
 
 def _load_data(config: Config) -> Split:

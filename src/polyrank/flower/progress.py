@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from logging import INFO
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from flwr.common import log
 
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.federation.setup import Federation
@@ -47,3 +47,7 @@ class Progress(Listener):
             ", ".join([*shown, clients]),
             metrics["seconds"],
         )
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        for line in summary.get(NOT_TRACKED, ()):
+            log(WARNING, "not tracked: %s", line)

@@ -35,6 +35,15 @@ def notices(groups: Groups) -> list[str]:
             if dropped := sum(len(line.get("dropped") or ()) for line in run.lines):
                 counted = "update of a client was" if dropped == 1 else "updates of clients were"
                 said.append(f"{name}, seed {run.seed}: {dropped} {counted} left out; they are listed below.")
+    everyone = [run for runs in groups.values() for run in runs]
+    if len(everyone) > 1 and any(run.digests is None for run in everyone):
+        said.append(
+            "Some runs are of an earlier PolyRank, which did not keep what their data and model held: that these are "
+            "the same in all runs is not known."
+        )
+    schedules = [_evaluated_until(run, min(other.rounds[-1] for other in everyone)) for run in everyone]
+    if any(schedule != schedules[0] for schedule in schedules):
+        said.append("The runs were not evaluated in the same rounds, so means over rounds are of different rounds.")
     single = [name for name, runs in groups.items() if len(runs) == 1]
     if single:
         who = "Every method" if len(single) == len(groups) > 1 else listed(single)
@@ -47,6 +56,11 @@ def notices(groups: Groups) -> list[str]:
             "rounds."
         )
     return said
+
+
+def _evaluated_until(run: Run, last: int) -> list[int]:
+    """The evaluated rounds up to one that every run has reached; a run's own last round is no part of its schedule."""
+    return [number for number in run.rounds if number < last]
 
 
 def reached(values: Sequence[int | None], words: Sequence[str]) -> str | None:
