@@ -82,8 +82,14 @@ def test_a_cohort_is_sorted_without_repeats_and_of_the_size_asked_for(
     drawn = cohort(names, participation, seed, number)
     assert list(drawn) == sorted(set(drawn))
     assert set(drawn) <= set(names)
-    assert len(drawn) == max(1, round(participation * clients))
+    assert len(drawn) == max(1, math.floor(participation * clients + 0.5))
     assert drawn == cohort(names[::-1], participation, seed, number)
+
+
+@pytest.mark.parametrize(("clients", "share", "size"), [(25, 0.1, 3), (35, 0.1, 4), (5, 0.5, 3), (100, 0.145, 15)])
+def test_the_size_of_a_cohort_is_rounded_half_up(clients: int, share: float, size: int):
+    """2.5, 3.5, 2.5 and 14.5 of them; to the even neighbour, as Python rounds, the first and third were 2."""
+    assert len(cohort([f"client-{i:03d}" for i in range(clients)], share, 0, 1)) == size
 
 
 def test_a_cohort_has_at_least_one_client_and_at_most_all():

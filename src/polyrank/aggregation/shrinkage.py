@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,6 +12,7 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate, Method, Partial, method
 from polyrank.aggregation.updates import DenseMean, check_update, dump_sums, restore_sums, taken
 from polyrank.errors import AdapterError
+from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
 
 
@@ -191,7 +193,8 @@ class _Owners:
         return Factors(a, b, before.scale)
 
     def _towards(self, before: Tensor, mean: Tensor, apart: Tensor, min_owners: int) -> Tensor:
-        change = mean - before.double()
+        sums = (mean * self.weight[:, None]).to(wide(before.dtype))  # an overflow of other methods is one here too
+        change = mean.masked_fill(~torch.isfinite(sums), math.inf) - before.double()
         size = change.square().mean(dim=1)
         several = self.count > 1
         freedom = self.pairs[several].sum()

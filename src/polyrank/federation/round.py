@@ -13,13 +13,17 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Accumulator, Download, Method, Parts
 from polyrank.errors import ConfigError
 from polyrank.seeds import numpy_generator
+from polyrank.shares import part_of
 from polyrank.state import ClientUpdate, ServerState
 
 
 def cohort(clients: Sequence[str], participation: float, seed: int, round_number: int) -> tuple[str, ...]:
-    """The clients of a round: drawn without replacement from (seed, round) alone, sorted by name; at least one."""
+    """The clients of a round: drawn without replacement from (seed, round) alone, sorted by name.
+
+    So many as the share says, rounded half up, and at least one.
+    """
     names = sorted(clients)
-    size = max(1, round(participation * len(names)))
+    size = max(1, part_of(len(names), participation))
     drawn = numpy_generator(seed, "cohort", round_number).choice(len(names), size=size, replace=False)
     return tuple(names[i] for i in sorted(drawn))
 
