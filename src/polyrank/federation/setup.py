@@ -106,6 +106,12 @@ def global_rank(config: Config) -> int:
     return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
 
 
+def first_ranks(config: Config, policy: RankPolicy, partition: Partition) -> dict[str, int]:
+    """The ranks of the first round; of a policy that scores, those that it gives in this number to whom it does."""
+    start = policy.start(sorted(partition.examples), partition.groups, config.federation.seed)
+    return policy.assign(start, {}) if policy.scores else start
+
+
 def build(config: Config, *, profile: bool = False) -> Federation:
     """Read the data, share it out, load the model, and resolve what was ``auto``.
 
@@ -119,17 +125,10 @@ def build(config: Config, *, profile: bool = False) -> Federation:
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     policy = ranks.policy(config.ranks)
     seed = config.federation.seed
-    split = _load_data(config)
-    train, validation = split.train, None
-    if policy.scores:
-        held, rest = data.hold_out(
-            train, config.ranks.validation_per_label, numpy_generator(seed, "data", "validation")
-        )
-        train, validation = train.subset(rest), train.subset(held)
-    partition = _partition(train, config)
-    clients = sorted(partition.examples)
-    start = policy.start(clients, partition.groups, seed)
-    check_ranks(method, policy.assign(start, {}) if policy.scores else start, global_rank(config))
+    split = load_data(config)
+    train, validation = held_out(split.train, config, policy)
+    partition = share_out(train, config)
+    check_ranks(method, first_ranks(config, policy, partition), global_rank(config))
     if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
         raise ConfigError(
             f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
@@ -210,7 +209,8 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load_data(config: Config) -> Split:
+def load_data(config: Config) -> Split:
+    """Training and test data of a configuration."""
     options = config.data
     return data.load(
         options.train,
@@ -226,7 +226,17 @@ def _load_data(config: Config) -> Split:
     )
 
 
-def _partition(train: TextDataset, config: Config) -> Partition:
+def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
+    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
+    if not policy.scores:
+        return train, None
+    generator = numpy_generator(config.federation.seed, "data", "validation")
+    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
+    return train.subset(rest), train.subset(held)
+
+
+def share_out(train: TextDataset, config: Config) -> Partition:
+    """Who holds what of the training data."""
     options = config.data
     clients = config.federation.clients
     if clients is None and options.partition != "by-column":
