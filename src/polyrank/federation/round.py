@@ -242,16 +242,21 @@ def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str
 
 
 def global_model(state: ServerState) -> Adapter:
-    """The adapter and the base change beside it as one adapter at the adapter's scale: ranks add up."""
-    if state.base_change is None:
-        return state.adapter
-    modules = dict(state.adapter.modules)
-    for name, change in state.base_change.modules.items():
+    """The adapter and the base change beside it as one adapter."""
+    return joined(state.adapter, state.base_change)
+
+
+def joined(adapter: Adapter, base_change: Adapter | None) -> Adapter:
+    """An adapter and a base change as one adapter at the adapter's scale: ranks add up."""
+    if base_change is None:
+        return adapter
+    modules = dict(adapter.modules)
+    for name, change in base_change.modules.items():
         factors = modules[name]
         b = (change.b * (change.scale / factors.scale)).to(factors.b.dtype)
         a = torch.cat([factors.a, change.a.to(factors.a.dtype)])
         modules[name] = Factors(a, torch.cat([factors.b, b], dim=1), factors.scale)
-    return Adapter(modules, state.adapter.dense)
+    return Adapter(modules, adapter.dense)
 
 
 def mean_base_change(
