@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,16 @@ BOB = ClientUpdate("bob", line(6.0, 8.0, head=22.0), 1.0)
 
 
 NAMES = [f"client-{i:02d}" for i in range(10)]
+
+
+def test_a_frozen_b_is_the_same_for_all_whatever_their_scales():
+    """rolora at scales 1 and 3: in round 5 B is trained, and bob's is a third of the server's; in round 6 it is not."""
+    state = replace(SERVER, scales={"ann": 1.0, "bob": 3.0, "eve": 1.0})
+    odd = read_out(state, "bob", build("rolora")).adapter.modules["m"]
+    even = read_out(replace(state, round=5), "bob", build("rolora")).adapter.modules["m"]
+    assert (odd.scale, even.scale) == (3.0, 1.0)
+    assert torch.equal(even.b, SERVER.adapter.modules["m"].b)
+    torch.testing.assert_close(odd.delta(), even.delta())
 
 
 @settings(max_examples=60, deadline=None)

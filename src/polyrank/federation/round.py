@@ -54,8 +54,14 @@ def parts_of(method: Method, round_number: int, *, local_head: bool) -> Parts:
 
 
 def read_out(state: ServerState, client: str, method: Method) -> Download:
-    """What the server knows of the client's start: the method's read-out at its rank, under its own scale."""
+    """What the server knows of the client's start: the method's read-out at its rank, under its own scale.
+
+    Where B is frozen the scale changes nothing, neither the product nor A's gradient: it is the server's, so that all
+    have the very same B.
+    """
     download = method.read_out(state, state.ranks[client])
+    if "b" not in method.parts(state.round + 1).trains:
+        return Download(Adapter(download.adapter.modules, state.adapter.dense), download.base_change)
     scale = state.scales[client]
     modules = {name: factors.rescaled(scale) for name, factors in download.adapter.modules.items()}
     return Download(Adapter(modules, state.adapter.dense), download.base_change)
