@@ -39,6 +39,12 @@ def test_a_share_is_cut_by_label_and_by_seed(tmp_path):
     assert first.test.texts == again.test.texts != other.test.texts
 
 
+def test_a_share_of_rows_is_rounded_half_up(tmp_path):
+    """A tenth of 25 rows is 2.5, so 3."""
+    split = load(write(tmp_path / "x.csv", ["a"] * 13 + ["b"] * 12), test_share=0.1)
+    assert (len(split.train), len(split.test)) == (22, 3)
+
+
 def test_a_label_with_one_row_stays_in_training(tmp_path):
     split = load(write(tmp_path / "x.csv", ["a"] * 5 + ["b"]), test_share=0.9)
     assert split.train.label_counts().tolist() == [1, 1]

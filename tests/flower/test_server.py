@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, Message
 
 import polyrank
@@ -75,6 +76,25 @@ def test_half_the_bytes(configure: Configure, tmp_path: Path, wire: str, bound: 
     assert 0 < apart(state(tmp_path / "local").adapter, state(tmp_path / "flower").adapter) < bound
     message = next(m for m in nodes.sent if m.metadata.message_type == "train")
     assert {a.numpy().dtype.itemsize for a in message.content.array_records[ADAPTER].values()} == {2}
+
+
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
+def test_the_server_multiplies_by_the_frozen_factor_that_the_nodes_have(
+    configure: Configure, tmp_path: Path, wire: str
+):
+    """ffa's A, as it is in the server's state after a round and in the messages to the nodes, to the last bit."""
+    nodes = grid()
+    config = configure("aggregation.method=ffa", "federation.participation=1.0", "federation.rounds=2")
+    serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), wire=wire))
+    after = dict(state(tmp_path / "run").adapter.tensors())
+    message = [m for m in nodes.sent if m.metadata.message_type == "train"][-1]
+    sent = message.content.array_records[ADAPTER]
+    frozen = [name for name in sent if name.endswith(".a")]
+    assert frozen
+    for name in frozen:
+        values = torch.from_numpy(sent[name].numpy().copy())
+        values = values.view(torch.bfloat16).float() if wire == "bfloat16" else values
+        assert torch.equal(after[name][: len(values)], values)
 
 
 def test_too_few_replies_stop_the_run_and_it_goes_on_later(configure: Configure, tmp_path: Path):

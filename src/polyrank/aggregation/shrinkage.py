@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate, Method, Partial, method
-from polyrank.aggregation.row_mean import RowMean, Rows
-from polyrank.aggregation.updates import part, taken, together
+from polyrank.aggregation.updates import DenseMean, check_update, dump_sums, restore_sums, taken
+from polyrank.errors import AdapterError
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
 
@@ -29,9 +30,10 @@ class Shrinkage(Method):
 
     ``C_j`` is the mean square of the owners' mean change of row j, ``N_j = v sum_k w_k^2 / W(j)^2`` the part of it that
     is the owners' noise, with ``v`` the variance between owners, pooled over the rows of a factor that have two owners
-    or more. So a row of one owner moves less than one of many, but further where its change is large beside what
-    clients differ by: `tempered` with the exponent chosen by the data. The form is the positive-part estimator of James
-    and Stein (1961); using it here, and taking one ``v`` for all rows of a factor, is ours; no paper.
+    or more, whether they may move or not. So a row of one owner moves less than one of many, but further where its
+    change is large beside what clients differ by: `tempered` with the exponent chosen by the data. The form is the
+    positive-part estimator of James and Stein (1961); using it here, and taking one ``v`` for all rows of a factor, is
+    ours; no paper.
 
     Args:
         min_owners: a row with fewer owners keeps its previous value.
@@ -45,16 +47,13 @@ class Shrinkage(Method):
 
 
 class ShrunkMean:
-    """Sums of the rows, of the squares of their changes, and of the squared weights: three adapters, at most."""
+    """What is known of every row of every module once the clients are in: an adapter in float64."""
 
     def __init__(self, server: ServerState, min_owners: int) -> None:
-        self._before = server.adapter
-        zeros = server.adapter.map(lambda tensor: torch.zeros_like(tensor, dtype=torch.float64))
-        empty = ServerState(0, Adapter(zeros.modules, {}), {}, {})
-        exact = replace(server, adapter=server.adapter.map(lambda tensor: tensor.to(wide(tensor.dtype))))
-        self._means = RowMean(exact, Rows.owners_mean, min_owners=min_owners)  # not rounded before it is compared
-        self._squares = RowMean(empty, Rows.owners_mean)
-        self._weights = {n: torch.zeros(3, f.rank, dtype=torch.float64) for n, f in server.adapter.modules.items()}
+        self._before, self._base_change = server.adapter, server.base_change
+        self._min_owners = min_owners
+        self._modules = {name: _Owners.none(factors) for name, factors in server.adapter.modules.items()}
+        self._dense = DenseMean(server.adapter)
 
     def add(self, update: ClientUpdate) -> None:
         """Fold one update in.
@@ -62,73 +61,144 @@ class ShrunkMean:
         Raises:
             AdapterError: as `polyrank.aggregation.updates.check_update`; nothing has been added then.
         """
-        self._means.add(update)
+        check_update(update, self._before)
         if update.weight == 0:
             return
-        changes = {name: self._squared(name, factors) for name, factors in update.adapter.modules.items()}
-        self._squares.add(ClientUpdate(update.client, Adapter(changes, {}), update.weight))
-        for name, factors in changes.items():
-            own = torch.tensor([update.weight, update.weight**2, 1.0], dtype=torch.float64)
-            self._weights[name][:, : factors.rank] += own[:, None]
-
-    def _squared(self, name: str, factors: Factors) -> Factors:
-        """The squares of a client's change of each entry, at the global scale."""
-        before = self._before.modules[name].prefix(factors.rank)
-        own = Factors(factors.a.double(), factors.b.double(), factors.scale).rescaled(before.scale)
-        a, b = own.a - before.a.double(), own.b - before.b.double()
-        return Factors(a.square(), b.square(), before.scale)
+        for name, factors in update.adapter.modules.items():
+            exact = factors.map(Tensor.double).rescaled(self._before.modules[name].scale)
+            self._modules[name].merge(_Owners.one(exact, update.weight))
+        self._dense.add(update, update.weight)
 
     def merge(self, other: ShrunkMean) -> None:
         """Fold in what another accumulator of the same round has seen."""
-        self._means.merge(other._means)
-        self._squares.merge(other._squares)
-        for name in self._weights:
-            self._weights[name] += other._weights[name]
+        for name, owners in self._modules.items():
+            owners.merge(other._modules[name].present())
+        self._dense.merge(other._dense)
 
     def dump(self) -> Partial:
-        """See `polyrank.aggregation.method.Portable`."""
-        weights = Partial({}, self._weights)
-        return together({"means": self._means.dump(), "squares": self._squares.dump(), "weights": weights})
+        """See `polyrank.aggregation.method.Portable`; the rows that somebody owns."""
+        present = {name: owners.present() for name, owners in self._modules.items()}
+        return dump_sums({name: owners.dump() for name, owners in present.items() if owners.rank}, self._dense)
 
     def restore(self, partial: Partial) -> None:
         """As `polyrank.aggregation.method.Portable`."""
-        self._means.restore(part(partial, "means"))
-        self._squares.restore(part(partial, "squares"))
-        for name, weights in self._weights.items():
-            weights += taken(part(partial, "weights"), name, weights.shape, weights.dtype)  # noqa: PLW2901  # in place
+
+        def module(name: str, own: Partial) -> None:
+            self._modules[name].merge(_Owners.restored(own, self._before.modules[name]))
+
+        restore_sums(partial, self._modules, module, self._dense)
 
     def finish(self) -> Aggregate:
         """The new global adapter."""
-        result, squares = self._means.finish(), self._squares.finish().adapter
         modules = {
-            name: self._shrunk(self._before.modules[name], mean, squares.modules[name], self._weights[name])
-            for name, mean in result.adapter.modules.items()
+            name: owners.shrunk(self._before.modules[name], self._min_owners) for name, owners in self._modules.items()
         }
-        dense = {name: t.to(self._before.dense[name].dtype) for name, t in result.adapter.dense.items()}
-        return Aggregate(Adapter(modules, dense), result.base_change)
-
-    @staticmethod
-    def _shrunk(before: Factors, mean: Factors, squares: Factors, weights: Tensor) -> Factors:
-        a = _towards(before.a, mean.a, squares.a, weights)
-        b = _towards(before.b.T, mean.b.T, squares.b.T, weights).T.contiguous()
-        return Factors(a, b, before.scale)
+        return Aggregate(Adapter(modules, self._dense.finish()), self._base_change)
 
 
-def _towards(before: Tensor, mean: Tensor, squares: Tensor, weights: Tensor) -> Tensor:
-    """The rows of one factor.
+@dataclass(frozen=True, eq=False)
+class _Owners:
+    """The owners of every rank index of one module: their mean, and how far they are apart; in float64.
+
+    What is kept are shares of the weight and deviations from the mean, merged by the formulas of Chan, Golub and
+    LeVeque (1979). With plain sums, ``1 - sum of squared shares`` and ``mean of squares - square of the mean`` are
+    nothing but rounding where one weight dwarfs the rest.
 
     Args:
-        before: ``(R, d)``.
-        mean: the owners' mean.
-        squares: the owners' mean of the squares of their changes.
-        weights: ``sum_k w_k``, ``sum_k w_k^2`` and the number of the owners, ``(3, R)``.
+        a: the mean of A, ``(R, d_in)``.
+        b: the mean of B, ``(d_out, R)``.
+        weight: ``W(j)``, ``(R,)``.
+        count: how many owners, ``(R,)``.
+        squares: ``S_j``, the sum of the squared shares, ``(R,)``.
+        pairs: ``1 - S_j``, the sum over all pairs of the product of their shares, ``(R,)``.
+        apart: weighted mean square of the owners' deviations from their mean, of A and of B, ``(2, R)``.
     """
-    total, squared, owners = weights
-    change = mean.double() - before.double()
-    size = change.square().mean(dim=1)
-    share = torch.where(total > 0, squared / total.clamp(min=torch.finfo(torch.float64).tiny).square(), 1.0)
-    several = owners > 1
-    between = (squares.mean(dim=1) - size).clamp(min=0)[several].sum()  # v (1 - share) in each of these rows
-    variance = between / (1 - share[several]).sum() if several.any() else torch.zeros((), dtype=torch.float64)
-    theta = torch.where(size > 0, 1 - variance * share / size, 0.0).clamp(min=0)
-    return (before.double() + theta[:, None] * change).to(before.dtype)
+
+    a: Tensor
+    b: Tensor
+    weight: Tensor
+    count: Tensor
+    squares: Tensor
+    pairs: Tensor
+    apart: Tensor
+
+    @classmethod
+    def none(cls, like: Factors) -> _Owners:
+        """Nobody owns any of these rank indices."""
+        zeros = like.map(lambda tensor: torch.zeros_like(tensor, dtype=torch.float64))
+        rows = torch.zeros(6, like.rank, dtype=torch.float64)
+        return cls(zeros.a, zeros.b, rows[0], rows[1], rows[2], rows[3], rows[4:])
+
+    @classmethod
+    def one(cls, factors: Factors, weight: float) -> _Owners:
+        """A single client owns all of them."""
+        one = torch.ones(factors.rank, dtype=torch.float64)
+        return cls(factors.a, factors.b, weight * one, one, one, 0 * one, 0 * torch.stack([one, one]))
+
+    @property
+    def rank(self) -> int:
+        """How many rank indices there are."""
+        return self.a.shape[0]
+
+    def first(self, rank: int) -> _Owners:
+        """Those of the first rank indices (views)."""
+        rows = (self.weight[:rank], self.count[:rank], self.squares[:rank], self.pairs[:rank], self.apart[:, :rank])
+        return _Owners(self.a[:rank], self.b[:, :rank], *rows)
+
+    def present(self) -> _Owners:
+        """Those of the rank indices that somebody owns; who owns one owns all before it."""
+        return self.first(int(self.count.count_nonzero()))
+
+    def merge(self, other: _Owners) -> None:
+        """Take in other owners of the first rank indices, at least one of each; in place."""
+        mine = self.first(other.rank)
+        total = mine.weight + other.weight
+        p, q = mine.weight / total, other.weight / total
+        gap = Factors(other.a - mine.a, other.b - mine.b)
+        between = torch.stack([gap.a.square().mean(dim=1), gap.b.square().mean(dim=0)])
+        mine.apart.mul_(p).add_(q * other.apart).add_(p * q * between)
+        mine.squares.mul_(p * p).add_(q * q * other.squares)
+        mine.pairs.mul_(p * p).add_(q * q * other.pairs).add_(2 * p * q)
+        mine.a.add_(q[:, None] * gap.a)
+        mine.b.add_(q * gap.b)
+        mine.count.add_(other.count)
+        mine.weight.copy_(total)
+
+    def dump(self) -> Partial:
+        """See `polyrank.aggregation.method.Portable`."""
+        return Partial({"rank": self.rank}, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def restored(cls, partial: Partial, like: Factors) -> _Owners:
+        """What `dump` made.
+
+        Raises:
+            AdapterError: it is not of such owners.
+        """
+        rank = partial.about.get("rank")
+        if not isinstance(rank, int) or not 0 <= rank <= like.rank:
+            raise AdapterError(f"the sums have the rank {rank!r}; expected 0 to {like.rank}")
+        shapes: dict[str, tuple[int, ...]] = {field.name: (rank,) for field in fields(cls)}
+        shapes |= {"a": (rank, like.d_in), "b": (like.d_out, rank), "apart": (2, rank)}
+        found = cls(**{name: taken(partial, name, shape, torch.float64) for name, shape in shapes.items()})
+        rows = (found.weight, found.count - 1, found.squares, found.pairs, found.apart)
+        if any(bool((row < 0).any()) for row in rows) or not bool(found.weight.all()):
+            raise AdapterError("the sums have rows of negative weight, or without an owner; expected neither")
+        return found
+
+    def shrunk(self, before: Factors, min_owners: int) -> Factors:
+        """The new factors: every row as far from its previous value towards the owners' mean as they agree."""
+        a = self._towards(before.a, self.a, self.apart[0], min_owners)
+        b = self._towards(before.b.T, self.b.T, self.apart[1], min_owners).T.contiguous()
+        return Factors(a, b, before.scale)
+
+    def _towards(self, before: Tensor, mean: Tensor, apart: Tensor, min_owners: int) -> Tensor:
+        sums = (mean * self.weight[:, None]).to(wide(before.dtype))  # an overflow of other methods is one here too
+        change = mean.masked_fill(~torch.isfinite(sums), math.inf) - before.double()
+        size = change.square().mean(dim=1)
+        several = self.count > 1
+        freedom = self.pairs[several].sum()
+        variance = apart[several].sum() / freedom if freedom > 0 else torch.zeros_like(freedom)
+        moves = (size > 0) & (self.count >= max(min_owners, 1))
+        theta = torch.where(moves, 1 - variance * self.squares / size, 0.0).clamp(min=0)
+        return (before.double() + theta[:, None] * change).to(before.dtype)

@@ -60,7 +60,7 @@ class DataConfig(Section):
     alpha: float = Field(default=0.1, gt=0)
     """Concentration of the Dirichlet draws; small is skewed."""
     balanced_share: Share = 0.1
-    """quality-groups: share of clients whose labels are near balanced."""
+    """quality-groups: share of clients whose labels are near balanced, rounded half up; at least one is."""
     balanced_alpha: float = Field(default=100.0, gt=0)
     """quality-groups: concentration for the balanced clients."""
     labels_per_client: Count = 1
@@ -79,7 +79,7 @@ class FederationConfig(Section):
     clients: Count | None = None
     """Number of clients; by default 100, or one per value of ``data.column``."""
     participation: Share = 0.1
-    """Share of the clients that take part in a round; at least one does."""
+    """Share of the clients that take part in a round, rounded half up; at least one does."""
     rounds: Count = 25
     seed: int = 0
     head: Literal["mean", "local"] = "mean"

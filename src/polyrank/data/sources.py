@@ -12,6 +12,7 @@ from polyrank.data.sampling import stratified
 from polyrank.data.tables import Table, examples
 from polyrank.errors import ConfigError, DataError
 from polyrank.seeds import numpy_generator
+from polyrank.shares import part_of
 
 EMBEDDED = "stdlib-docs"
 
@@ -138,7 +139,7 @@ def _embedded(part: int) -> Table:
 
 
 def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[TextDataset, TextDataset]:
-    size = max(round(len(dataset) * share), 1)
+    size = max(part_of(len(dataset), share), 1)
     test = stratified(dataset.labels, size, numpy_generator(seed, "data", "test split"), keep=1)
     if len(test) == 0:
         raise DataError(

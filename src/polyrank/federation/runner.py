@@ -17,6 +17,7 @@ from polyrank.federation.evaluation import rank_groups
 from polyrank.federation.job import job
 from polyrank.federation.listener import Listener, Listeners
 from polyrank.federation.metrics import round_metrics, summarise
+from polyrank.federation.models import stay_with_clients
 from polyrank.federation.resuming import check_same, lines_until
 from polyrank.federation.round import (
     RoundResult,
@@ -129,6 +130,7 @@ class Runner:
             "head_modules": list(self.federation.resident.base.head_modules),
             "digests": dict(self.federation.digests),
             "wire": self.federation.engine.wire,
+            "stay_with_clients": list(stay_with_clients(self.federation.config)),
             **about_this_machine(),
         }
         self.folder.write_json("run", about)
@@ -237,10 +239,17 @@ class Runner:
 
     def _finish(self, state: ServerState, heads: tuple[str, ...]) -> None:
         federation = self.federation
-        if keeps := sorted(federation.parts(max(state.round, 1)).keeps):
-            log.warning("%s of every client stays with it; adapter/ holds what is shared", " and ".join(keeps))
+        stay = stay_with_clients(federation.config)
+        if stay:
+            log.warning(
+                "each client keeps its own %s; adapter/ holds what is shared, export --client NAME writes a client's",
+                " and ".join(stay),
+            )
         with disk_errors(self.folder.adapter):
-            peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
+            if stay:
+                peft_folder.write_shared(self.folder.adapter, global_model(state), stay)
+            else:
+                peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
         summary = summarise(self.folder.read_metrics(), self.folder.read_json("clients"), federation)
         if federation.config.evaluation.rank_groups:
             groups = rank_groups(federation, state, heads)

@@ -117,7 +117,13 @@ def digests_of(config: Config) -> dict[str, str]:
     Raises:
         PolyRankError: the data cannot be read, or the model cannot be found.
     """
-    return _digests(config, _load_data(config))
+    return _digests(config, load_data(config))
+
+
+def first_ranks(config: Config, policy: RankPolicy, partition: Partition) -> dict[str, int]:
+    """The ranks of the first round; of a policy that scores, those that it gives in this number to whom it does."""
+    start = policy.start(sorted(partition.examples), partition.groups, config.federation.seed)
+    return policy.assign(start, {}) if policy.scores else start
 
 
 def build(config: Config, *, profile: bool = False, record: Record | None = None) -> Federation:
@@ -134,19 +140,12 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     policy = ranks.policy(config.ranks)
     seed = config.federation.seed
-    split = _load_data(config)
+    split = load_data(config)
     if record is not None:  # before anything else that other data could break
         record.check(_digests(config, split), config, platform.python_version())
-    train, validation = split.train, None
-    if policy.scores:
-        held, rest = data.hold_out(
-            train, config.ranks.validation_per_label, numpy_generator(seed, "data", "validation")
-        )
-        train, validation = train.subset(rest), train.subset(held)
-    partition = _partition(train, config)
-    clients = sorted(partition.examples)
-    start = policy.start(clients, partition.groups, seed)
-    check_ranks(method, policy.assign(start, {}) if policy.scores else start, global_rank(config))
+    train, validation = held_out(split.train, config, policy)
+    partition = share_out(train, config)
+    check_ranks(method, first_ranks(config, policy, partition), global_rank(config))
     if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
         raise ConfigError(
             f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
@@ -232,7 +231,8 @@ def _digests(config: Config, split: Split) -> dict[str, str]:
     return {**split.digests, **model_digests(config.model)}
 
 
-def _load_data(config: Config) -> Split:
+def load_data(config: Config) -> Split:
+    """Training and test data of a configuration."""
     options = config.data
     return data.load(
         options.train,
@@ -248,7 +248,17 @@ def _load_data(config: Config) -> Split:
     )
 
 
-def _partition(train: TextDataset, config: Config) -> Partition:
+def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
+    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
+    if not policy.scores:
+        return train, None
+    generator = numpy_generator(config.federation.seed, "data", "validation")
+    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
+    return train.subset(rest), train.subset(held)
+
+
+def share_out(train: TextDataset, config: Config) -> Partition:
+    """Who holds what of the training data."""
     options = config.data
     clients = config.federation.clients
     if clients is None and options.partition != "by-column":

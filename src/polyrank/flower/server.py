@@ -15,6 +15,7 @@ from flwr.common import log as flower_log
 from flwr.serverapp import Grid, ServerApp
 
 from polyrank import config as configuration
+from polyrank.aggregation.as_sent import AsSent
 from polyrank.config import Config
 from polyrank.data import Partition
 from polyrank.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
@@ -183,6 +184,7 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
         examples={client: ours.get(client) or _unseen(member) for client, member in members.items()},
         partition=federation.partition if not strangers else Partition({}, {}),
         engine=engine,
+        method=AsSent(federation.method, WIRE[settings.wire]),
         policy=Declared(federation.config.ranks, inner=federation.policy, ranks=declared),
     )
 

@@ -270,7 +270,8 @@ class RankStrategy(Strategy):
             about = ConfigRecord(dict(config))
             about["server-round"] = state.round + 1
             about["trains"] = ",".join(sorted(self._parts(state.round + 1).trains))
-            about["lora-rank"], about["lora-scale"] = state.ranks[client], state.scales[client]
+            factors = next(iter(sent.adapter.modules.values()))
+            about["lora-rank"], about["lora-scale"] = state.ranks[client], factors.scale
             content = RecordDict({self.arrayrecord_key: to_arrays(sent.adapter), self.configrecord_key: about})
             made.append(Message(content, int(client), "train", ttl=self.timeout))
         return made

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polyrank.adapter import Factors
 from polyrank.errors import AdapterError
+from polyrank.hf.shared import what_is_missing
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
@@ -220,7 +221,8 @@ def read_settings(folder: Path, allowed: Collection[str] = ()) -> dict[str, Any]
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AdapterError(f"{folder} is no adapter folder: it has no {SETTINGS}") from None
+        reason = what_is_missing(folder) or f"{folder} is no adapter folder: it has no {SETTINGS}"
+        raise AdapterError(reason) from None
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from None
     if not isinstance(settings, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from polyrank import config as configuration
 from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError
+from polyrank.hf import shared
 from polyrank.hf.adapter_file import PREFIX, SETTINGS, WEIGHTS, AdapterFile, read_settings
 from polyrank.hf.base import BaseModel, load_base
 
-OURS = "polyrank.json"
+OURS = shared.OURS
 """What PEFT has no field for: the labels, and the model section with the head. PEFT ignores this file."""
 
 
@@ -41,13 +43,7 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
     what ``AutoModelForSequenceClassification.from_pretrained`` returns).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, factors in adapter.modules.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.a.contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.b.contiguous()
-    for name, tensor in adapter.dense.items():
-        tensors[PREFIX + name] = tensor.contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(_tensors(adapter), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / SETTINGS).write_text(json.dumps(_settings(adapter, target), indent=2) + "\n", encoding="utf-8")
     ours = {
         "model": target.model.model_dump(mode="json"),
@@ -55,6 +51,35 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
         "head_modules": list(target.head_modules),
     }
     (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+
+
+def write_shared(folder: Path, adapter: Adapter, stay: Sequence[str]) -> None:
+    """Write the part of an adapter that clients share, in a folder that nothing takes for an adapter.
+
+    Args:
+        folder: as in `write`.
+        adapter: of the server.
+        stay: the parts that stay with the clients, ``"B"`` and ``"head"``; they are left out.
+    """
+    tensors = _tensors(adapter)
+    shared.write_shared(
+        folder,
+        {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not ("B" in stay and name.endswith(".lora_B.weight"))
+            and not ("head" in stay and name.removeprefix(PREFIX) in adapter.dense)
+        },
+        stay,
+    )
+
+
+def _tensors(adapter: Adapter) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, factors in adapter.modules.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.a.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.b.contiguous()
+    return tensors | {PREFIX + name: tensor.contiguous() for name, tensor in adapter.dense.items()}
 
 
 def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
@@ -125,9 +150,11 @@ def read_target(folder: Path) -> Target:
     """What an adapter that PolyRank wrote belongs to.
 
     Raises:
-        AdapterError: ``polyrank.json`` is missing or damaged.
+        AdapterError: ``polyrank.json`` is missing or damaged, or the folder holds but what clients share.
     """
     path = folder / OURS
+    if reason := shared.what_is_missing(folder):
+        raise AdapterError(reason)
     try:
         ours = json.loads(path.read_text(encoding="utf-8"))
         model = configuration.parse({"model": ours["model"]}, str(path)).model

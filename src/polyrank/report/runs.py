@@ -182,22 +182,32 @@ def names(configs: Sequence[Config], *, sources: bool = True) -> list[str]:
 
     ``sources``: whether the places of data and model may tell runs apart; not where they are known to hold the same.
     """
-    plans = {tuple(config.ranks.levels) for config in configs}
+    plans = {_plan(config) for config in configs}
     several = sum(len(plan) > 1 for plan in plans) > 1
     flat = [_flat(config) for config in configs]
     places = () if sources else {f"{section}.{key}" for section, keys in SOURCES.items() for key in keys}
-    telling = [key for key in flat[0] if key not in places and len({repr(own.get(key)) for own in flat}) > 1]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    telling = [key for key in keys if key not in places and _tells(key, flat)]
     found = []
     for config, values in zip(configs, flat, strict=True):
-        levels = config.ranks.levels
+        plan = _plan(config)
         parts = [method_name(config)]
-        if len(levels) == 1 and len(plans) > 1:
-            parts.append(f"rank {levels[0]}")
-        elif len(levels) > 1 and several:
-            parts.append(f"ranks {'/'.join(map(str, levels))}")
-        parts += [f"{key.rpartition('.')[2]}={values.get(key)}" for key in telling]
+        if len(plan) == 1 and len(plans) > 1:
+            parts.append(f"rank {plan[0]}")
+        elif len(plan) > 1 and several:
+            parts.append(f"ranks {'/'.join(map(str, plan))}")
+        parts += [f"{key.rpartition('.')[2]}={values[key]}" for key in telling if key in values]
         found.append(", ".join(parts))
     return found
+
+
+def _plan(config: Config) -> tuple[int, ...]:
+    """The ranks that clients may have; a single one where all have the same."""
+    return tuple(sorted({*config.ranks.levels, *config.ranks.by_name.values()}))
+
+
+def _tells(key: str, flat: Sequence[Mapping[str, Any]]) -> bool:  # Any: JSON values
+    return len({repr(values[key]) for values in flat if key in values}) > 1
 
 
 def method_name(config: Config) -> str:
@@ -210,6 +220,8 @@ def _flat(config: Config) -> dict[str, Any]:
     """``section.key`` -> value of all that tells runs apart, but for the method and the sizes of the ranks."""
     values = config.model_dump(mode="json", exclude=_ALIKE)
     del values["aggregation"]["method"], values["aggregation"]["options"]
-    for key in ("levels", "shares", "counts"):
-        del values["ranks"][key]
+    del values["ranks"]["levels"]
+    if len(_plan(config)) == 1:  # who has which rank is no question, whatever was written
+        for key in ("shares", "counts", "by_name"):
+            del values["ranks"][key]
     return {f"{section}.{key}": value for section, table in values.items() for key, value in table.items()}
