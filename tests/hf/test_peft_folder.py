@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
 from polyrank.hf import peft_folder
+from polyrank.hf.adapter_patterns import alpha_of
 from polyrank.hf.files import quiet
 from polyrank.hf.peft_folder import OURS, SETTINGS, WEIGHTS, Target
 from polyrank.hf.resident import ResidentModel
@@ -118,7 +119,7 @@ def test_cut_and_narrow_adapters_are_read_back(checkpoint: Checkpoints, tmp_path
 
 def round_trip(scale: float, rank: int) -> tuple[float, float]:
     """Alpha and the scale that comes back."""
-    alpha = peft_folder._alpha(Factors(torch.ones(rank, 1), torch.ones(1, rank), scale))
+    alpha = alpha_of(Factors(torch.ones(rank, 1), torch.ones(1, rank), scale))
     return alpha, alpha / rank
 
 

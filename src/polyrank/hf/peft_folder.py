@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polyrank import config as configuration
-from polyrank.adapter import Adapter, Factors
+from polyrank.adapter import Adapter
 from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import PREFIX, SETTINGS, WEIGHTS, AdapterFile, read_settings
+from polyrank.hf.adapter_file import WEIGHTS, AdapterFile
+from polyrank.hf.adapter_names import PREFIX
+from polyrank.hf.adapter_patterns import rank_settings
+from polyrank.hf.adapter_settings import OURS, SETTINGS
 from polyrank.hf.base import BaseModel, load_base
-
-OURS = "polyrank.json"
-"""What PEFT has no field for: the labels, and the model section with the head. PEFT ignores this file."""
+from polyrank.hf.tying import ties
 
 
 @dataclass(frozen=True)
@@ -75,33 +74,6 @@ def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
     }
 
 
-def rank_settings(adapter: Adapter) -> dict[str, Any]:
-    """``r``, ``lora_alpha`` and what differs from them, so that PEFT computes every module's rank and scale."""
-    ranks = {name: factors.rank for name, factors in adapter.modules.items()}
-    alphas = {name: _alpha(factors) for name, factors in adapter.modules.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    endings = {name[i + 1 :] for name in ranks for i, letter in enumerate(name) if letter == "."}
-
-    def key(name: str) -> str:
-        return f"^{name}" if name in endings else name  # PEFT's patterns match endings: "fc" would take "mlp.fc" too
-
-    return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {key(name): r for name, r in ranks.items() if r != rank},
-        "alpha_pattern": {key(name): a for name, a in alphas.items() if a != alpha},
-        "use_rslora": False,
-    }
-
-
-def _alpha(factors: Factors) -> float:
-    """The alpha that, divided by the rank, gives the scale back: to the last bit, where there is such a number."""
-    near = factors.scale * factors.rank
-    candidates = (round(near, 9), near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
-    return next((alpha for alpha in candidates if alpha / factors.rank == factors.scale), near)
-
-
 def read(folder: Path) -> Adapter:
     """Read an adapter folder of PEFT's LoRA, ours or anybody's.
 
@@ -112,12 +84,18 @@ def read(folder: Path) -> Adapter:
         AdapterError: a file is missing or damaged, the adapter is no plain LoRA of linear layers, or config and tensors
             disagree.
     """
-    read_settings(folder)
     with AdapterFile(folder) as file:
+        if (bias := file.settings.get("bias") or "none") != "none":
+            raise AdapterError(f"{folder}: the adapter trains biases of the base (bias is {bias}); expected plain LoRA")
+        if file.settings.get("lora_bias"):
+            raise AdapterError(f"{folder}: the adapter has lora_bias; expected plain LoRA")
+        if ties(file):
+            raise AdapterError(f"{folder}: the adapter ties layers (ensure_weight_tying); expected plain LoRA")
         for name, layer in file.layers.items():
-            if layer.kind != "linear" or layer.bias:
-                what = "a LoRA bias" if layer.bias else f"LoRA of the kind {layer.kind}"
-                raise AdapterError(f"{folder}: {name} has {what}; expected plain LoRA of a linear layer")
+            if layer.kind != "linear":
+                raise AdapterError(
+                    f"{folder}: {name} has LoRA of the kind {layer.kind}; expected plain LoRA of a linear layer"
+                )
         return Adapter({n: file.factors(n) for n in file.layers}, {n: file.tensor(n) for n in file.dense})
 
 
@@ -129,7 +107,7 @@ def read_target(folder: Path) -> Target:
     """
     path = folder / OURS
     try:
-        ours = json.loads(path.read_text(encoding="utf-8"))
+        ours = json.loads(path.read_bytes())
         model = configuration.parse({"model": ours["model"]}, str(path)).model
         return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]))
     except FileNotFoundError:
