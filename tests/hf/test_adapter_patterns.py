@@ -47,6 +47,12 @@ def test_rank_and_scale_as_peft_reads_them(settings: dict[str, Any], rank: int, 
     assert rank_and_scale(Path("a"), settings, {"layer.0.query"}) == (rank, scale)
 
 
+@pytest.mark.parametrize("alpha", [None, "4", True, float("inf"), 10**400])
+def test_an_alpha_without_sense(alpha: Any):
+    with pytest.raises(AdapterError, match=r"lora_alpha .* for fc; expected numbers"):
+        rank_and_scale(Path("a"), {"r": 2, "lora_alpha": alpha}, {"fc"})
+
+
 def test_a_pattern_that_tells_a_wrapped_name_from_the_plain_one_is_refused():
     """PEFT trained ``_orig_mod.fc`` by its own name, which ``^fc`` does not match."""
     names = {"fc", "_orig_mod.fc"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import peft
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_fields import FIELDS, LEAVES_THE_BASE
+from polyrank.hf.adapter_patterns import rank_and_scale, targeted
 from polyrank.hf.adapter_settings import SETTINGS, read_settings
 
 ON: dict[str, Any] = {
@@ -130,6 +134,7 @@ def test_whole_numbers_with_a_point(tmp_path: Path):
         (b"", "it is no JSON from line 1"),
         (b'{"r": "\xff"}', "its text is broken at byte 7"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"r": ' + b"9" * 5000 + b"}", "digits"),
     ],
 )
 def test_no_json_is_told_in_our_own_words(tmp_path: Path, content: bytes, said: str):
@@ -162,3 +167,25 @@ def test_values_of_another_kind(tmp_path: Path, settings: dict[str, Any], said: 
         message = refused(tmp_path)
         assert said in message
         assert len(message) < 300 + len(str(tmp_path))
+
+
+TEXT = st.text("aq.*(+^{9}", max_size=5)
+VALUE = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.just(10**400)
+JSON = VALUE | st.lists(VALUE, max_size=3) | st.dictionaries(TEXT, VALUE, max_size=3)
+
+
+@given(st.dictionaries(st.sampled_from([*FIELDS, "newer"]), JSON))
+def test_whatever_the_settings_hold_only_adapter_errors_are_raised(tmp_path_factory: Any, settings: dict[str, Any]):
+    folder = tmp_path_factory.mktemp("any")
+    put(folder, **{**settings, "peft_type": "LORA"})
+    with contextlib.suppress(AdapterError):
+        read = read_settings(folder)
+        rank_and_scale(folder, read, {"layers.0.query", "_orig_mod.layers.0.query"})
+        targeted(folder, read, "layers.0.query")
+
+
+@given(st.binary(max_size=60))
+def test_whatever_bytes_the_file_holds_only_adapter_errors_are_raised(tmp_path_factory: Any, content: bytes):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / SETTINGS).write_bytes(content)
+    refused(folder)

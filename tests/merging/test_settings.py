@@ -133,3 +133,20 @@ def test_the_mapping_of_classes_is_kept_where_all_agree(tmp_path: Path):
     assert written["auto_mapping"] == {"base_model_class": "Gated", "parent_library": "here"}
     edit(tmp_path / "b", auto_mapping={"base_model_class": "Other", "parent_library": "there"})
     assert merge([tmp_path / "a", tmp_path / "b"]).settings["auto_mapping"] is None
+
+
+def test_lora_inside_of_a_module_that_another_trains_whole_is_refused(tmp_path: Path):
+    """PEFT would not load the LoRA of ``block.fc_0``; the tensors alone do not show it where the whole one is bare."""
+    saved(gated(), tmp_path / "a", 1, r=2, target_modules=["fc.0", "block.fc_0"])
+    saved(gated(), tmp_path / "b", 2, r=2, target_modules=["fc.0"], modules_to_save=["head"])
+    edit(tmp_path / "b", modules_to_save=["head", "block"])
+    with pytest.raises(AdapterError, match=r"block\.fc_0 is trained by LoRA in one adapter, and lies in a module"):
+        merge([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("settings", [{"alpha_pattern": {"(" * 5000: 1}}, {"rank_pattern": {"a{99999999999999}": 1}}])
+def test_what_is_no_pattern_is_told(tmp_path: Path, settings: dict[str, Any]):
+    saved(gated(), tmp_path / "a", 1, r=2, target_modules=["fc.0"])
+    edit(tmp_path / "a", **settings)
+    with pytest.raises(AdapterError, match="is no regular expression"):
+        merge([tmp_path / "a"])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 
 from polyrank.aggregation import METHODS
@@ -101,6 +103,38 @@ def test_vocabularies_of_other_sizes(tmp_path: Path, settings: dict[str, list[st
     with pytest.raises(AdapterError, match=r"11.*13.*rows are tokens, and the vocabularies differ") as error:
         merge([tmp_path / "11", tmp_path / "13"])
     assert "label" not in str(error.value)
+
+
+def with_tokens(folder: Path, *added: str) -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "cat": 1, "dog": 2}, unk_token="[UNK]"))
+    tokenizer.add_tokens(list(added))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"target_modules": ["fc"], "modules_to_save": ["embed_tokens"]}, {"target_modules": ["fc", "embed_tokens"]}],
+    ids=["saved", "LoRA"],
+)
+def test_vocabularies_of_one_size_and_other_tokens(tmp_path: Path, settings: dict[str, list[str]]):
+    """Both users added two tokens, which got the numbers 3 and 4; an order of their own is not the same vocabulary."""
+    for name in "abc":
+        saved(Words(5), tmp_path / name, 1, r=2, **settings)
+    with_tokens(tmp_path / "a", "<tool>", "<end>")
+    with_tokens(tmp_path / "b", "<end>", "<tool>")
+    with_tokens(tmp_path / "c", "<tool>")
+    with pytest.raises(AdapterError, match=r"token \d is '<(tool|end)>' in one, '<(tool|end)>' in the other"):
+        merge([tmp_path / "a", tmp_path / "b"])
+    merge([tmp_path / "a", tmp_path / "c"])
+    (tmp_path / "b/tokenizer.json").write_text("{")
+    merge([tmp_path / "a", tmp_path / "b"])
+
+
+def test_other_tokens_do_not_matter_where_no_embedding_is_trained(tmp_path: Path):
+    for name, token in (("a", "<tool>"), ("b", "<end>")):
+        saved(Words(4), tmp_path / name, 1, r=2, target_modules=["fc"])
+        with_tokens(tmp_path / name, token)
+    merge([tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize(

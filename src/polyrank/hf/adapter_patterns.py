@@ -14,6 +14,9 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_settings import SETTINGS, Settings, is_number, shown
 
+NO_PATTERN = (re.error, OverflowError, RecursionError)
+"""What ``re`` raises for a text that it cannot compile."""
+
 
 def rank_and_scale(folder: Path, settings: Settings, spellings: Collection[str]) -> tuple[int, float]:
     """What the settings say of one module: its rank, and alpha / rank or alpha / sqrt(rank).
@@ -41,7 +44,7 @@ def rank_and_scale(folder: Path, settings: Settings, spellings: Collection[str])
 def _rank_and_scale(folder: Path, settings: Settings, name: str) -> tuple[int, float]:
     rank = _pattern(folder, settings, "rank_pattern", name, settings.get("r", 8))
     alpha = _pattern(folder, settings, "alpha_pattern", name, settings.get("lora_alpha", 8))
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1 or not is_number(alpha):
+    if not (isinstance(rank, int) and is_number(rank) and rank > 0 and is_number(alpha)):
         raise AdapterError(
             f"{folder / SETTINGS}: r is {shown(rank)} and lora_alpha {shown(alpha)} for {name}; expected numbers "
             "above 0"
@@ -57,12 +60,14 @@ def _pattern(folder: Path, settings: Settings, which: str, name: str, default: A
 
     try:
         return patterns.get(get_pattern_key(list(patterns), name), default)
-    except re.error as error:
+    except NO_PATTERN as error:
         raise AdapterError(f"{folder / SETTINGS}: a name in {which} is no regular expression: {error}") from None
 
 
 def targeted(folder: Path, settings: Settings, name: str) -> bool:
-    """Whether PEFT gives the module LoRA: by target modules, without the excluded, in the layers that are named.
+    """Whether PEFT gives the module LoRA: by target modules, in the layers that are named, if it is not left out.
+
+    Left out are the excluded modules, and those that are saved whole, with what lies in them.
 
     Raises:
         AdapterError: a setting is no regular expression.
@@ -76,7 +81,7 @@ def targeted(folder: Path, settings: Settings, name: str) -> bool:
         return True
     try:
         found = check_target_module_exists(SimpleNamespace(**given, target_parameters=None), name)
-    except re.error as error:
+    except NO_PATTERN as error:
         raise AdapterError(f"{folder / SETTINGS}: the target modules hold no regular expression: {error}") from None
     return bool(found) and not isinstance(found, _ExcludedModule)
 

@@ -66,6 +66,8 @@ def json_of(path: Path) -> Any:  # Any: JSON values
         problem = f"it is no JSON from line {error.lineno}, column {error.colno} on"
     except UnicodeDecodeError as error:
         problem = f"its text is broken at byte {error.start}; expected UTF-8"
+    except ValueError as error:  # a whole number of thousands of digits
+        problem = str(error)
     except RecursionError:
         problem = "it is nested too deeply"
     except OSError as error:
@@ -155,4 +157,9 @@ def _check_fate(folder: Path, key: str, value: Any, settings: Settings) -> None:
 
 def is_number(value: object) -> bool:
     """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False

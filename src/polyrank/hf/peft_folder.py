@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_file import WEIGHTS, AdapterFile
 from polyrank.hf.adapter_names import PREFIX
-from polyrank.hf.adapter_patterns import rank_settings
+from polyrank.hf.adapter_patterns import exact_targets, rank_settings
 from polyrank.hf.adapter_settings import OURS, SETTINGS
 from polyrank.hf.base import BaseModel, load_base
 from polyrank.hf.tying import ties
@@ -59,13 +60,15 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
 def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
     # under SEQ_CLS PEFT wraps `classifier` and `score` whole, which must not hold another saved module
     plain = target.model.head == "model" and not any("." in name for name in target.head_modules)
+    targets = target.model.targets
+    by_pattern = isinstance(targets, str) and not re.fullmatch(r"[\w-]+", targets)  # a list would match endings, too
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
         **rank_settings(adapter),
-        "target_modules": sorted(adapter.modules),
+        "target_modules": exact_targets(adapter.modules) if by_pattern else sorted(adapter.modules),
         "modules_to_save": list(target.head_modules) or None,
         "lora_dropout": target.model.dropout,
         "bias": "none",

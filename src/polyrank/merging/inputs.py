@@ -14,6 +14,7 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_file import AdapterFile
 from polyrank.hf.tying import check_tying
+from polyrank.hf.vocabulary import check_tokens
 from polyrank.lowrank import wide
 from polyrank.merging.checks import (
     Module,
@@ -159,6 +160,8 @@ def opened(
         dense = plan_dense(files, modules)
         lora_bias = has_lora_bias(files, modules)
         check_common(files)
+        check_tokens(files)
+        tied = check_tying(files)
         shares = [share for _, _, share in counted]
         yield Inputs(
             files,
@@ -167,7 +170,7 @@ def opened(
             dense,
             lora_bias,
             warn_of_lacking(files, modules, dense),
-            check_tying(files),
+            tied,
         )
 
 

@@ -21,7 +21,7 @@ from polyrank.hf.tying import transposed
 from polyrank.merging.checks import Module
 from polyrank.merging.inputs import Inputs, opened
 from polyrank.merging.result import Loss, Merged
-from polyrank.merging.settings import settings_of
+from polyrank.merging.settings import check_loads, settings_of
 from polyrank.state import ServerState
 
 DEFAULT = "flexlora"
@@ -84,13 +84,15 @@ def merge(
         for name, embedding in inputs.tied.items():
             modules[name], losses[name] = transposed(modules[embedding]), losses[embedding]
         files = list(inputs.files.values())
+        settings = settings_of(files, modules, lora_bias=inputs.lora_bias, whole=not inputs.lacking)
+        check_loads(settings, [name for name in modules if name not in inputs.tied])
         return Merged(
             Adapter(modules, _dense(inputs, modules, DTYPES[dtype] if dtype else None)),
             chosen.info.name,
             losses,
             inputs.modules,
             inputs.lacking,
-            settings_of(files, modules, lora_bias=inputs.lora_bias, whole=not inputs.lacking),
+            settings,
             _common_target(files),
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+from polyrank.errors import AdapterError
 from polyrank.hf.adapter_file import AdapterFile
-from polyrank.hf.adapter_patterns import exact_targets, same_value
+from polyrank.hf.adapter_patterns import exact_targets, same_value, targeted
 from polyrank.hf.adapter_settings import Settings
 from polyrank.hf.tying import ties
 
@@ -47,6 +49,20 @@ def settings_of(
         **({"ensure_weight_tying": True} if any(ties(file) for file in files) else {}),
         **_where(files, modules, whole=whole),
     }
+
+
+def check_loads(settings: Settings, modules: Iterable[str]) -> None:
+    """PEFT gives every module LoRA under these settings.
+
+    Raises:
+        AdapterError: a module lies in one that another adapter trains whole, which PEFT does not allow.
+    """
+    for name in modules:
+        if not targeted(Path("the merged adapter"), settings, name):
+            raise AdapterError(
+                f"{name} is trained by LoRA in one adapter, and lies in a module that another trains whole "
+                f"({', '.join(settings.get('modules_to_save') or ())}); PEFT loads no adapter that has both"
+            )
 
 
 def _where(files: Sequence[AdapterFile], modules: Iterable[str], *, whole: bool) -> dict[str, Any]:
