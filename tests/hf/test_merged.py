@@ -60,6 +60,17 @@ def test_square_transposed_weights(checkpoint: Checkpoints):
     torch.testing.assert_close(logits(base.model, inputs), logits(model.model, inputs), rtol=1e-4, atol=1e-4)
 
 
+def test_a_weight_that_two_layers_share_is_left_alone(checkpoint: Checkpoints):
+    """The delta of one would change the other as well, without a word."""
+    _, adapter, base = adapted(checkpoint, "bert", head="model", targets=["query"])
+    first, second = (base.model.get_submodule(f"bert.encoder.layer.{i}.attention.self.query") for i in (0, 1))
+    second.weight = first.weight
+    before = first.weight.clone()
+    with pytest.raises(AdapterError, match=r"its bert\.\S+0\.\S+query shares its weight with bert\.\S+1\.\S+query"):
+        merge_into(base, adapter)
+    assert torch.equal(first.weight, before)
+
+
 def test_an_adapter_that_does_not_fit_changes_nothing(checkpoint: Checkpoints):
     _, good, base = adapted(checkpoint, "bert", head="model")
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}

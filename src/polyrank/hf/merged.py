@@ -25,16 +25,20 @@ def merge_into(base: BaseModel, adapter: Adapter) -> None:
     """Add every delta into the base's own weights, and set the head; in place.
 
     Raises:
-        AdapterError: the adapter names a linear layer or tensor that the model lacks, or one of another shape;
-            nothing is changed.
+        AdapterError: the adapter names a linear layer or tensor that the model lacks, one of another shape, or one
+            whose weight another layer shares, which would change too; nothing is changed.
     """
     layers = {name: layer for name, layer in base.model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     parameters = dict(base.model.named_parameters())
+    everywhere = list(base.model.named_parameters(remove_duplicate=False))
     deltas: dict[str, Tensor] = {}
     for name, factors in adapter.modules.items():
         delta = factors.delta()
         deltas[f"{name}.weight"] = delta.T if isinstance(layers.get(name), Conv1D) else delta
     problems = [f"it lacks {name}" for name in sorted({*adapter.modules} - layers.keys())]
+    for name in sorted({*adapter.modules} & layers.keys()):
+        shared = [each for each, own in everywhere if own is layers[name].weight and each != f"{name}.weight"]
+        problems += [f"its {name} shares its weight with {each.removesuffix('.weight')}" for each in shared]
     for name, tensor in {**deltas, **adapter.dense}.items():
         found = parameters.get(name)
         if found is None and name in adapter.dense:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 OURS = "polyrank.json"
+"""What PEFT has no field for: the labels, and the model section with the head. PEFT ignores this file."""
 STAY = "stay_with_clients"
 """Key of ``polyrank.json``."""
 
@@ -34,7 +35,7 @@ def write_shared(folder: Path, tensors: Mapping[str, Tensor], stay: Sequence[str
 def what_is_missing(folder: Path) -> str | None:
     """Why a folder that `write_shared` wrote is no adapter, and what to do; None for any other folder."""
     try:
-        stay = json.loads((folder / OURS).read_text(encoding="utf-8"))[STAY]
+        stay = json.loads((folder / OURS).read_bytes())[STAY]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return (

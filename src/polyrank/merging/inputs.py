@@ -13,9 +13,12 @@ from torch import Tensor
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_file import AdapterFile
+from polyrank.hf.tying import check_tying
+from polyrank.hf.vocabulary import check_tokens
 from polyrank.lowrank import wide
 from polyrank.merging.checks import (
     Module,
+    check_common,
     check_settings,
     checked_weights,
     has_lora_bias,
@@ -23,6 +26,7 @@ from polyrank.merging.checks import (
     plan_modules,
     unique,
     warn_of_lacking,
+    with_common_names,
 )
 from polyrank.state import ClientUpdate
 
@@ -66,6 +70,7 @@ class Inputs:
         dense: names of the tensors that are whole, and the widest dtype of each.
         lora_bias: whether any adapter has biases beside its B.
         lacking: adapter -> the modules and tensors that others have.
+        tied: module -> the embedding whose factors it has, transposed; it isn't merged but follows.
     """
 
     files: Mapping[str, AdapterFile]
@@ -74,6 +79,7 @@ class Inputs:
     dense: Mapping[str, torch.dtype]
     lora_bias: bool
     lacking: Mapping[str, tuple[str, ...]]
+    tied: Mapping[str, str]
 
     def updates(self, modules: Sequence[str]) -> Iterator[ClientUpdate]:
         """Some modules of every adapter, as a method takes them; values are read when they are used."""
@@ -149,17 +155,22 @@ def opened(
             ((path, file, share) for path, file, share in found if share > 0), key=lambda each: str(each[0])
         )
         names = [unique(str(path), i, [str(path) for path, _, _ in counted]) for i, (path, _, _) in enumerate(counted)]
-        files = dict(zip(names, (file for _, file, _ in counted), strict=True))
+        files = with_common_names(dict(zip(names, (file for _, file, _ in counted), strict=True)))
         modules = plan_modules(files)
         dense = plan_dense(files, modules)
+        lora_bias = has_lora_bias(files, modules)
+        check_common(files)
+        check_tokens(files)
+        tied = check_tying(files)
         shares = [share for _, _, share in counted]
         yield Inputs(
             files,
             dict(zip(names, shares, strict=True)),
             modules,
             dense,
-            has_lora_bias(files, modules),
+            lora_bias,
             warn_of_lacking(files, modules, dense),
+            tied,
         )
 
 
