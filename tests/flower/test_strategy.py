@@ -272,9 +272,9 @@ def test_what_cannot_be_is_refused_at_once(given: dict[str, Any], reason: str):
 
 def test_what_does_not_fit_is_refused_before_training():
     nodes = grid({11: 8, 12: 2})
-    with pytest.raises(ConfigError, match="node 11 declares rank 8; the initial arrays have 4"):
+    with pytest.raises(FlowerError, match="node 11: it declares rank 8; the initial arrays have 4"):
         start(RankStrategy(), nodes)
-    with pytest.raises(ConfigError, match="equal ranks"):
+    with pytest.raises(FlowerError, match="node 12: it declares rank 2; fedavg needs clients of equal ranks, 4"):
         start(RankStrategy("fedavg"), grid())
     with pytest.raises(ConfigError, match=r"ranks.levels has 8"):
         start(RankStrategy(ranks=RanksConfig(policy="fixed", levels=[8])), grid())

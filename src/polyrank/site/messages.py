@@ -182,7 +182,8 @@ def error_reply(error: Exception, what: str) -> Frame:
     """What went wrong, to be raised again on the other side: as it was if a user can mend it, else as a `SiteError`."""
     if isinstance(error, PolyRankError):
         return {"error": {"kind": type(error).__name__, "message": str(error)}}, b""
-    message = f"the site failed at {what}: {type(error).__name__}: {error} (its log has the traceback; it goes on)"
+    # not its text: it may quote the site's data, and who asked may pass it on
+    message = f"the site failed at {what}: {type(error).__name__} (its log has the traceback; it goes on)"
     return {"error": {"kind": "SiteError", "message": message}}, b""
 
 
