@@ -95,7 +95,7 @@ LIARS = {
     "another client's place": (lying(place=1), "another node is 'client-01' already"),
     "a place too far": (lying(place=10**18), "serves 1 clients, and 0"),
     "more examples than anybody": (lying(clients=[{"examples": 10**9, "labels": [10**9, 0]}]), "at most 10000000"),
-    "other data": (lying(clients=[{"examples": 3, "labels": [2, 0]}]), "other data than the server's"),
+    "other data": (lying(clients=[{"examples": 3, "labels": [2, 1]}]), "other data than the server's"),
     "labels of its own": (lying(clients=[{"examples": 3, "labels": [1, 1, 1]}]), "counts 3 labels, the server has 2"),
     "data of its own": (
         lying(client="stranger", place=None),
