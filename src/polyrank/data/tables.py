@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import DataError, did_you_mean
+from polyrank.errors import DataError, LabelError, did_you_mean
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # "01" is not one: it must not become the label 1
 _SHOWN = 5
@@ -78,10 +78,12 @@ class Examples:
         index = {name: i for i, name in enumerate(names)}
         unknown = [label for label in self.labels if label not in index]
         if unknown:
-            raise DataError(
+            raise LabelError(
                 f"{len(unknown)} row(s) of {self.where} have labels that are none of the classes: "
                 f"{_some(sorted(set(unknown)))}; classes: {_some(names)}. The classes are those of the training data, "
-                "or data.labels: remove these rows, or name all classes there"
+                "or data.labels: remove these rows, or name all classes there",
+                known=len(index.keys() & set(self.labels)),
+                unknown=len(set(unknown)),
             )
         labels = np.array([index[label] for label in self.labels], dtype=np.int64)
         return TextDataset(self.texts, labels, names, self.columns)

@@ -81,8 +81,7 @@ class Federation:
 
     def label_counts(self, client: str) -> list[int]:
         """How many examples of each label the client holds, in the order of the labels."""
-        counts: list[int] = np.bincount(self.examples[client].labels, minlength=len(self.labels)).tolist()
-        return counts
+        return self.examples[client].label_counts(len(self.labels))
 
     @property
     def local_head(self) -> bool:

@@ -41,9 +41,36 @@ class Examples:
         """The largest token of all texts."""
         return max((int(own.max()) for own in self.tokens), default=0)
 
+    def label_counts(self, classes: int) -> list[int]:
+        """How many have each of so many labels."""
+        counts: list[int] = np.bincount(self.labels, minlength=classes).tolist()
+        return counts
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """The examples at ``indices``, in that order."""
         return Examples(tuple(self.tokens[i] for i in indices), self.labels[np.asarray(indices)], self.pad_id)
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere(Examples):
+    """Examples that somebody else holds: how many of each label, and none of them here.
+
+    Args:
+        counts: by label.
+    """
+
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> Elsewhere:
+        """So many of each label; nothing grows with their number."""
+        return cls((), np.empty(0, dtype=np.int64), 0, tuple(counts))
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def label_counts(self, classes: int) -> list[int]:
+        return [*self.counts, *[0] * (classes - len(self.counts))]
 
 
 @dataclass(frozen=True, eq=False)
