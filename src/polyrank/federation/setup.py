@@ -44,6 +44,7 @@ class Federation:
         test: held-out examples.
         validation: the balanced set that the server keeps to score clients, where the rank policy asks for one.
         labels: names of the classes.
+        read: how many rows were read from each source of data.
         resident: the one base model.
         engine: how clients are trained.
         method: how they are aggregated.
@@ -58,6 +59,7 @@ class Federation:
     test: Examples
     validation: Examples | None
     labels: tuple[str, ...]
+    read: Mapping[str, int]
     resident: ResidentModel
     engine: Engine
     method: Method
@@ -78,6 +80,11 @@ class Federation:
         """How many examples of each label the client holds, in the order of the labels."""
         counts: list[int] = np.bincount(self.examples[client].labels, minlength=len(self.labels)).tolist()
         return counts
+
+    @property
+    def rows_read(self) -> str:
+        """What was read, for people: ``80 rows of train.csv``."""
+        return ", ".join(f"{count} rows of {source}" for source, count in self.read.items())
 
     @property
     def local_head(self) -> bool:
@@ -165,6 +172,7 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         test=tokens["test"],
         validation=tokens.get("validation"),
         labels=labels,
+        read=split.read,
         resident=choice.resident,
         engine=_engine(config, choice.resident, labels, clock),
         method=method,
@@ -218,6 +226,7 @@ def _load_data(config: Config) -> Split:
         text=options.text,
         label=options.label,
         labels=options.labels,
+        quoting=options.quoting,
         extra_columns=[options.column] if options.column else [],
         test_share=options.test_share,
         seed=config.federation.seed,
