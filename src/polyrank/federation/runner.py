@@ -135,13 +135,19 @@ class Runner:
         """Go on from a state that was saved in the folder, with new clients at the ranks that the policy starts with.
 
         Raises:
-            RunFolderError: more rounds are done than are asked for.
+            RunFolderError: more rounds are done than are asked for, or the labels or their order are others.
         """
         rounds = self.federation.config.federation.rounds
         if state.round > rounds:
             raise RunFolderError(
                 f"{self.folder.path} holds {state.round} finished rounds and federation.rounds is {rounds}; expected "
                 f"{state.round} or more"
+            )
+        before, now = self.folder.read_json("run")["labels"], list(self.federation.labels)
+        if before != now:
+            raise RunFolderError(
+                f"the run in {self.folder.path} counts the labels {', '.join(before)}, and now they are "
+                f"{', '.join(now)}; resume it with the data and the model that it was started with"
             )
         self.folder.drop_metrics_after(state.round)
         self.folder.write_config(self.federation.config)

@@ -13,9 +13,9 @@ from polyrank import aggregation, data, ranks
 from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, ModelError
 from polyrank.federation.round import check_ranks, cohort, parts_of
-from polyrank.hf.base import load_base, load_tokenizer
+from polyrank.hf.base import checkpoint_classes, load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.seeds import numpy_generator
@@ -159,6 +159,8 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         return resident
 
     choice = fastest(load, config.training, tokens["train"])
+    if choice.resident.base.note:
+        log.warning(choice.resident.base.note)
     examples = {
         client: tokens["train"].subset(np.searchsorted(used, rows)) for client, rows in partition.examples.items()
     }
@@ -218,6 +220,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _head_order(config: Config) -> tuple[str, ...]:
+    """The classes of the checkpoint's head, where the configuration does not name any."""
+    if config.data.labels is not None:
+        return ()
+    try:
+        return checkpoint_classes(config.model)
+    except ModelError:  # said by `load_base`, after what is wrong with data and ranks
+        return ()
+
+
 def _load_data(config: Config) -> Split:
     options = config.data
     return data.load(
@@ -226,6 +238,7 @@ def _load_data(config: Config) -> Split:
         text=options.text,
         label=options.label,
         labels=options.labels,
+        order=_head_order(config),
         quoting=options.quoting,
         extra_columns=[options.column] if options.column else [],
         test_share=options.test_share,

@@ -87,7 +87,7 @@ def merge(
             inputs.modules,
             inputs.lacking,
             _settings(files, inputs),
-            _common_target(files),
+            _common_target(inputs),
         )
 
 
@@ -226,12 +226,15 @@ def _same(left: Any, right: Any) -> bool:  # Any: JSON values
     return bool(left == right)
 
 
-def _common_target(files: Sequence[AdapterFile]) -> Any:  # Any: JSON values
-    """The content of ``polyrank.json``, if every adapter has the same."""
+def _common_target(inputs: Inputs) -> Any:  # Any: JSON values
+    """The content of ``polyrank.json``, if every adapter has the same; classes are in the order of the first."""
     contents: list[Any] = []  # Any: JSON values
-    for file in files:
+    for name, file in inputs.files.items():
         try:
-            contents.append(json.loads((file.folder / OURS).read_text(encoding="utf-8")))
+            content = json.loads((file.folder / OURS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        if name in inputs.rows:  # brought into the order of the first
+            content["labels"] = contents[0]["labels"]
+        contents.append(content)
     return contents[0] if all(content == contents[0] for content in contents) else None
