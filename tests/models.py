@@ -64,6 +64,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": POSITIONS},
         **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, "dropout": 0.0},
     },
+    "m2m_100": {
+        **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": POSITIONS},
+        **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3},
+    },
     "t5": {
         **{"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0},
         **{"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0},
@@ -72,7 +77,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 ENCODERS = ("bert", "distilbert", "albert", "roberta", "modernbert")
 DECODERS = ("gpt2", "llama")
-ENDS = ("bart", "t5")
+ENDS = ("bart", "m2m_100", "t5")
 ARCHITECTURES = (*ENCODERS, *DECODERS)
 """What is tested everywhere. DeBERTa is there for what it lacks: scaled dot product attention; BART and T5 for heads
 that look for the end token, which they need exactly once in a text."""

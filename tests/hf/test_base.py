@@ -287,9 +287,9 @@ def test_padding_token_of_a_decoder_is_its_end_token(checkpoint: Checkpoints, ar
     assert base.model.config.use_cache is False
 
 
-@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "roberta"])
 def test_tokenizer_keeps_within_the_positions(checkpoint: Checkpoints, architecture: str):
-    """Tokenizers often name no limit; the model has 40 positions."""
+    """Tokenizers often name no limit; the model has 40 positions, RoBERTa 41 of which the first is for padding."""
     tokenizer = load_tokenizer(ModelConfig(name=str(checkpoint(architecture, tokenizer_limit=None))))
     assert tokenizer.model_max_length == models.POSITIONS
     tokenizer = load_tokenizer(ModelConfig(name=str(checkpoint(architecture, tokenizer_limit=10))))

@@ -58,9 +58,13 @@ class TextDataset:
             rows=None if self.rows is None else self.rows[at],
         )
 
+    def row(self, index: int) -> int:
+        """In which row of the source the text at an index stands, counted from 1."""
+        return index + 1 if self.rows is None else int(self.rows[index])
+
     def place(self, index: int) -> str:
         """Where the text at an index stands, for a message."""
-        return f"{self.where}, row {index + 1 if self.rows is None else self.rows[index]}"
+        return f"{self.where}, row {self.row(index)}"
 
     def label_counts(self) -> np.ndarray:
         """Number of examples of every label, int64, shape (labels,)."""

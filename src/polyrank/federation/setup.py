@@ -15,7 +15,7 @@ from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
 from polyrank.errors import ConfigError, ModelError
 from polyrank.federation.round import check_ranks, cohort, parts_of
-from polyrank.hf.base import checkpoint_classes, load_base, load_tokenizer
+from polyrank.hf.base import checkpoint_classes, head_end_token, load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.seeds import numpy_generator
@@ -25,6 +25,7 @@ from polyrank.training.auto import Choice, fastest
 from polyrank.training.engines import local_engine
 from polyrank.training.job import Engine, Job
 from polyrank.training.planner import Plan, choose
+from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
 from polyrank.training.workers import Setup, Workers
 
@@ -147,7 +148,8 @@ def build(config: Config, *, profile: bool = False) -> Federation:
     tokenizer = load_tokenizer(config.model)
     used = np.unique(np.concatenate(list(partition.examples.values())))  # others are not even tokenised
     sets = {"train": train.subset(used), "test": split.test} | ({"validation": validation} if validation else {})
-    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens) for name, part in sets.items()}
+    end = None if config.model.head == "mean-pool" else head_end_token(config.model)
+    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens, end=end) for name, part in sets.items()}
     largest = max(part.largest for part in tokens.values())
     labels = split.train.label_names
     rank = global_rank(config)
@@ -156,6 +158,8 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         resident = ResidentModel(load_base(config.model, labels, seed=seed, dtype=dtype, attention=attention), device())
         resident.check_tokens(largest)
         resident.install(resident.initial(rank, scale_of(rank, config.ranks), seed))
+        for name, part in sets.items():
+            check_reads(resident, part, tokens[name])
         return resident
 
     choice = fastest(load, config.training, tokens["train"])

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from polyrank.config import ModelConfig
-from polyrank.errors import ModelError, did_you_mean
+from polyrank.errors import ModelError
 from polyrank.hf.classes import (
     has_mean_pool_head,
     is_classifier,
@@ -31,6 +31,7 @@ from polyrank.hf.classes import (
 )
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.mean_pool import MeanPoolClassifier
+from polyrank.hf.settings import end_token, for_logits, positions, saved_settings
 from polyrank.seeds import derive, seeded
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def checkpoint_classes(config: ModelConfig) -> tuple[str, ...]:
     """
     path = resolve_name(config.name)
     with explained(config.name):
-        return saved_classes(path, _settings(path, config))
+        return saved_classes(path, saved_settings(path, config))
 
 
 def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers have no common typed base
@@ -74,22 +75,40 @@ def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers
     Its ``model_max_length`` is at most the number of the model's positions: many tokenizers name no limit.
 
     Raises:
-        ModelError: it cannot be loaded, or has neither token.
+        ModelError: it cannot be loaded, has neither token, or lacks the end that the model's head looks for.
     """
     path = resolve_name(config.name)
     with explained(config.name):
         tokenizer = AutoTokenizer.from_pretrained(path, **origin(config))
-        settings = _settings(path, config)
+        settings = saved_settings(path, config)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
         raise ModelError(f"model {config.name!r} has no tokenizer; save it with the model: tokenizer.save_pretrained")
-    positions = getattr(settings.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of {config.name} has neither a padding nor an end token; add one to it")
+    longest = positions(settings, tokenizer.pad_token_id)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    end = end_token(settings)
+    if end is not None and (tokenizer.pad_token_id == end or end not in tokenizer("")["input_ids"]):
+        found = "pads with it" if tokenizer.pad_token_id == end else "does not end texts with it"
+        raise ModelError(
+            f"the head of {config.name} looks for the end token {tokenizer.convert_ids_to_tokens(end)!r}, and its "
+            f"tokenizer {found}; take the tokenizer that the model was trained with"
+        )
     return tokenizer
+
+
+def head_end_token(config: ModelConfig) -> int | None:
+    """The token that the model's head looks for, and needs equally often in all texts; None where it looks for none.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    path = resolve_name(config.name)
+    with explained(config.name):
+        return end_token(saved_settings(path, config))
 
 
 def load_base(
@@ -111,7 +130,7 @@ def load_base(
     path = resolve_name(config.name)
     tokenizer = load_tokenizer(config)
     with explained(config.name):
-        settings = _settings(path, config)
+        settings = saved_settings(path, config)
         saved = Saved(path, saved_classes(path, settings), is_classifier(settings))
         settings.num_labels = len(labels)
         settings.id2label = dict(enumerate(labels))
@@ -122,7 +141,7 @@ def load_base(
                 f"its padding token is number {tokenizer.pad_token_id}, beyond its {text.vocab_size} embeddings"
             )
         text.pad_token_id = tokenizer.pad_token_id
-        settings.use_cache = False  # keys and values of decoders serve generation only
+        for_logits(settings)
         common = {**origin(config), "config": settings, "dtype": dtype}
         if attention is not None:
             common["attn_implementation"] = attention
@@ -136,16 +155,6 @@ def load_base(
     head: Head = "mean-pool" if isinstance(model, MeanPoolClassifier) else "model"
     note = new_head_note(config.name, saved.classes, labels) if loaded.lost else ""
     return BaseModel(model, tokenizer, head_modules, config.model_copy(update={"head": head}), note)
-
-
-def _settings(path: str, config: ModelConfig) -> Any:  # Any: every architecture has its own class
-    settings = AutoConfig.from_pretrained(path, **origin(config), **config.config)
-    for key in config.config:
-        if not hasattr(settings, key):
-            hint = did_you_mean(key, settings.to_dict())
-            hint = hint if hint.startswith("did") else "expected a key of its config.json"
-            raise ModelError(f"model.config: a {settings.model_type} model has no {key!r}; {hint}")
-    return settings
 
 
 @dataclass(frozen=True)
@@ -230,11 +239,15 @@ def _covering(model: nn.Module, new: set[str]) -> tuple[str, ...]:
 
 def _load_mean_pool(path: str, common: dict[str, Any], labels: Sequence[str], seed: int) -> _Loaded:
     """The bare encoder under a mean-pooling head, saved or new; a pooler is left out where the class lets us."""
-    classes = AutoModel._model_mapping[type(common["config"])]
+    settings = common["config"]
+    encoders = AutoModelForTextEncoding._model_mapping
+    # of a T5 the encoder alone, as sentence encoders have it: its decoder reads no text of its own accord
+    auto = AutoModelForTextEncoding if settings.is_encoder_decoder and type(settings) in encoders else AutoModel
+    classes = auto._model_mapping[type(settings)]
     first = classes[0] if isinstance(classes, tuple) else classes
     pooler = "add_pooling_layer" in inspect.signature(first.__init__).parameters
     with seeded(seed):
-        encoder, info = AutoModel.from_pretrained(
+        encoder, info = auto.from_pretrained(
             path,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
