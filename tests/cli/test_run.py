@@ -16,6 +16,7 @@ from tests.cli.conftest import Polyrank
 def test_a_run_shows_its_rounds_and_leaves_the_run_folder(polyrank: Polyrank, own_things: Path):
     result = polyrank("run", own_things / "study.toml", "--out", "study")
     assert result.code == 0
+    assert result.out.startswith("read 60 rows of ")
     assert "4 clients with 12 to 12 examples" in result.out
     for word in ("1/2", "2/2", "accuracy", "time left", "best constant answer", "rank group", "run folder: study"):
         assert word in result.out

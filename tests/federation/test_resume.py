@@ -159,6 +159,15 @@ def test_another_configuration_is_refused_and_the_run_is_kept(configure: Configu
     assert final(tmp_path).round == 1
 
 
+def test_another_order_of_the_classes_is_refused(configure: Configure, tmp_path: Path):
+    """A head's rows are classes by their number: the saved ones would answer under each other's names."""
+    run(configure("federation.rounds=1"), tmp_path)
+    about = RunFolder(tmp_path).read_json("run")
+    RunFolder(tmp_path).write_json("run", {**about, "labels": about["labels"][::-1]})
+    with pytest.raises(RunFolderError, match=r"counts the labels pets, fruit, and now they are fruit, pets; resume"):
+        run(configure("federation.rounds=2"), tmp_path, resume=True)
+
+
 def test_a_checkpoint_of_another_run_is_refused_before_the_work(configure: Configure, tmp_path: Path):
     """config.toml was edited by hand; the model it names now does not exist, and is not looked for."""
     interrupt(configure(), tmp_path, after_round=1)

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from polyrank.adapter import Adapter, Factors
+from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import BaseModel, load_base
+from polyrank.hf.base import BaseModel, checkpoint_classes, load_base
 from polyrank.hf.files import quiet
 from polyrank.hf.merged import load_merged, merge_into, write_merged
 from polyrank.hf.resident import ResidentModel
@@ -45,6 +46,24 @@ def test_the_merged_folder_computes_the_same(checkpoint: Checkpoints, tmp_path: 
             AutoModel.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(merged, inputs), logits(model.model, inputs), rtol=1e-4, atol=1e-4)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id == model.base.tokenizer.pad_token_id
+
+
+def test_a_merged_mean_pool_model_is_a_base_with_its_head(checkpoint: Checkpoints, tmp_path: Path):
+    """A federation that starts from an export has its head, with the classes in whatever order; before, a new one."""
+    model, adapter, base = adapted(checkpoint, "distilbert", head="mean-pool")
+    inputs = batch(model)
+    write_merged(tmp_path, base, adapter, LABELS)
+    expected = logits(model.model, inputs)
+    assert checkpoint_classes(ModelConfig(name=str(tmp_path))) == LABELS
+    for labels, order in ((LABELS, [0, 1]), (LABELS[::-1], [1, 0])):
+        again = load_base(ModelConfig(name=str(tmp_path)), labels)
+        assert (again.config.head, again.note) == ("mean-pool", "")
+        torch.testing.assert_close(logits(again.model, inputs)[:, order], expected, rtol=1e-4, atol=1e-4)
+    assert "starts anew" in load_base(ModelConfig(name=str(tmp_path)), ("good", "bad")).note
+    for content in ("[", "{}", '["pets", 5]'):
+        (tmp_path / "labels.json").write_text(content)
+        with pytest.raises(ModelError, match=r"labels\.json"):
+            load_merged(tmp_path)
 
 
 def test_square_transposed_weights(checkpoint: Checkpoints):

@@ -91,6 +91,7 @@ class Screen(Listener):
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
         sizes = [len(examples) for examples in federation.examples.values()]
         out.print(
+            f"read {federation.rows_read}\n"
             f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}, "
             f"{len(federation.labels)} labels; {len(federation.test)} test examples\n"
             f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "

@@ -47,6 +47,10 @@ class DataConfig(Section):
     """Name of the label column."""
     labels: list[str] | None = None
     """Names of the classes in their order, where one file may lack some; by default those of the training data."""
+    quoting: Literal["auto", "quotes", "none", "multiline"] = "auto"
+    """Of csv and tsv. ``none``: a line is a row and quotation marks are text; ``quotes``: a field may be quoted, and is
+    refused where it reads like several rows; ``multiline``: as quotes, and never refused; ``auto``: quotes for csv,
+    none for tsv."""
     test_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of a local training file that is held out where no test file is given."""
     limit_train: Count | None = None

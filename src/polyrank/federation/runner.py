@@ -145,7 +145,7 @@ class Runner:
         """Go on from a state that was saved in the folder, with new clients at the ranks that the policy starts with.
 
         Raises:
-            RunFolderError: more rounds are done than are asked for.
+            RunFolderError: more rounds are done than are asked for, or the labels or their order are others.
         """
         rounds = self.federation.config.federation.rounds
         if state.round > rounds:

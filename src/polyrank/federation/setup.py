@@ -14,10 +14,10 @@ from polyrank import aggregation, data, ranks
 from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, ModelError
 from polyrank.federation.agreement import Record
 from polyrank.federation.round import check_ranks, cohort, parts_of
-from polyrank.hf.base import load_base, load_tokenizer
+from polyrank.hf.base import checkpoint_classes, head_end_token, load_base, load_tokenizer
 from polyrank.hf.digest import model_digests
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
@@ -28,6 +28,7 @@ from polyrank.training.auto import Choice, fastest
 from polyrank.training.engines import local_engine
 from polyrank.training.job import Engine, Job
 from polyrank.training.planner import Plan, choose
+from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
 from polyrank.training.workers import Setup, Workers
 
@@ -47,6 +48,7 @@ class Federation:
         test: held-out examples.
         validation: the balanced set that the server keeps to score clients, where the rank policy asks for one.
         labels: names of the classes.
+        read: how many rows were read from each source of data.
         resident: the one base model.
         engine: how clients are trained.
         method: how they are aggregated.
@@ -62,6 +64,7 @@ class Federation:
     test: Examples
     validation: Examples | None
     labels: tuple[str, ...]
+    read: Mapping[str, int]
     resident: ResidentModel
     engine: Engine
     method: Method
@@ -82,6 +85,11 @@ class Federation:
     def label_counts(self, client: str) -> list[int]:
         """How many examples of each label the client holds, in the order of the labels."""
         return self.examples[client].label_counts(len(self.labels))
+
+    @property
+    def rows_read(self) -> str:
+        """What was read, for people: ``80 rows of train.csv``."""
+        return ", ".join(f"{count} rows of {source}" for source, count in self.read.items())
 
     @property
     def local_head(self) -> bool:
@@ -155,7 +163,8 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
     tokenizer = load_tokenizer(config.model)
     used = np.unique(np.concatenate(list(partition.examples.values())))  # others are not even tokenised
     sets = {"train": train.subset(used), "test": split.test} | ({"validation": validation} if validation else {})
-    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens) for name, part in sets.items()}
+    end = None if config.model.head == "mean-pool" else head_end_token(config.model)
+    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens, end=end) for name, part in sets.items()}
     largest = max(part.largest for part in tokens.values())
     labels = split.train.label_names
     rank = global_rank(config)
@@ -164,9 +173,13 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
         resident = ResidentModel(load_base(config.model, labels, seed=seed, dtype=dtype, attention=attention), device())
         resident.check_tokens(largest)
         resident.install(resident.initial(rank, scale_of(rank, config.ranks), seed))
+        for name, part in sets.items():
+            check_reads(resident, part, tokens[name])
         return resident
 
     choice = fastest(load, config.training, tokens["train"])
+    if choice.resident.base.note:
+        log.warning(choice.resident.base.note)
     examples = {
         client: tokens["train"].subset(np.searchsorted(used, rows)) for client, rows in partition.examples.items()
     }
@@ -180,6 +193,7 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
         test=tokens["test"],
         validation=tokens.get("validation"),
         labels=labels,
+        read=split.read,
         resident=choice.resident,
         engine=_engine(config, choice.resident, labels, clock),
         method=method,
@@ -230,6 +244,16 @@ def _digests(config: Config, split: Split) -> dict[str, str]:
     return {**split.digests, **model_digests(config.model)}
 
 
+def _head_order(config: Config) -> tuple[str, ...]:
+    """The classes of the checkpoint's head, where the configuration does not name any."""
+    if config.data.labels is not None:
+        return ()
+    try:
+        return checkpoint_classes(config.model)
+    except ModelError:  # said by `load_base`, after what is wrong with data and ranks
+        return ()
+
+
 def load_data(config: Config) -> Split:
     """Training and test data of a configuration."""
     options = config.data
@@ -239,6 +263,8 @@ def load_data(config: Config) -> Split:
         text=options.text,
         label=options.label,
         labels=options.labels,
+        order=_head_order(config),
+        quoting=options.quoting,
         extra_columns=[options.column] if options.column else [],
         test_share=options.test_share,
         seed=config.federation.seed,

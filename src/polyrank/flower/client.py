@@ -23,9 +23,15 @@ from polyrank.flower.messages import read_task, reply
 from polyrank.site.worker import LocalWorker, Worker
 
 MakeWorker: TypeAlias = Callable[[Config, NodeConfig], Worker]
-OWN = {"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"}
+OWN = {
+    **{"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"},
+    "data-quoting": "quoting",
+}
 """Keys of a node's configuration that replace those of the federation's ``[data]``."""
-ALONE = {"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None, "partition": "iid"}
+ALONE = {
+    **{"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None},
+    **{"partition": "iid", "quoting": "auto"},
+}
 """What the federation's ``[data]`` says of its own data, and not of a site's."""
 
 

@@ -25,6 +25,7 @@ class Progress(Listener):
         self._rounds = federation.config.federation.rounds
         ranks = list(state.ranks.values())
         counted = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))
+        log(INFO, "read %s", federation.rows_read)
         log(INFO, "%d clients: %s; aggregation %s", len(ranks), counted, federation.method.info.name)
         if state.round:
             log(INFO, "going on after round %d", state.round)

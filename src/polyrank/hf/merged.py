@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -14,11 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from polyrank.adapter import Adapter
 from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import BaseModel, load_base
+from polyrank.hf.base import BaseModel, checkpoint_classes, load_base
+from polyrank.hf.classes import HEAD, LABELS, has_mean_pool_head
 from polyrank.hf.mean_pool import MeanPoolClassifier
-
-HEAD = "mean_pool_head.safetensors"
-LABELS = "labels.json"
 
 
 def merge_into(base: BaseModel, adapter: Adapter) -> None:
@@ -77,11 +75,7 @@ def load_merged(folder: Path | str) -> BaseModel:
     Raises:
         ModelError: the folder has no such head; `AutoModelForSequenceClassification` loads it then.
     """
-    folder = Path(folder)
-    if not (folder / HEAD).is_file():
+    if not has_mean_pool_head(str(folder)):
         raise ModelError(f"{folder} has no {HEAD}; load it with AutoModelForSequenceClassification.from_pretrained")
-    labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-    base = load_base(ModelConfig(name=str(folder), head="mean-pool"), labels)
-    head: dict[str, Tensor] = load_file(folder / HEAD)
-    base.model.get_submodule("classifier").load_state_dict(head)
-    return base
+    config = ModelConfig(name=str(folder), head="mean-pool")
+    return load_base(config, checkpoint_classes(config))

@@ -15,7 +15,6 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Aggregate, Method, build
 from polyrank.aggregation.hetlora import HetLoRA
 from polyrank.errors import AdapterError, ConfigError
-from polyrank.hf.adapter_file import AdapterFile
 from polyrank.hf.shared import OURS
 from polyrank.hf.tying import transposed
 from polyrank.merging.checks import Module
@@ -93,7 +92,7 @@ def merge(
             inputs.modules,
             inputs.lacking,
             settings,
-            _common_target(files),
+            _common_target(inputs),
         )
 
 
@@ -201,12 +200,15 @@ def _loss(inputs: Inputs, name: str, factors: Factors) -> Loss:
     return Loss(gap, lowrank.norm(*lowrank.stack((c, a.double(), b.double()) for c, a, b in terms)))
 
 
-def _common_target(files: Sequence[AdapterFile]) -> Any:  # Any: JSON values
-    """The content of ``polyrank.json``, if every adapter has the same."""
+def _common_target(inputs: Inputs) -> Any:  # Any: JSON values
+    """The content of ``polyrank.json``, if every adapter has the same; classes are in the order of the first."""
     contents: list[Any] = []  # Any: JSON values
-    for file in files:
+    for name, file in inputs.files.items():
         try:
-            contents.append(json.loads((file.folder / OURS).read_bytes()))
+            content = json.loads((file.folder / OURS).read_bytes())
         except (OSError, ValueError):
             return None
+        if name in inputs.rows:  # brought into the order of the first
+            content["labels"] = contents[0]["labels"]
+        contents.append(content)
     return contents[0] if all(content == contents[0] for content in contents) else None
