@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from polyrank.aggregation import Download, Method
 from polyrank.errors import FlowerError
 from polyrank.federation.round import RoundResult, parts_of, read_outs
-from polyrank.flower.nodes import collect
+from polyrank.flower.nodes import collect, reason_of
 from polyrank.flower.peft_arrays import read_arrays, to_arrays
 from polyrank.flower.records import shown
 from polyrank.state import ClientUpdate, ServerState
@@ -122,7 +122,7 @@ class PlainClients:
             try:
                 found.append(self.update(client, reply))
             except FlowerError as error:
-                dropped[client] = str(error)
+                dropped[client] = reason_of(error)
         silent = self.sent.keys() - {update.client for update in found} - dropped.keys()
         return found, dropped | {c: self._failures.get(c, "no reply, or an error") for c in silent}
 
@@ -133,8 +133,8 @@ class PlainClients:
         numbers: dict[str, int | float | list[int] | list[float]] = {}
         for name in sorted({name for update in used for name in update.metrics}):
             having = [update for update in used if name in update.metrics]
-            total = sum(update.weight for update in having)
-            numbers[name] = sum(update.weight * update.metrics[name] for update in having) / total
+            total = sum(update.weight for update in having)  # first, or a number that a float just holds is too large
+            numbers[name] = sum(update.weight / total * update.metrics[name] for update in having)
         numbers |= {f"aggregation/{name}": float(value) for name, value in result.metrics.items()}
         numbers |= {"clients": len(self.sent), "dropped": len(self.sent) - len(used)}
         numbers["bytes/up"] = sum(update.adapter.nbytes for update in updates)
