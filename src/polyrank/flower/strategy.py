@@ -99,6 +99,13 @@ class RankStrategy(Strategy):
                 f"fraction_train is {fraction_train}, expected more than 0 and at most 1; min_available_nodes is "
                 f"{min_available_nodes}, expected 1 or more"
             )
+        for name, value, least in (
+            ("min_replies", min_replies, 0),
+            ("repeats", repeats, 0),
+            ("most_examples", most_examples, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} is {value}, expected {least} or more")
         if ranks and ranks.policy == "validation" and len(ranks.levels) > 1 and validate is None:
             raise ConfigError("ranks.policy is validation; expected validate, the loss of an adapter, beside it")
         if ranks and ranks.policy == "self_pruning":
