@@ -52,6 +52,18 @@ def test_evaluations_that_were_left_out_cannot_be_asked_for_later(configure: Con
     assert len(metrics(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_run_whose_measurements_are_gone_does_not_go_on(configure: Configure, tmp_path: Path, left: int):
+    """Its best, mean and total figures would be of the rounds that are left."""
+    interrupt(configure(), tmp_path, after_round=2)
+    file = tmp_path / "metrics.jsonl"
+    kept = file.read_text().splitlines(keepends=True)[:left]
+    file.write_text("".join(kept))
+    with pytest.raises(RunFolderError, match=rf"no line of round {left + 1}, and the checkpoint is of round 2"):
+        run(configure(), tmp_path, resume=True)
+    assert file.read_text() == "".join(kept)
+
+
 def test_a_trial_is_not_taken_for_the_run(configure: Configure, tmp_path: Path):
     """What was set for the trial and is not set now is named, in either order; asked for in the same way it goes on."""
     few = ("data.limit_train=60", "data.size=8")
