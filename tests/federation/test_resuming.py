@@ -33,6 +33,13 @@ def test_a_run_made_longer_has_the_evaluations_of_one_of_that_length(
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
 
 
+def test_scores_that_are_left_out_are_named(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Three rounds were evaluated; of four with ``evaluation.every = 2`` the first and the third are not."""
+    run(configure("federation.rounds=3", "evaluation.every=1"), tmp_path)
+    run(configure("federation.rounds=4", "evaluation.every=2"), tmp_path, resume=True)
+    assert "the scores of round 1, 3 are left out, since a run of 4 rounds with evaluation.every 2" in caplog.text
+
+
 @pytest.mark.parametrize("head", ["mean", "local"])
 def test_a_run_that_ends_earlier_than_planned_is_evaluated_at_its_end(configure: Configure, tmp_path: Path, head: str):
     """Evaluated every ninth round, stopped after the second, and then said to be two rounds long."""

@@ -78,7 +78,15 @@ def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -
             f"{folder.metrics} has no line of round {len(lines) + 1}, and the checkpoint is of round {state.round}: "
             "the file was changed; put back what was there, or replace the run: polyrank run --overwrite"
         )
-    lines = on_schedule(lines, every, rounds)
+    before, lines = lines, on_schedule(lines, every, rounds)
+    if left_out := [str(old["round"]) for old, new in zip(before, lines, strict=True) if old.keys() != new.keys()]:
+        log.warning(
+            "%s: the scores of round %s are left out, since a run of %d rounds with evaluation.every %d has none there",
+            folder.path,
+            ", ".join(left_out),
+            rounds,
+            every,
+        )
     if lines and lines[-1]["round"] == rounds and f"{TEST}accuracy" not in lines[-1]:
         if federation.policy.prunes and federation.parts(rounds).keeps:
             raise RunFolderError(
