@@ -51,6 +51,7 @@ def test_the_method_in_contributing_works():
 
     from polyrank import Adapter, ClientUpdate, Factors, ServerState
     from polyrank.aggregation.method import Exactness, Method
+    from tests.conformance.fixtures import conclude
 
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL
@@ -65,7 +66,6 @@ def test_the_method_in_contributing_works():
     def line(value: float) -> Adapter:
         return Adapter({"layer": Factors(torch.tensor([[value]]), torch.ones(1, 1))})
 
-    accumulator = cls().start(ServerState(0, line(0.0), {}, {}))
-    for client, weight, value in (("a", 1.0, 10.0), ("b", 2.0, 4.0)):
-        accumulator.add(ClientUpdate(client, line(value), weight))
-    assert accumulator.finish().adapter.modules["layer"].a.item() == pytest.approx(5.2)
+    updates = [ClientUpdate("a", line(10.0), 1.0), ClientUpdate("b", line(4.0), 2.0)]
+    found = conclude(cls(), ServerState(0, line(0.0), {}, {}), updates).adapter
+    assert found.modules["layer"].a.item() == pytest.approx(5.2)

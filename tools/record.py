@@ -6,8 +6,9 @@
 
 Three rounds of the quickstart for every method of the registry, and of what a method does not reach: the scoring of
 clients, self-pruning, a local head, an alignment, uniform weights, scales by rank, both engines, two processes, a run
-that was stopped and resumed; a comparison with its table, a report, merges, exports, a simulation on Flower. Of each the
-adapter's tensors, the metrics, the summary and what was printed; times, memory, versions and paths are left out. Only
+that was stopped and resumed; a comparison with its table, a report, merges, exports, a simulation on Flower. Of each
+the adapter's tensors, the metrics, the summary and what was printed; times, memory, versions and paths are left out.
+Only
 the public interface is used, so that the same script runs on both commits. ``--only`` takes words that a
 record's name must contain.
 """
@@ -20,7 +21,6 @@ import html
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -74,7 +74,9 @@ BEYOND: Mapping[str, Sequence[str]] = {
     "dirichlet": ["data.partition=dirichlet"],
     "by-label": ["data.partition=by-label", "federation.clients=30"],
 }
-LEFT_OUT = re.compile(r"^(seconds|memory/.*|time(/.*)?|train/seconds|versions?|machine|started|python|platform|data|torch)$")
+LEFT_OUT = re.compile(
+    r"^(seconds|memory/.*|time(/.*)?|train/seconds|versions?|machine|started|python|platform|data|torch)$"
+)
 """Keys that two runs of one commit may differ in."""
 
 Record = Mapping[str, Any]  # Any: JSON
@@ -137,7 +139,9 @@ def compared(folder: Path) -> Record:
     command("report", folder / "study")
     page = next(folder.rglob("*.html")).read_text(encoding="utf-8")
     answer = re.findall(r'<p class="answer">(.*?)</p>', page, re.DOTALL)
-    cells = [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page, re.DOTALL)]
+    cells = [
+        html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page, re.DOTALL)
+    ]
     timeless = [cell for cell in cells if not re.search(r"\d+(\.\d+)? (s|min|h|MiB|GiB)\b|/", cell)]
     return {"table": plain(json.loads(table)), "answer": answer, "cells": timeless}
 
@@ -145,7 +149,12 @@ def compared(folder: Path) -> Record:
 def merged(folder: Path) -> Record:
     """Adapters of three runs as one, by methods of both kernels."""
     for seed, rank in enumerate((3, 5, 8)):
-        own = [f"federation.seed={seed}", f"ranks.levels=[{rank}]", "federation.clients=20", "aggregation.method=fedavg"]
+        own = [
+            f"federation.seed={seed}",
+            f"ranks.levels=[{rank}]",
+            "federation.clients=20",
+            "aggregation.method=fedavg",
+        ]
         polyrank.run(polyrank.load_config(overrides=[*FIXED, *own]), folder / f"run{seed}")
     made = {}
     for method in ("replication", "zero_padding", "flexlora", "flora", "fedex", "raflora", "lora_fair"):

@@ -6,7 +6,7 @@ import pytest
 
 from polyrank.aggregation import METHODS, build
 from polyrank.aggregation.method import options
-from polyrank.aggregation.replication import Replication
+from polyrank.aggregation.methods.replication import Replication
 from polyrank.errors import ConfigError
 
 
@@ -42,7 +42,7 @@ def test_what_the_registry_says_of_methods():
     assert by_exactness["up to rank R"] == {"flexlora"}
     assert {name for name, cls in METHODS.items() if cls.info.equal_ranks} == {"fedavg"}
     assert {name for name, cls in METHODS.items() if cls.info.changes_base} == {"flora", "florist", "fedhl", "fedex"}
-    assert not any(cls.info.linear for cls in METHODS.values() if cls.info.changes_base)
+    assert not any(cls.info.fixed_sums for cls in METHODS.values() if cls.info.changes_base)
 
 
 def test_options_are_passed_on():

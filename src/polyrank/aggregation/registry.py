@@ -7,26 +7,27 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from polyrank.aggregation.fedavg import FedAvg
-from polyrank.aggregation.fedex import FedEx
-from polyrank.aggregation.fedhl import FedHL
-from polyrank.aggregation.fedsa import FedSA
-from polyrank.aggregation.fedsvd import FedSVD
-from polyrank.aggregation.ffa import FFA
-from polyrank.aggregation.flexlora import FlexLoRA
-from polyrank.aggregation.flora import Flora
-from polyrank.aggregation.florist import Florist
-from polyrank.aggregation.hetlora import HetLoRA
-from polyrank.aggregation.lora_fair import LoraFair
+from polyrank.aggregation.align import Aligned, Alignment
 from polyrank.aggregation.method import Method, options
-from polyrank.aggregation.owner_mean import OwnerMean
-from polyrank.aggregation.raflora import RaFlora
-from polyrank.aggregation.replication import Replication
-from polyrank.aggregation.rolora import RoLoRA
-from polyrank.aggregation.shrinkage import Shrinkage
-from polyrank.aggregation.tempered import Tempered
-from polyrank.aggregation.zero_padding import ZeroPadding
-from polyrank.aggregation.zero_padding_delta import ZeroPaddingDelta
+from polyrank.aggregation.methods.fedavg import FedAvg
+from polyrank.aggregation.methods.fedex import FedEx
+from polyrank.aggregation.methods.fedhl import FedHL
+from polyrank.aggregation.methods.fedsa import FedSA
+from polyrank.aggregation.methods.fedsvd import FedSVD
+from polyrank.aggregation.methods.ffa import FFA
+from polyrank.aggregation.methods.flexlora import FlexLoRA
+from polyrank.aggregation.methods.flora import Flora
+from polyrank.aggregation.methods.florist import Florist
+from polyrank.aggregation.methods.hetlora import HetLoRA
+from polyrank.aggregation.methods.lora_fair import LoraFair
+from polyrank.aggregation.methods.owner_mean import OwnerMean
+from polyrank.aggregation.methods.raflora import RaFlora
+from polyrank.aggregation.methods.replication import Replication
+from polyrank.aggregation.methods.rolora import RoLoRA
+from polyrank.aggregation.methods.shrinkage import Shrinkage
+from polyrank.aggregation.methods.tempered import Tempered
+from polyrank.aggregation.methods.zero_padding import ZeroPadding
+from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
 from polyrank.errors import ConfigError, did_you_mean
 
 _CLASSES: tuple[type[Method], ...] = (
@@ -68,11 +69,18 @@ def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any:
         if key not in known:
             hint = did_you_mean(key, known) if known else "it has no options"
             raise ConfigError(f"aggregation method {name} has no option {key!r}: {hint}")
+    own = dict(values or {})
+    align: Alignment = _checked(name, Alignment, own.pop("align", "none"), "align")
+    chosen: Method = _checked(name, cls, own)
+    return chosen if align == "none" else Aligned(chosen, align)
+
+
+def _checked(name: str, kind: Any, value: Any, option: str = "") -> Any:  # Any: whatever pydantic can check
     try:
-        return TypeAdapter(cls).validate_python(dict(values or {}))
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = option or ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             f"aggregation method {name}, option {where}: found {first['input']!r}; {first['msg']}"
         ) from None

@@ -24,7 +24,8 @@ from polyrank.aggregation import Download
 from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation import checkpoint
-from polyrank.federation.round import RoundResult, aggregate, cohort, parts_of, read_outs
+from polyrank.federation.round import cohort, parts_of, read_outs
+from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.flower.node_ranks import QUESTION, NodeRanks, read_declared
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
@@ -317,7 +318,7 @@ class RankStrategy(Strategy):
         return ClientUpdate(client, adapter, weight, numbers)
 
     def _metrics(self, updates: Sequence[ClientUpdate], result: RoundResult) -> MetricRecord:
-        good = {update.client for update in result.used}
+        good = set(result.used)
         used = [update for update in updates if update.client in good]
         numbers: dict[str, int | float | list[int] | list[float]] = {}
         for name in sorted({name for update in used for name in update.metrics}):
