@@ -178,9 +178,9 @@ class Simulation:
             if any(str(self.port) in part for part in process.info["cmdline"] or ()) and process.pid != os.getpid():
                 process.send_signal(signal.SIGTERM)
 
-    def __call__(self, *command: str | Path, cwd: Path | None = None) -> str:
+    def __call__(self, *command: str | Path, cwd: Path | None = None, seconds: float = 300) -> str:
         """What a command says, in the folder or another one."""
-        return said([*self.before, "env", f"--chdir={cwd or self.folder}", *command], self.environment, 300)
+        return said([*self.before, "env", f"--chdir={cwd or self.folder}", *command], self.environment, seconds)
 
 
 class Deployment:

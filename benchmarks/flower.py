@@ -12,6 +12,10 @@ up, and the last, which evaluates.
 - simulation: `flwr run`, two Ray actors of one processor;
 - deployment: a SuperLink and two SuperNodes over TLS with keys on loopback; every message loads the base;
 - resident: the same with a daemon (`polyrank site`) per node that holds base and data.
+
+``--nodes`` measures another thing: the quickstart with its 100 clients on 100 simulated nodes beside `polyrank run`, in
+turn and a few times each, because other work on the machine would else be taken for Flower's. What is compared is the
+scoring round (from the start of the run to the clients' ranks in its folder) and the median of the other rounds.
 """
 
 from __future__ import annotations
@@ -31,10 +35,15 @@ from polyrank.federation.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "flower.json"
+NODES_RESULT = RESULT.with_name("flower_nodes.json")
 RANKS = {1: 3, 16: 48, 64: 193}
 """Megabytes -> rank."""
 WAYS = ("simulation", "deployment", "resident")
 ROUNDS, CLIENTS = 6, 2
+NODES, TIMES = 100, 3
+QUICKSTART = ("federation.rounds=6", f"federation.clients={NODES}", "evaluation.rank_groups=false")
+MOST, PER_MESSAGE = 1.5, 0.01
+"""How many times as long as in `polyrank run` a round may take, beside Flower's own seconds per message."""
 
 
 def settings(model: Path, rank: int) -> list[str]:
@@ -104,6 +113,35 @@ def measure(way: str, megabytes: int, work: Path) -> dict[str, Any]:
     }
 
 
+def stages(out: Path) -> tuple[float, float]:
+    """Seconds of a run's scoring round, and of the other rounds in the median without the first, which warms up."""
+    begun, scored = ((out / name).stat().st_mtime for name in ("run.json", "clients.json"))
+    return scored - begun, statistics.median(line["seconds"] for line in RunFolder(out).read_metrics()[1:])
+
+
+def beside(work: Path) -> dict[str, Any]:
+    """The quickstart here and on simulated nodes, in turn: how many times as long each stage takes there."""
+    found: dict[str, list[tuple[float, float]]] = {"run": [], "simulation": []}
+    for number in range(TIMES):
+        folder = work / f"nodes-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with Simulation(folder) as call:
+            call("polyrank", "run", "--out", "run", *sets(QUICKSTART))
+            call("polyrank", "flower", "init", "app", *sets(QUICKSTART), "--out", folder / "simulation")
+            options = f"num-supernodes={NODES} client-resources-num-cpus=1"
+            call("flwr", "run", "app", "--stream", "--federation-config", options, seconds=1800)
+        for way, seconds in found.items():
+            seconds.append(stages(folder / way))
+        shutil.rmtree(folder)
+    result: dict[str, Any] = {"nodes": NODES, **found}
+    for i, (stage, messages) in enumerate((("scoring", NODES), ("round", NODES // 10))):
+        own = PER_MESSAGE * messages
+        ratios = [(there[i] - own) / here[i] for here, there in zip(found["run"], found["simulation"], strict=True)]
+        result[stage] = {"ratio": statistics.median(ratios), "ratios": ratios, "most": MOST}
+    return result
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown: seconds beyond training, the least and the most of the rounds beside them."""
     found = results["measurements"]
@@ -123,11 +161,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--megabytes", nargs="+", type=int, choices=list(RANKS), default=list(RANKS))
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-flower"))
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--nodes", action="store_true", help="measure 100 simulated nodes beside polyrank run")
     parser.add_argument("--fresh", action="store_true", help="measure all of these again")
     chosen = parser.parse_args(arguments)
     results: dict[str, Any] = {"machine": machine(), "measurements": {}}
     if chosen.result.is_file():
         results["measurements"] = json.loads(chosen.result.read_text(encoding="utf-8"))["measurements"]
+    if chosen.nodes:
+        found = beside(chosen.work.absolute())
+        chosen.result = NODES_RESULT if chosen.result == RESULT else chosen.result
+        chosen.result.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n", encoding="utf-8")
+        print("\n".join(f"{stage}: {found[stage]['ratio']:.2f} of {MOST} times" for stage in ("scoring", "round")))
+        return
     for way in chosen.ways:
         for megabytes in chosen.megabytes:
             name = f"{way}/{megabytes}"

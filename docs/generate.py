@@ -15,6 +15,7 @@ from typing import Any
 from polyrank.aggregation import METHODS
 from polyrank.cli.methods import facts
 from polyrank.config import Config, Section
+from polyrank.hf import adapter_fields
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
@@ -27,7 +28,7 @@ from paper import cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
-    "paper/RESULTS.md",
+    *("docs/merging.md", "paper/RESULTS.md"),
 )
 
 
@@ -104,6 +105,7 @@ def _diagnostic() -> str:
 GENERATED = {
     "methods": methods_table,
     "configuration": configuration_tables,
+    "adapter_fields": adapter_fields.table,
     "versus_flower": lambda: versus_flower.table(_measured("versus_flower.json")["results"]),
     **{part: lambda part=part: _engines(part) for part in PARTS},
     "width_h100": lambda: _engines("width", "engines-h100.json"),

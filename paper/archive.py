@@ -15,6 +15,8 @@ from typing import Any
 from benchmarks.machine import machine
 
 from polyrank.config import Config, parse
+from polyrank.errors import RunFolderError
+from polyrank.federation.agreement import differences
 from polyrank.report.runs import Run
 
 KEPT = (
@@ -22,6 +24,8 @@ KEPT = (
     *("aggregation/error", "rank/effective", "rank/energy_in_lowest", "rows/owners_weight", "rows/energy"),
 )
 DIGITS = 6
+LATER = {"data": {"labels": None, "quoting": "auto"}}
+"""Keys of the configuration that are younger than the archive: where they have these values a run is the older one."""
 
 
 def key(study: str, name: str, config: Config) -> str:
@@ -57,6 +61,7 @@ def append(path: Path, name: str, run: Run) -> None:
     line = {
         "key": name,
         "config": _portable(run.config, resolved=True),
+        "digests": run.digests,
         "machine": machine(),
         "scoring": run.scoring,
         "summary": {k: run.summary[k] for k in ("test/accuracy", "constant/accuracy", "seconds", "dropped")},
@@ -75,7 +80,21 @@ def _write(path: Path, line: Mapping[str, Any]) -> None:
 def restore(line: Mapping[str, Any]) -> Run:
     """The run as reports read it; clients are not kept."""
     config = parse(line["config"], line["key"])
-    return Run(Path(line["key"]), config, line["lines"], {}, line["scoring"], line["machine"], line["summary"])
+    about = {**line["machine"], **({"digests": line["digests"]} if line.get("digests") else {})}
+    return Run(Path(line["key"]), config, line["lines"], {}, line["scoring"], about, line["summary"])
+
+
+def check(name: str, line: Mapping[str, Any], found: Mapping[str, str]) -> None:
+    """Refuse an archived run of other data or another model than there are now; an older line does not say.
+
+    Raises:
+        RunFolderError: something differs; it is named.
+    """
+    if line.get("digests") and (changed := differences(line["digests"], found)):
+        raise RunFolderError(
+            f"{name} was measured on other data or another model: {'; '.join(changed)}. Give --data and --model what "
+            "it was measured on, or --results another folder"
+        )
 
 
 def _high(run: Run) -> dict[str, int]:
@@ -104,6 +123,10 @@ def _portable(config: Config, *, resolved: bool) -> dict[str, Any]:
         if path and Path(path).is_file():
             values["data"][name] = f"{Path(path).parent.name}/{Path(path).name}"
     if not resolved:
+        for section, defaults in LATER.items():
+            for name, default in defaults.items():
+                if values[section][name] == default:
+                    del values[section][name]
         for name in ("engine", "clients_per_pass", "workers", "precision", "attention"):
             del values["training"][name]
     return values

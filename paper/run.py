@@ -14,7 +14,8 @@ Without further options models and data come from the Hub. Where it cannot be re
 model folder and ``--data`` a folder that holds ``ag_news`` and ``dbpedia``, each with train.csv and test.csv (columns
 ``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again; ``--minutes`` ends
 the work after the run that exceeds it, so a study can be made in pieces. Engine, precision and attention (``--set``)
-are no part of what a run is; each result says which it had.
+are no part of what a run is; each result says which it had, and on what data and model it was measured: a run is never
+put beside one of others.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from polyrank.comparison.compare import Planned, compare
 from polyrank.comparison.entries import Entry, entries
 from polyrank.config import Config
 from polyrank.federation.scoring import Scores
+from polyrank.federation.setup import digests_of
 from polyrank.report.runs import read
 
 HERE = Path(__file__).parent
@@ -65,11 +67,19 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
             continue
         config = load_config(study.data, [*study.overrides, *chosen.set], chosen.model, chosen.data)
         scores: Scores = {}
-        for entry, seed in planned(study, config):
-            name = archive.key(study.name, entry.name, entry.seeded(seed))
-            if name in archive.load(path) or seed not in (chosen.seeds or study.seeds):
-                continue
+        wanted = {archive.key(study.name, e.name, e.seeded(s)): (e, s) for e, s in planned(study, config)}
+        kept = archive.load(path)
+        missing = {name: one for name, one in wanted.items() if name not in kept}
+        missing = {name: one for name, one in missing.items() if one[1] in (chosen.seeds or study.seeds)}
+        found = digests_of(config) if missing else {}
+        beside = {name: kept[name] for name in wanted if name in kept} if missing else {}
+        for name, line in beside.items():
+            archive.check(name, line, found)
+        if unknown := sum(not line.get("digests") for line in beside.values()):
+            print(f"{study.name}: {unknown} runs were kept without a digest of data and model; taken as of the same")
+        for name, (entry, seed) in missing.items():
             if (same := archive.elsewhere(chosen.results, name)) is not None:
+                archive.check(name, same, found)
                 archive.copy(path, name, same)
                 continue
             if chosen.minutes and time.monotonic() - start > 60 * chosen.minutes:

@@ -59,12 +59,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24, "n_positions": POSITIONS, "resid_pdrop": 0.0},
     "llama": {**SMALL, "num_key_value_heads": 1, "max_position_embeddings": POSITIONS},
+    "bart": {
+        **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": POSITIONS},
+        **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, "dropout": 0.0},
+    },
+    "m2m_100": {
+        **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": POSITIONS},
+        **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3},
+    },
+    "t5": {
+        **{"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0},
+        **{"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0},
+    },
     "deberta-v2": {**ENCODER, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
 }
 ENCODERS = ("bert", "distilbert", "albert", "roberta", "modernbert")
 DECODERS = ("gpt2", "llama")
+ENDS = ("bart", "m2m_100", "t5")
 ARCHITECTURES = (*ENCODERS, *DECODERS)
-"""What is tested everywhere. DeBERTa is there for what it lacks: scaled dot product attention."""
+"""What is tested everywhere. DeBERTa is there for what it lacks: scaled dot product attention; BART and T5 for heads
+that look for the end token, which they need exactly once in a text."""
 
 SPREAD = 0.3
 """Standard deviation of the weights: large, so that every part of a tiny model shows in its logits."""
@@ -111,7 +127,7 @@ def save(
                 torch.nn.init.normal_(parameter, std=SPREAD)
     with quiet():
         model.save_pretrained(folder)
-    save_tokenizer(folder, decoder=architecture in DECODERS, limit=tokenizer_limit)
+    save_tokenizer(folder, decoder=architecture in DECODERS, limit=tokenizer_limit, ends=architecture in ENDS)
     if sentence_encoder:
         modules = (
             '[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]'
@@ -120,8 +136,11 @@ def save(
     return folder
 
 
-def save_tokenizer(folder: Path, *, decoder: bool, limit: int | None = POSITIONS) -> None:
-    """A word-level tokenizer; that of a decoder has no padding token and adds nothing to a text, like GPT-2's."""
+def save_tokenizer(folder: Path, *, decoder: bool, limit: int | None = POSITIONS, ends: bool = False) -> None:
+    """A word-level tokenizer; that of a decoder has no padding token and adds nothing to a text, like GPT-2's.
+
+    With ``ends`` the separator is the end token too, as RoBERTa, BART and T5 have it.
+    """
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.normalizer = Lowercase()
     words.pre_tokenizer = Whitespace()
@@ -129,6 +148,7 @@ def save_tokenizer(folder: Path, *, decoder: bool, limit: int | None = POSITIONS
     if not decoder:
         words.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
         tokens = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+        tokens |= {"eos_token": "[SEP]"} if ends else {}
     limits = {} if limit is None else {"model_max_length": limit}
     PreTrainedTokenizerFast(tokenizer_object=words, **tokens, **limits).save_pretrained(folder)
 

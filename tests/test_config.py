@@ -33,6 +33,21 @@ def test_a_file_is_read_and_overridden(tmp_path: Path):
     assert (config.ranks.policy, config.federation.clients) == ("random", 7)
 
 
+@pytest.mark.parametrize("mark", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_as_windows_editors_save_it(tmp_path: Path, mark: str):
+    path = tmp_path / "c.toml"
+    path.write_bytes('[data]\r\ntrain = "Bücher.csv"\r\n'.encode(mark))
+    assert load(path).data.train == "Bücher.csv"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea", b"a = \xe9", b"a = " + b"9" * 5000, b"a = " + b"[" * 100_000])
+def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes):
+    path = tmp_path / "c.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"c.toml is not valid TOML"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("text", "section", "key", "value"),
     [

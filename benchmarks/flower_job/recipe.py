@@ -23,6 +23,7 @@ from polyrank import data
 from polyrank.config import Config, load
 from polyrank.hf.base import load_base, load_tokenizer
 from polyrank.seeds import derive, numpy_generator, torch_generator
+from polyrank.shares import part_of
 from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, tokenize
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -76,7 +77,7 @@ def work(path: str) -> Work:
 
 def cohort_size(config: Config) -> int:
     """Clients per round."""
-    return max(1, round(config.federation.participation * (config.federation.clients or 1)))
+    return max(1, part_of(config.federation.clients or 1, config.federation.participation))
 
 
 def build(path: str) -> PeftModel:

@@ -22,6 +22,20 @@ class DataError(PolyRankError):
     """A data set cannot be read, split or labelled as asked."""
 
 
+class LabelError(DataError):
+    """Labels are none of the classes.
+
+    Args:
+        message: for whoever has the data, with some of the labels.
+        known: how many different labels are classes.
+        unknown: how many are none.
+    """
+
+    def __init__(self, message: str, known: int = 0, unknown: int = 0) -> None:
+        super().__init__(message)
+        self.known, self.unknown = known, unknown
+
+
 class ModelError(PolyRankError):
     """A base model cannot be loaded or adapted as asked."""
 

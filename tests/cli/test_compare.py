@@ -35,6 +35,12 @@ def test_a_comparison_and_the_same_again(polyrank: Polyrank, arguments: list[str
     for row, method in zip(rows, methods, strict=True):
         assert float(row["end_mean"]) == method["end"]["mean"]
         assert row["seeds"] == "0 1"
+    assert (json.loads(as_json.out)["correction"], json.loads(as_json.out)["level"]) == ("Holm", 0.05)
+    assert "after Holm's correction for the number of methods" in " ".join(first.out.split())
+    for row, method in zip(rows[1:], methods[1:], strict=True):
+        for measure in ("end", "area"):
+            written, corrected = row[f"{measure}_difference_p_holm"], method[f"{measure}_difference"]["p_holm"]
+            assert written == ("" if corrected is None else str(corrected))
 
 
 @pytest.mark.parametrize(

@@ -177,12 +177,6 @@ def a_file(folder: Path) -> None:
     folder.write_text("adapter")
 
 
-def too_wide(folder: Path) -> None:
-    """Rank 8 in a layer of 7 outputs."""
-    edit(folder, rank_pattern={QUERY: 8})
-    more({A: torch.ones(8, 9), B: torch.ones(7, 8)})(folder)
-
-
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated data": (cut_off(-40), "cannot be read"),
     "truncated header": (cut_off(100), "cannot be read"),
@@ -205,7 +199,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "parent folder": (named("base_model.model.../../x.lora_A.weight"), "is no name of a tensor"),
     "two dots": (named("base_model.model...lora_A.weight"), "is no name of a tensor"),
     "line break": (named("base_model.model.a\nb.weight"), "is no name of a tensor"),
-    "rank above the size": (too_wide, f"{QUERY} has rank 8, but the layer is 7 x 9"),
     "half a pair": (tensors(lambda t: t.pop(B)), f"{QUERY} has lora_A only"),
     "factors that do not fit": (more({B: torch.ones(7, 2)}), f"{QUERY} has lora_A [3, 9] and lora_B"),
     "vectors": (more({A: torch.ones(3), B: torch.ones(3)}), f"{QUERY} has lora_A [3]"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polyrank.federation import checkpoint
+from polyrank.federation import checkpoint, trackers
 from polyrank.training.profile import PHASES
 from polyrank.training.sequential import Sequential
 from tests.cli.conftest import Polyrank
@@ -16,11 +16,13 @@ from tests.cli.conftest import Polyrank
 def test_a_run_shows_its_rounds_and_leaves_the_run_folder(polyrank: Polyrank, own_things: Path):
     result = polyrank("run", own_things / "study.toml", "--out", "study")
     assert result.code == 0
+    assert result.out.startswith("read 60 rows of ")
     assert "4 clients with 12 to 12 examples" in result.out
     for word in ("1/2", "2/2", "accuracy", "time left", "best constant answer", "rank group", "run folder: study"):
         assert word in result.out
     assert {path.name for path in Path("study").iterdir()} == {
-        *("config.toml", "metrics.jsonl", "checkpoint", "adapter", "clients.json", "run.json", "summary.json")
+        *("config.toml", "requested.toml", "metrics.jsonl", "checkpoint"),
+        *("adapter", "clients.json", "run.json", "summary.json"),
     }
     assert result.err == ""
 
@@ -181,3 +183,33 @@ def test_a_fault_of_ours_is_one_line_and_exit_code_1(polyrank: Polyrank, monkeyp
     assert result.code == 1
     assert len(result.err.strip().splitlines()) == 1
     assert "internal error: RuntimeError: the moon" in result.err
+
+
+def test_the_end_says_what_was_not_tracked(
+    polyrank: Polyrank, own_things: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A tracker without a network: named once, and the run is done."""
+
+    class Unreachable:
+        requires_logging_directory = False
+
+        def __init__(self, project: str) -> None:
+            raise ConnectionError(f"no network for {project}")
+
+    monkeypatch.setattr(trackers, "LOGGER_TYPE_TO_CLASS", {"wandb": Unreachable})
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: ["wandb"])
+    done = polyrank("run", own_things / "study.toml", "--set", 'output.trackers=["wandb"]', "--out", "tracked")
+    assert done.code == 0
+    assert "not tracked: wandb: everything (ConnectionError: no network for polyrank)" in done.out
+    assert [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()] == [
+        "wandb failed, and the run goes on: ConnectionError: no network for polyrank"
+    ]
+
+
+def test_a_trial_is_not_resumed_as_the_run(polyrank: Polyrank, own_things: Path):
+    study = own_things / "study.toml"
+    assert polyrank("run", study, "--set", "data.size=4", "--out", "trial").code == 0
+    refused = polyrank("run", study, "--resume", "--out", "trial")
+    assert refused.code == 2
+    assert "data.size is 4 there and not set here" in refused.err
+    assert polyrank("run", "--resume", "--out", "trial").code == 0

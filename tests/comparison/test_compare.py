@@ -167,3 +167,83 @@ def test_a_folder_of_another_configuration_is_refused_before_anything_runs(confi
     shorter = configure("federation.rounds=1", *("ranks.policy=validation", "ranks.validation_per_label=4"))
     with pytest.raises(RunFolderError, match=r"2 finished rounds and federation\.rounds is 1"):
         compare(plan(entries(shorter, METHODS), [0], done), done)
+
+
+def few(configure: Configure, *overrides: str) -> Config:
+    """Two rounds at ranks that nobody is scored for."""
+    return configure("federation.rounds=2", "evaluation.diagnostics=false", *overrides)
+
+
+def test_a_trial_is_not_taken_for_the_full_comparison(configure: Configure, tmp_path: Path):
+    """Three clients and 60 texts, finished; then the same command without these settings. Both orders of the two."""
+    trial = few(configure, "federation.clients=3", "data.limit_train=60", "ranks.counts=[2, 1]")
+    full = few(configure).model_copy(update={"ranks": trial.ranks})
+    full = full.model_copy(update={"federation": full.federation.model_copy(update={"clients": None})})
+    compare(plan(entries(trial, METHODS[:1]), [0], tmp_path), tmp_path)
+    before = (tmp_path / "replication" / "seed-0" / "summary.json").read_bytes()
+    for call in (finished, lambda one: compare([one], tmp_path)):
+        (one,) = plan(entries(full, METHODS[:1]), [0], tmp_path)
+        with pytest.raises(
+            RunFolderError, match=r"data\.limit_train is 60 there and not set here; federation\.clients"
+        ):
+            call(one)
+    assert (tmp_path / "replication" / "seed-0" / "summary.json").read_bytes() == before
+    (again,) = plan(entries(trial, METHODS[:1]), [0], tmp_path)
+    assert finished(again)
+
+
+def test_runs_on_data_that_were_edited_are_not_put_beside_others(configure: Configure, tmp_path: Path):
+    """One text more in the file: a second method would be trained on it, and the first one was not."""
+    given = Path(configure().data.train).read_text(encoding="utf-8")
+    data, out = tmp_path / "data.csv", tmp_path / "out"
+    data.write_text(given, encoding="utf-8")
+    config = few(configure, f"data.train={data}")
+    compare(plan(entries(config, METHODS[:1]), [0], out), out)
+    data.write_text(given + "a new apple,fruit,ann\n", encoding="utf-8")
+    both = plan(entries(config, METHODS[:2]), [0], out)
+    with pytest.raises(
+        RunFolderError, match=r"seed-0: the data or the model changed .* texts were 240 rows.* 241 rows"
+    ):
+        compare(both, out)
+    assert not both[1].folder.exists()
+    data.unlink()
+    (tmp_path / "moved").mkdir()
+    moved = few(configure, f"data.train={tmp_path / 'moved' / 'a.csv'}")
+    Path(moved.data.train).write_text(given, encoding="utf-8")
+    folders = compare(plan(entries(moved, METHODS[:2]), [0], out), out)
+    assert list(grouped(find(folders))) == ["replication", "zero_padding"]
+
+
+def test_methods_are_evaluated_in_the_same_rounds(configure: Configure, tmp_path: Path):
+    """Finished with an evaluation in each of three rounds; asked for in every second one, it has those of the others.
+
+    Every second round of three, and the last: 2 and 3.
+    """
+    often, seldom = (configure("federation.rounds=3", f"evaluation.every={every}") for every in (1, 2))
+    compare(plan(entries(often, METHODS[:1]), [0], tmp_path), tmp_path)
+    both = plan(entries(seldom, METHODS[:2]), [0], tmp_path)
+    assert [finished(one) for one in both] == [False, False]
+    runs = find(compare(both, tmp_path))
+    assert [run.rounds for run in runs] == [[2, 3], [2, 3]]
+    assert runs[0].summary is not None
+    assert runs[0].summary["best/accuracy"] == max(runs[0].accuracies)
+    with pytest.raises(RunFolderError, match=r"round 1 was not evaluated, and with evaluation\.every 1 it would have"):
+        finished(plan(entries(often, METHODS[:1]), [0], tmp_path)[0])
+
+
+def test_a_folder_of_an_earlier_version_is_not_reused(configure: Configure, tmp_path: Path):
+    todo = plan(entries(few(configure), METHODS[:1]), [0], tmp_path)
+    compare(todo, tmp_path)
+    (todo[0].folder / "requested.toml").unlink()
+    with pytest.raises(RunFolderError, match="an earlier PolyRank, which did not keep what was asked for"):
+        finished(todo[0])
+
+
+def test_a_run_that_had_saved_nothing_is_begun_anew(configure: Configure, tmp_path: Path):
+    """Stopped between its first two files."""
+    todo = plan(entries(few(configure), METHODS[:1]), [0], tmp_path)
+    folder = RunFolder(todo[0].folder)
+    folder.create(overwrite=False)
+    folder.config.write_text("", encoding="utf-8")
+    compare(todo, tmp_path)
+    assert finished(todo[0])

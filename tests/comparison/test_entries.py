@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from polyrank import aggregation, config
@@ -52,6 +54,55 @@ def test_a_method_for_equal_ranks_comes_once_per_rank():
 def test_homogeneous_ranks(levels: str, shares: str, expected: list[int]):
     """(4 + 8 + 16 + 32) / 4 = 15; one level is its own mean; (1 + 2) / 2 = 1.5 is rounded up to the highest."""
     assert homogeneous_ranks(config.load(None, [f"ranks.levels={levels}", f"ranks.shares={shares}"])) == expected
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Path:
+    """Rows of five sites, two labels each."""
+    rows = [f"text {i} of {site},{label},{site}" for site in "abcde" for i in range(4) for label in "xy"]
+    (tmp_path / "sites.csv").write_text("\n".join(["text,label,site", *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "sites.csv"
+
+
+@pytest.mark.parametrize("policy", ["fixed", "self_pruning"])
+def test_ranks_by_name_count_in_the_baseline(policy: str):
+    """Two of four clients at 32 and the others at 4 are 18 on average; all of them at 32 are one rank."""
+    common = ("federation.clients=4", f"ranks.policy={policy}", "ranks.levels=[4]")
+    half = "ranks.by_name={client-00 = 32, client-03 = 32}"
+    every = f"ranks.by_name={{{', '.join(f'client-0{i} = 32' for i in range(4))}}}"
+    assert homogeneous_ranks(config.load(None, [*common, half])) == [4, 18, 32]
+    assert homogeneous_ranks(config.load(None, [*common, every])) == [32]
+
+
+def test_ranks_of_groups_count_in_the_baseline():
+    """Half of 10 clients are balanced and have 32, the others 4. One name on top: (5 * 32 + 4 * 4 + 8) / 10 is 18.4, or
+    (4 * 32 + 5 * 4 + 8) / 10 is 15.6 where client 0 is a balanced one: a client's own name goes before its group's."""
+    common = ["federation.clients=10", "data.balanced_share=0.5", "ranks.policy=fixed", "ranks.levels=[4]"]
+    assert homogeneous_ranks(config.load(None, [*common, "ranks.by_name={balanced = 32}"])) == [4, 18, 32]
+    both = [*common, "ranks.by_name={balanced = 32, client-00 = 8}"]
+    assert homogeneous_ranks(config.load(None, both))[1] in (19, 16)
+
+
+def test_sites_of_a_column_are_counted(sites: Path):
+    """Four at 5 and one at 20 are 40 / 5 = 8, by counts, or by the default shares of five: 4.5 and 0.5, so 4 and 1.
+
+    Sites a and b at 32, the others at 4: 76 / 5 = 15.2. A policy that scores holds texts back, and nobody is lost.
+    """
+    column = ("data.partition=by-column", "data.column=site", "data.test_share=0.25")
+    data = (*column, f"data.train={sites}")
+    assert homogeneous_ranks(config.load(None, [*column, "ranks.counts=[4, 1]"])) == [5, 8, 20]
+    assert homogeneous_ranks(config.load(None, [*data, "ranks.policy=random"])) == [5, 8, 20]
+    assert homogeneous_ranks(config.load(None, [*data, "ranks.validation_per_label=2"])) == [5, 8, 20]
+    named = ("ranks.policy=fixed", "ranks.levels=[4]", "ranks.by_name={a = 32, b = 32}")
+    assert homogeneous_ranks(config.load(None, [*data, *named])) == [4, 16, 32]
+
+
+def test_a_baseline_is_refused_as_the_run_would_be():
+    wrong = ("federation.clients=4", "ranks.policy=fixed", "ranks.levels=[4]", "ranks.by_name={client-0 = 32}")
+    with pytest.raises(ConfigError, match="no client or group is called 'client-0'"):
+        homogeneous_ranks(config.load(None, wrong))
+    with pytest.raises(ConfigError, match="5 in all; expected 6 clients"):
+        homogeneous_ranks(config.load(None, ["federation.clients=6", "ranks.counts=[4, 1]"]))
 
 
 def test_a_baseline_forgets_who_had_which_rank():

@@ -330,7 +330,9 @@ def shrinkage(server: ServerState, updates: Sequence[ClientUpdate], min_owners: 
     """``previous + theta (owners' mean - previous)``, ``theta = max(0, 1 - v S / C)``.
 
     C: mean square of the mean change of the row; S: sum of the squared shares of its owners; v: sums of the owners'
-    weighted squared deviations from their mean (per entry) over sums of ``1 - S``, over rows of two owners or more.
+    weighted squared deviations from their mean (per entry) over sums of ``1 - S``, over rows of two owners or more,
+    whether they may move or not. Both are sums over pairs of owners, ``sum_kl s_k s_l (x_k - x_l)^2 / 2`` and
+    ``sum_{k != l} s_k s_l``, which says the same without a difference of large numbers.
     """
     out = plain(server.adapter)
     clients = [client for client in clients_of(updates) if client.weight > 0]
@@ -352,9 +354,10 @@ def shrinkage(server: ServerState, updates: Sequence[ClientUpdate], min_owners: 
                 rows = [(c.weight / total, row(c.adapter, module, side, j, out.scale[module])) for c in owners]
                 mean = sum(share * x for share, x in rows)
                 squared = sum(share**2 for share, _ in rows)
-                if len(owners) > 1:
-                    deviations += sum(share * np.mean((x - mean) ** 2) for share, x in rows)
-                    freedom += 1 - squared
+                for k, (s_k, x_k) in enumerate(rows):
+                    for s_l, x_l in rows[:k]:
+                        deviations += s_k * s_l * np.mean((x_k - x_l) ** 2)
+                        freedom += 2 * s_k * s_l
                 if len(owners) >= min_owners:
                     places[j] = (mean, squared)
             variance = deviations / freedom if freedom > 0 else 0.0
@@ -647,7 +650,7 @@ ORACLES: Mapping[str, Oracle] = {
     ),
     "owner_mean": Oracle(owner_mean, (*_MIN_OWNERS, *_ALIGN)),
     "tempered": Oracle(tempered, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"gamma": 2.0}, *_ALIGN)),
-    "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2})),
+    "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2}, {"min_owners": 4})),
     "flora": Oracle(flora, ({}, {"max_rank": 5}), "delta"),
     "flexlora": Oracle(flexlora, ({}, {"balanced": True}, {"compress": 0.0}, {"compress": 1e-14}), "delta"),
     "raflora": Oracle(raflora, by="delta"),

@@ -255,6 +255,14 @@ def test_weights_times_a_constant_do_not_matter(variant: Variant, factor: float)
     same_model(variant(it.server, scaled.updates), variant(it.server, it.updates), variant.by)
 
 
+@pytest.mark.parametrize("heavy", ["dee", "cem"])
+@every_method
+def test_one_weight_may_dwarf_the_rest(variant: Variant, heavy: str):
+    """By 1e17, where a sum of weights in float64 no longer holds the others: a client of rank 1, or of all ranks."""
+    it = variant.round().with_updates(lambda u: replace(u, weight=u.weight * (1e17 if u.client == heavy else 1)))
+    same_model(variant(it.server, it.updates), variant.expected(it.server, it.updates), variant.by)
+
+
 @every_round
 def test_a_client_of_weight_zero_changes_nothing(variant: Variant, fixture: str):
     """Neither as an owner nor as a donor; and not even when it has diverged, as 0 times NaN is not 0."""

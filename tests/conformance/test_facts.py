@@ -174,6 +174,33 @@ def test_shrinkage_by_hand():
     assert rows_after("shrinkage", server(0.0, 7.0), disagreeing) == [0.0, 7.0]
 
 
+@pytest.mark.parametrize(("min_owners", "row_1"), [(1, 8 - 5 / 56), (3, 0.0)])
+def test_shrinkage_does_not_shrink_a_row_for_what_another_is_kept_by(min_owners: int, row_1: float):
+    """Ranks 1, 2 and 2, weights 1: row 0 is 3, 4 and 5, row 1 is 7 and 9 with its two owners; previous rows 0.
+
+    Row 0: mean 4, deviations (1 + 0 + 1) / 3 = 2/3, S = 1/3. Row 1: mean 8, deviations 1, S = 1/2. So v =
+    (2/3 + 1) / (2/3 + 1/2) = 10/7, and row 0 has theta = 1 - (10/7) / 3 / 16 = 163/168, whether row 1 may move or not:
+    4 * 163/168 = 163/42. Row 1 moves to 8 (1 - (10/7) / 2 / 64) = 8 - 5/56, or stays.
+    """
+    updates = send((1.0, line(3.0)), (1.0, line(4.0, 7.0)), (1.0, line(5.0, 9.0)))
+    found = rows_after("shrinkage", server(0.0, 0.0), updates, min_owners=min_owners)
+    assert found == pytest.approx([163 / 42, row_1], rel=1e-14)
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e3, 1e9, 1e17, 1e300])
+def test_shrinkage_of_two_owners_whose_weights_are_far_apart(weight: float):
+    """Rows 3 and 5, weights w and 1, shares s and t: deviations s t 2^2, ``1 - S = 2 s t``, so v = 2 whatever w is.
+
+    With w = 1: mean 4, theta = 1 - 2 (1/2) / 16 = 15/16: 3.75. For large w mean 3, S = 1, theta = 1 - 2/9: 7/3.
+    """
+    s = weight / (weight + 1)
+    mean, squares = 3 * s + 5 * (1 - s), s**2 + (1 - s) ** 2
+    for order in (1, -1):
+        updates = send((weight, line(3.0)), (1.0, line(5.0)))[::order]
+        found = rows_after("shrinkage", server(0.0), updates)
+        assert found == pytest.approx([mean * (1 - 2 * squares / mean**2)], rel=1e-12)
+
+
 def _two_layers(q: float, v: float, scale: float = 1.0, head: float = 0.0) -> Adapter:
     """Rank 1, two layers of shape 1 x 2, A = (1, 0) and B = q or v: their products have norm ``scale`` |q| or |v|."""
     a = torch.tensor([[1.0, 0.0]], dtype=torch.float64)

@@ -39,7 +39,6 @@ def write_parquet(path):
     ("name", "write"),
     [
         ("x.csv", lambda path: write_delimited(path, ",")),
-        ("x.tsv", lambda path: write_delimited(path, "\t")),
         ("x.jsonl", write_json_lines),
         ("x.json", write_json_lines),
         ("list.json", write_json_list),
@@ -52,6 +51,15 @@ def test_every_format_gives_the_strings_back_as_they_are(tmp_path, name, write):
     path = tmp_path / name
     write(path)
     table = read_file(str(path))
+    assert tuple(table.columns["text"]) == TEXTS
+    assert tuple(table.columns["label"]) == LABELS
+
+
+@pytest.mark.parametrize("quoting", ["quotes", "multiline"])
+def test_a_quoted_tsv_where_that_is_asked_for(tmp_path, quoting):
+    path = tmp_path / "x.tsv"
+    write_delimited(path, "\t")
+    table = read_file(str(path), quoting=quoting)
     assert tuple(table.columns["text"]) == TEXTS
     assert tuple(table.columns["label"]) == LABELS
 
@@ -96,12 +104,19 @@ def test_class_names_in_parquet_written_by_datasets(tmp_path):
         ("x.txt", b"hello", r"x.txt is a .txt file; expected one of .csv, .tsv"),
         ("x.csv", "text,label\ncafé,a\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8"),
         ("x.csv", b"text,label\na,b,c\n", "line 2: 3 fields, expected 2"),
-        ("x.csv", b'text,label\n"a,b\nc,d\n', "line 3: unexpected end of data"),
-        ("x.tsv", b'text\tlabel\n"a" b\tc\n', "line 2: .*quotation mark"),
+        ("x.csv", b'text,label\n"a,b\nc,d\n', "line 2: the quoted text .* runs to line 3: unexpected end of data"),
+        ("x.csv", b'text,label\n"a" b,c\n', "line 2: .*quotation mark"),
+        ("x.tsv", b"text\tlabel\na\tb\tc\n", 'line 2: 3 fields, expected 2 .*data.quoting = "quotes"'),
+        ("x.csv", b"text,label\na,b\ntext,label\nc,d\n", "line 3: the first line once more"),
+        ("x.csv", b'"text,label\na,b",c\n', "line 1: a quotation mark opens a text that ends in line 2"),
         ("x.csv", b"text,text\na,b\n", "names a column twice"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: broken json .*one object per line"),
         ("x.jsonl", b'{"text": "a"}\n\n["a"]\n', "record 3: a json list, expected an object"),
         ("x.json", b'[{"text": "a"},\n{"text" "b"}]', "line 2: broken json"),
+        ("x.jsonl", b'{"text": "a", "text": "b", "label": "x"}', "line 1: .*the key 'text' occurs twice"),
+        ("x.jsonl", b'{"label": "x"}\n{"label": ' + b"9" * 5000 + b"}", "line 2: this json cannot be read"),
+        ("x.json", b"[" * 100_000, "line 1: this json cannot be read"),
+        ("x.csv", b"\xff\xfea\x00b", "is not UTF-16"),
         ("x.parquet", b"PAR1 no", "not a readable parquet file"),
     ],
 )
@@ -124,3 +139,41 @@ def test_what_is_written_like_a_path(tmp_path, monkeypatch):
     (tmp_path / "plain").write_text("x")
     assert all(map(looks_like_path, ["./x", "../x", "/x", "~/x", "a\\b", "train.csv", "plain"]))
     assert not any(map(looks_like_path, ["ag_news", "fancyzhx/ag_news", "glue:sst2#validation"]))
+
+
+@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "text,label\r\nGrüße,ü\r\n"),
+        ("x.tsv", "text\tlabel\nGrüße\tü\n"),
+        ("x.json", '[{"text": "Grüße", "label": "ü"}]'),
+        ("x.jsonl", '{"text": "Grüße", "label": "ü"}'),
+    ],
+)
+def test_a_byte_order_mark_is_read(tmp_path, name, content, mark):
+    """Windows editors write it, Excel and PowerShell in UTF-16; the first column is "text" and not "\ufefftext"."""
+    (tmp_path / name).write_bytes(content.encode(mark))
+    table = read_file(str(tmp_path / name))
+    assert {key: list(values) for key, values in table.columns.items()} == {"text": ["Grüße"], "label": ["ü"]}
+
+
+def test_json_lines_put_together_from_files_with_a_mark(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
+    assert read_file(str(tmp_path / "x.jsonl")).columns == {"text": ["a", "b"]}
+
+
+def test_a_parquet_column_that_is_not_asked_for_need_not_be_readable(tmp_path):
+    """The year 300,000 is no date of Python's, and half of a UTF-8 character no string."""
+    import pyarrow
+    import pyarrow.parquet
+
+    far = pyarrow.array([9_400_000_000_000], pyarrow.timestamp("s"))
+    broken = pyarrow.array([b"\xe4"]).cast(pyarrow.binary()).view(pyarrow.string())
+    table = pyarrow.table({"text": ["a"], "far": far, "broken": broken})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    found = read_file(str(tmp_path / "x.parquet"))
+    assert found.column("text", "data.text") == ["a"]
+    for name in ("far", "broken"):
+        with pytest.raises(DataError, match=f"x.parquet: the column '{name}' cannot be read"):
+            found.column(name, "data.text")

@@ -39,6 +39,12 @@ def test_a_share_is_cut_by_label_and_by_seed(tmp_path):
     assert first.test.texts == again.test.texts != other.test.texts
 
 
+def test_a_share_of_rows_is_rounded_half_up(tmp_path):
+    """A tenth of 25 rows is 2.5, so 3."""
+    split = load(write(tmp_path / "x.csv", ["a"] * 13 + ["b"] * 12), test_share=0.1)
+    assert (len(split.train), len(split.test)) == (22, 3)
+
+
 def test_a_label_with_one_row_stays_in_training(tmp_path):
     split = load(write(tmp_path / "x.csv", ["a"] * 5 + ["b"]), test_share=0.9)
     assert split.train.label_counts().tolist() == [1, 1]
@@ -69,6 +75,57 @@ def test_what_cannot_be_split(tmp_path):
         load(one_each, one_each)
     with pytest.raises(DataError, match=r"'#test', a split, but data.train"):
         load(one_each, "#test")
+
+
+@pytest.mark.parametrize("spelling", ["./x.csv", "../{folder}/x.csv", "link.csv", "hard.csv", "folder/x.csv"])
+def test_the_training_file_under_another_spelling_is_no_test_file(tmp_path, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.csv"
+    write(path, ["a", "b", "a"])
+    (tmp_path / "link.csv").symlink_to(path)
+    (tmp_path / "hard.csv").hardlink_to(path)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"training and test data are both x\.csv"):
+        load("x.csv", spelling.format(folder=tmp_path.name))
+
+
+def test_a_copy_of_the_training_file_is_said(tmp_path, caplog):
+    train, test = write(tmp_path / "a.csv", ["a", "b"]), write(tmp_path / "b.csv", ["a", "b"])
+    load(train, test)
+    assert "every text of" in caplog.text
+    caplog.clear()
+    load(train, write(tmp_path / "c.csv", ["a", "b"], start=1))  # one text of two
+    assert not caplog.text
+
+
+def test_rows_read_and_rows_of_the_file(tmp_path):
+    """Ten rows, of which two are for testing and four kept for training: all texts still know their rows."""
+    train = write(tmp_path / "x.csv", ["a", "b"] * 5)
+    split = load(train, limit_train=4)
+    assert split.read == {train: 10}
+    for part in (split.train, split.test):
+        assert [f"text {row - 1}" for row in part.rows] == list(part.texts)
+        assert part.place(1) == f"{train}, row {part.rows[1]}"
+    test = write(tmp_path / "y.csv", ["a", "b"], start=20)
+    assert load(train, test).read == {train: 10, test: 2}
+
+
+def test_quoting_is_that_of_both_files(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"a\tx\nb"\ty\n"c"\tx\n')
+    (tmp_path / "b.tsv").write_text('text\tlabel\n"d"\tx\n')
+    paths = str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")
+    split = load(*paths)
+    assert (split.train.texts, split.test.texts) == (('"a', 'b"', '"c"'), ('"d"',))
+    split = load(*paths, quoting="multiline", labels=["x", "y"])
+    assert (split.train.texts, split.test.texts) == (("a\tx\nb", "c"), ("d",))
+
+
+def test_labels_take_an_order_of_the_same_names(tmp_path):
+    path = write(tmp_path / "x.csv", ["a", "b", "c"] * 3)
+    assert load(path, order=["c", "a", "b"]).train.label_names == ("c", "a", "b")
+    assert load(path, order=["c", "a"]).train.label_names == ("a", "b", "c")
+    assert load(path, order=["c", "a", "b", "d"]).train.label_names == ("a", "b", "c")
+    assert load(path, order=["c", "a", "b"], labels=["b", "c", "a"]).train.label_names == ("b", "c", "a")
 
 
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub():

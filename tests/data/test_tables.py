@@ -51,6 +51,11 @@ def test_extra_columns_are_strings():
             "2 row.s. with no label in 'label', at row 2, 3",
         ),
         ({"text": ["a", "b"], "label": ["x", ""]}, "1 row.s. with no label"),
+        (
+            {"text": ["a", "b \ud83d"], "label": ["x", "y"]},
+            "a text in 'text' that holds half of a surrogate pair, at row 2",
+        ),
+        ({"text": ["a", "b"], "label": ["x", "\udc00"]}, "a label in 'label' that holds half .* at row 2"),
         ({"text": ["a", "b"], "label": [1, 0.5]}, r"that is 0.5 \(float\), at row 2"),
     ],
 )
@@ -62,6 +67,20 @@ def test_rows_that_cannot_be_used_are_named(columns, message):
 def test_a_null_in_an_extra_column():
     with pytest.raises(DataError, match=r"no value in 'user', at row 2"):
         read({"text": ["a", "b"], "label": ["x", "y"], "user": ["u", None]}, extra=["user"])
+
+
+def test_half_of_a_surrogate_pair_in_an_extra_column():
+    with pytest.raises(DataError, match=r"a value in 'user' that holds half .* at row 1"):
+        read({"text": ["a", "b"], "label": ["x", "y"], "user": ["\ud83d", "v"]}, extra=["user"])
+
+
+def test_a_column_that_cannot_be_read():
+    class Broken:
+        def __iter__(self):
+            raise ValueError("year 300000 is out of range")
+
+    with pytest.raises(DataError, match=r"x.csv: the column 'text' cannot be read: ValueError: year 300000"):
+        read({"text": Broken(), "label": ["x", "y"]})
 
 
 def test_the_hidden_labels_of_a_test_split_on_the_hub():

@@ -16,7 +16,7 @@ from polyrank import aggregation
 from polyrank import config as configuration
 from polyrank.adapter import Adapter
 from polyrank.aggregation import METHODS
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import Listeners
 from polyrank.federation.run_folder import RunFolder
 from polyrank.federation.runner import Runner
 from polyrank.federation.setup import Federation, build
@@ -64,7 +64,7 @@ def three_rounds(federation: Federation, method: str, folder: Path) -> Done:
     config = federation.config.model_copy(update={"aggregation": section})
     recorder = Recorder(federation.engine, [])
     chosen = replace(federation, config=config, method=aggregation.build(method), engine=recorder)
-    runner = Runner(chosen, RunFolder(folder), Listener())
+    runner = Runner(chosen, RunFolder(folder), Listeners())
     runner.run(runner.start())
     return Done(runner.folder.read_metrics(), recorder.rounds)
 

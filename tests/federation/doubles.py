@@ -10,7 +10,7 @@ import torch
 
 from polyrank.adapter import Adapter
 from polyrank.config import Config
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import Listener, Listeners
 from polyrank.federation.run_folder import RunFolder
 from polyrank.federation.runner import Runner
 from polyrank.federation.setup import build
@@ -50,7 +50,7 @@ class Pretend(Engine):
 
 def pretending(config: Config, folder: Path, engine: Engine) -> Runner:
     """A runner whose federation is real but for its engine."""
-    return Runner(replace(build(config), engine=engine), RunFolder(folder), Listener())
+    return Runner(replace(build(config), engine=engine), RunFolder(folder), Listeners())
 
 
 @dataclass

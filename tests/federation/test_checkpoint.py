@@ -175,7 +175,7 @@ def test_without_any_checkpoint_it_says_what_to_do(tmp_path: Path):
 def test_a_checkpoint_of_another_configuration_is_refused(two: Path):
     """Not even an older one of the right configuration is taken: something is mixed up."""
     checkpoint.save(two, state(3), "xyz")
-    with pytest.raises(RunFolderError, match="round-00003 belongs to another configuration than this run"):
+    with pytest.raises(RunFolderError, match="round-00003 belongs to another configuration, or to other data, than"):
         checkpoint.load(two, "abc")
 
 

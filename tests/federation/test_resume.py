@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,11 +15,13 @@ from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
 from polyrank.federation import checkpoint
+from polyrank.federation.agreement import Asked
 from polyrank.federation.run_folder import RunFolder
 from polyrank.federation.runner import run, saved_config
 from polyrank.state import ServerState
 from tests.federation.conftest import Configure
 from tests.federation.doubles import Stop
+from tests.federation.runs import assert_same_run, final, interrupt, metrics
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fixed ranks, averaged head": (),
@@ -45,31 +46,6 @@ MORE_STATE: dict[str, tuple[str, ...]] = {
 }
 
 
-def final(folder: Path) -> ServerState:
-    return checkpoint.load(folder / "checkpoint")
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [line | {"seconds": 0} for line in RunFolder(folder).read_metrics()]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    a, b = final(one), final(other)
-    assert a.adapter.identical(b.adapter)
-    assert (a.round, a.ranks, a.scales, a.seed) == (b.round, b.ranks, b.scales, b.seed)
-    assert a.personal.keys() == b.personal.keys()
-    for client, own in a.personal.items():
-        assert own.keys() == b.personal[client].keys()
-        assert all(own[name].equal(b.personal[client][name]) for name in own)
-    assert (a.base_change is None) == (b.base_change is None)
-    assert a.base_change is None or a.base_change.identical(b.base_change)
-    assert metrics(one) == metrics(other)
-    for file in ("config.toml", "clients.json", "adapter/adapter_model.safetensors"):
-        assert (one / file).read_bytes() == (other / file).read_bytes()
-    summaries = [RunFolder(folder).read_json("summary") | {"seconds": 0} for folder in (one, other)]
-    assert summaries[0] == summaries[1]
-
-
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def config(request: pytest.FixtureRequest, configure: Configure) -> Config:
     return configure("federation.rounds=4", *request.param)
@@ -81,11 +57,6 @@ def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(config, folder)
     return folder
-
-
-def interrupt(config: Config, folder: Path, **when: int) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(config, folder, listener=Stop(**when))
 
 
 @pytest.mark.parametrize("when", [{"in_round": 1}, {"in_round": 3}, {"after_round": 0}, {"after_round": 2}])
@@ -181,13 +152,6 @@ def test_a_run_is_not_made_shorter_than_it_is(configure: Configure, tmp_path: Pa
     assert final(tmp_path).round == len(metrics(tmp_path)) == saved_config(tmp_path).federation.rounds == 3
 
 
-def test_a_run_that_ends_where_nothing_was_evaluated_is_one_clear_line(configure: Configure, tmp_path: Path):
-    """Evaluated every ninth round, stopped after the second, and then said to be two rounds long."""
-    interrupt(configure("federation.rounds=9", "evaluation.every=9"), tmp_path, after_round=2)
-    with pytest.raises(RunFolderError, match=r"no evaluated round to sum up; raise federation\.rounds to go on"):
-        run(configure("federation.rounds=2", "evaluation.every=9"), tmp_path, resume=True)
-
-
 def test_another_configuration_is_refused_and_the_run_is_kept(configure: Configure, tmp_path: Path):
     interrupt(configure(), tmp_path, after_round=1)
     with pytest.raises(RunFolderError, match=r"federation\.seed is 0 there and 1 here; training\.lr is 0\.005 there"):
@@ -195,11 +159,20 @@ def test_another_configuration_is_refused_and_the_run_is_kept(configure: Configu
     assert final(tmp_path).round == 1
 
 
+def test_another_order_of_the_classes_is_refused(configure: Configure, tmp_path: Path):
+    """A head's rows are classes by their number: the saved ones would answer under each other's names."""
+    run(configure("federation.rounds=1"), tmp_path)
+    about = RunFolder(tmp_path).read_json("run")
+    RunFolder(tmp_path).write_json("run", {**about, "labels": about["labels"][::-1]})
+    with pytest.raises(RunFolderError, match=r"counts the labels pets, fruit, and now they are fruit, pets; resume"):
+        run(configure("federation.rounds=2"), tmp_path, resume=True)
+
+
 def test_a_checkpoint_of_another_run_is_refused_before_the_work(configure: Configure, tmp_path: Path):
     """config.toml was edited by hand; the model it names now does not exist, and is not looked for."""
     interrupt(configure(), tmp_path, after_round=1)
     edited = configure("federation.seed=5", "model.name=/no/such/model")
-    RunFolder(tmp_path).write_config(edited)
+    RunFolder(tmp_path).write_config(Asked(edited, edited))
     with pytest.raises(RunFolderError, match="round-00001 belongs to another configuration"):
         run(edited, tmp_path, resume=True)
 
@@ -207,7 +180,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_the_work(configure: Confi
 def test_what_was_never_saved_cannot_be_resumed(configure: Configure, tmp_path: Path):
     with pytest.raises(RunFolderError, match="is no run folder"):
         run(configure(), tmp_path / "absent", resume=True)
-    RunFolder(tmp_path).write_config(configure())
+    RunFolder(tmp_path).write_config(Asked(configure(), configure()))
     with pytest.raises(RunFolderError, match="there is no checkpoint"):
         run(configure(), tmp_path, resume=True)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ BOB = ClientUpdate("bob", line(6.0, 8.0, head=22.0), 1.0)
 NAMES = [f"client-{i:02d}" for i in range(10)]
 
 
+def test_a_frozen_b_is_the_same_for_all_whatever_their_scales():
+    """rolora at scales 1 and 3: in round 5 B is trained, and bob's is a third of the server's; in round 6 it is not."""
+    state = replace(SERVER, scales={"ann": 1.0, "bob": 3.0, "eve": 1.0})
+    odd = read_out(state, "bob", build("rolora")).adapter.modules["m"]
+    even = read_out(replace(state, round=5), "bob", build("rolora")).adapter.modules["m"]
+    assert (odd.scale, even.scale) == (3.0, 1.0)
+    assert torch.equal(even.b, SERVER.adapter.modules["m"].b)
+    torch.testing.assert_close(odd.delta(), even.delta())
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 5), st.integers(0, 30), st.floats(0.01, 1), st.integers(1, 40))
 def test_a_cohort_is_sorted_without_repeats_and_of_the_size_asked_for(
@@ -81,8 +92,14 @@ def test_a_cohort_is_sorted_without_repeats_and_of_the_size_asked_for(
     drawn = cohort(names, participation, seed, number)
     assert list(drawn) == sorted(set(drawn))
     assert set(drawn) <= set(names)
-    assert len(drawn) == max(1, round(participation * clients))
+    assert len(drawn) == max(1, math.floor(participation * clients + 0.5))
     assert drawn == cohort(names[::-1], participation, seed, number)
+
+
+@pytest.mark.parametrize(("clients", "share", "size"), [(25, 0.1, 3), (35, 0.1, 4), (5, 0.5, 3), (100, 0.145, 15)])
+def test_the_size_of_a_cohort_is_rounded_half_up(clients: int, share: float, size: int):
+    """2.5, 3.5, 2.5 and 14.5 of them; to the even neighbour, as Python rounds, the first and third were 2."""
+    assert len(cohort([f"client-{i:03d}" for i in range(clients)], share, 0, 1)) == size
 
 
 def test_a_cohort_has_at_least_one_client_and_at_most_all():

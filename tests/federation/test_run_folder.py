@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,13 @@ from safetensors import SafetensorError
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
+from polyrank.federation.agreement import Asked
 from polyrank.federation.run_folder import (
     OWN_FILES,
     OWN_FOLDERS,
     RunFolder,
     about_this_machine,
     disk_errors,
-    fingerprint,
-    resolved_as,
 )
 from tests.federation.disk import files_up_to, no_space
 
@@ -110,13 +108,15 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path):
 
 def test_configuration_and_json_come_back(tmp_path: Path):
     folder = RunFolder(tmp_path)
-    folder.write_config(Config())
+    asked = Asked(configuration.load(overrides=["data.limit_train=9"]), Config())
+    folder.write_config(asked)
     folder.write_json("run", {"labels": ["a", "é"], "head_modules": ["classifier"], "x": [1, None, 0.1]})
     assert folder.read_config() == Config()
+    assert folder.read_asked() == asked
     assert folder.read_json("run")["x"] == [1, None, 0.1]
     target = folder.target()
     assert (target.model, target.labels, target.head_modules) == (Config().model, ("a", "é"), ("classifier",))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "requested.toml", "run.json"]
 
 
 def test_what_is_no_run_folder_is_said(tmp_path: Path):
@@ -148,7 +148,7 @@ def test_a_first_write_that_fails_leaves_a_folder_that_can_be_used(tmp_path: Pat
     folder = RunFolder(tmp_path / "run")
     folder.create(overwrite=False)
     with files_up_to(100), pytest.raises(RunFolderError, match=r"config\.toml cannot be written: File too large"):
-        folder.write_config(Config())
+        folder.write_config(Asked(Config(), Config()))
     folder.create(overwrite=False)
 
 
@@ -172,17 +172,22 @@ def test_a_line_that_a_crash_cut_off_is_left_out_and_then_replaced(tmp_path: Pat
     with folder.metrics.open("a", encoding="utf-8") as file:
         file.write('{"round": 3, "test/acc')
     assert [line["round"] for line in folder.read_metrics()] == [1, 2]
-    folder.drop_metrics_after(2)
+    folder.write_metrics(folder.read_metrics())
     folder.append_metrics({"round": 3})
     assert [line["round"] for line in folder.read_metrics()] == [1, 2, 3]
 
 
-def test_lines_after_the_checkpoints_round_are_dropped(tmp_path: Path):
+def test_a_folder_of_an_earlier_version_is_not_taken_on_trust(tmp_path: Path):
+    """It says neither what was asked for nor what its data held, so nothing can be compared with either."""
     folder = RunFolder(tmp_path)
-    for number in (1, 2, 3):
-        folder.append_metrics({"round": number})
-    folder.drop_metrics_after(1)
-    assert [line["round"] for line in folder.read_metrics()] == [1]
+    folder.write_config(Asked(Config(), Config()))
+    (tmp_path / "requested.toml").unlink()
+    folder.write_json("run", {"labels": ["a", "b"], "head_modules": []})
+    assert folder.read_config() == Config()
+    with pytest.raises(RunFolderError, match=r"an earlier PolyRank, which did not keep what was asked for .*--out"):
+        folder.read_asked()
+    with pytest.raises(RunFolderError, match=r"an earlier PolyRank, which did not keep what its data and model held"):
+        folder.record()
 
 
 @pytest.mark.parametrize("error", [no_space(), SafetensorError("I/O error: No space left on device (os error 28)")])
@@ -198,55 +203,8 @@ def test_what_went_wrong_on_disk_is_one_line(tmp_path: Path, error: Exception):
     assert "\n" not in str(found.value)
 
 
-def test_a_fingerprint_is_of_all_that_a_resumed_run_may_not_change():
-    mark = fingerprint(Config())
-    for allowed in ("federation.rounds=99", "evaluation.every=5", "output.project=x", 'output.trackers=["wandb"]'):
-        assert fingerprint(configuration.load(overrides=[allowed])) == mark
-    for other in ("federation.seed=1", "training.lr=0.1", "ranks.alpha=1", "data.limit_train=5", "model.name=x"):
-        assert fingerprint(configuration.load(overrides=[other])) != mark
-
-
-def test_a_fingerprint_survives_the_file(tmp_path: Path):
-    given = configuration.load(overrides=["model.config={hidden_dropout_prob = 0, a = [1, 2.0]}", "training.lr=1e-3"])
-    RunFolder(tmp_path).write_config(given)
-    assert fingerprint(RunFolder(tmp_path).read_config()) == fingerprint(given)
-
-
-def test_a_resumed_run_is_the_saved_one_but_for_its_length_evaluation_and_output():
-    """What is auto or unset agrees with what was resolved: clients, precision, head."""
-    saved = configuration.load(
-        overrides=["federation.clients=7", "training.precision=bfloat16", "model.head=model", "federation.rounds=5"]
-    )
-    wanted = configuration.load(overrides=["federation.rounds=9", "evaluation.every=3", "output.project=x"])
-    expected = configuration.override(saved, ["federation.rounds=9", "evaluation.every=3", "output.project=x"])
-    assert resolved_as(wanted, saved) == expected
-
-
-def test_what_a_resumed_run_may_not_change_is_named(caplog: pytest.LogCaptureFixture):
-    saved = configuration.load(overrides=["training.precision=float32", "training.lr=0.002"])
-    wanted = configuration.load(overrides=["training.precision=bfloat16", "training.lr=0.1", "ranks.levels=[5, 10]"])
-    message = (
-        "the run is of another configuration: ranks.levels is [5, 20] there and [5, 10] here; "
-        "training.precision is 'float32' there and 'bfloat16' here; training.lr is 0.002 there and 0.1 here. "
-        "Resume it without these changes, or start a new run with another --out"
-    )
-    with caplog.at_level(logging.INFO), pytest.raises(RunFolderError) as error:
-        resolved_as(wanted, saved)
-    assert str(error.value) == message
-
-
 def test_the_machine_is_on_record():
     about = about_this_machine()
     assert json.loads(json.dumps(about)) == about
     assert about["versions"]["torch"]
     assert about["threads"] >= 1
-
-
-def test_a_resumed_run_may_be_trained_in_another_way():
-    """Engines give the same result, so a run may go on with other processes; ``auto`` keeps what was chosen."""
-    how = ["training.engine=batched", "training.clients_per_pass=5", "training.workers=2"]
-    saved = configuration.load(overrides=how)
-    assert resolved_as(configuration.load(), saved).training == saved.training
-    other = configuration.load(overrides=[*how[:2], "training.workers=1"])
-    assert resolved_as(other, saved).training.workers == 1
-    assert fingerprint(other) == fingerprint(saved)

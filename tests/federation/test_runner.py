@@ -54,7 +54,7 @@ def done(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_a_run_folder_holds_all_of_a_run(done: Path):
     found = {path.name for path in done.iterdir()}
-    files = {"config.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json"}
+    files = {"config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json"}
     assert found == files | {"checkpoint", "adapter"}
     assert sorted(path.name for path in (done / "checkpoint").iterdir()) == ["round-00002", "round-00003"]
 
@@ -399,7 +399,7 @@ class Diary(Listener):
 
 def test_listeners_are_told_what_happens_in_its_order(configure: Configure, tmp_path: Path):
     one, other = Diary(), Diary()
-    runner = replace(pretending(scored(configure), tmp_path, Pretend()), listener=Listeners([one, other]))
+    runner = replace(pretending(scored(configure), tmp_path, Pretend()), listeners=Listeners([one, other]))
     runner.run(runner.start())
     scoring = [("scoring", i, 6) for i in range(1, 7)]
     training = [("training", i, 3) for i in range(1, 4)]
@@ -544,7 +544,7 @@ def test_the_exported_adapter_has_the_base_change_in_it(configure: Configure, tm
     """Plain PEFT on the adapter folder gives the logits of the resident model with the base change installed."""
     from peft import PeftModel
 
-    runner = Runner(build(configure(f"aggregation.method={method}")), RunFolder(tmp_path), Listener())
+    runner = Runner(build(configure(f"aggregation.method={method}")), RunFolder(tmp_path), Listeners())
     state = runner.run(runner.start())
     assert state.base_change is not None
     exported = peft_folder.read(tmp_path / "adapter")

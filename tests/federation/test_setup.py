@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from polyrank import config as configuration
 from polyrank.aggregation import METHODS
 from polyrank.errors import ConfigError, DataError, ModelError, PolyRankError
 from polyrank.federation.setup import DEFAULT_CLIENTS, build, global_rank
+from tests import models
 from tests.federation.conftest import Configure
 
 
@@ -121,6 +125,26 @@ def test_fedavg_is_refused_where_scoring_would_make_ranks_unequal(configure: Con
 def test_fedavg_with_one_rank_is_built(configure: Configure):
     federation = build(configure("aggregation.method=fedavg", "ranks.levels=[4]", "ranks.counts=[6]"))
     assert set(federation.initial_state().ranks.values()) == {4}
+
+
+def test_a_trained_head_keeps_its_own_order_of_classes(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The checkpoint counts pets before fruit, the alphabet the other way round."""
+    names = {"id2label": {0: "pets", 1: "fruit"}, "label2id": {"pets": 0, "fruit": 1}}
+    folder = models.save(tmp_path / "own", "bert", classifier=2, **names)
+    saved = load_file(folder / "model.safetensors")["classifier.weight"]
+    for labels, order in (([], [0, 1]), (["data.labels=['fruit', 'pets']"], [1, 0])):
+        federation = build(configure(f"model.name='{folder}'", "model.head='model'", *labels))
+        assert federation.labels == tuple(("pets", "fruit")[i] for i in order)
+        assert torch.equal(federation.initial_state().adapter.dense["classifier.weight"], saved[order])
+    assert not caplog.text
+
+
+def test_a_head_of_other_classes_is_said_once(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = models.save(tmp_path / "own", "bert", classifier=2)
+    build(configure(f"model.name='{folder}'", "training.precision='auto'"))
+    assert caplog.text.count("trained for LABEL_0, LABEL_1, and the data have fruit, pets: the head starts anew") == 1
 
 
 def test_the_validation_set_is_balanced_and_no_client_holds_it(configure: Configure):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -36,7 +39,33 @@ def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path)
     assert flat["federation.clients"] == DEFAULT_CLIENTS
     settings, again = read_settings(flat)
     assert again == configuration.override(config, [f"federation.clients={DEFAULT_CLIENTS}"])
-    assert settings.out == "runs/here"
+    assert settings.out == str(tmp_path / "app" / "runs" / "here")
+
+
+def test_what_is_there_is_found_from_wherever_the_superlink_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files and folders beside the study become absolute; a Hub's id and a data set's stay what they are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reviews.csv").touch()
+    (tmp_path / "bert").mkdir()
+    config = configuration.load(None, ["data.train=reviews.csv", "data.test=#test", "model.name=bert"])
+    app_folder.write(Path("app"), config)
+    _, found = read_settings(
+        flatten_dict(tomllib.loads(Path("app/pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]["config"])
+    )
+    assert (found.data.train, found.data.test) == (str(tmp_path / "reviews.csv"), "#test")
+    assert found.model.name == str(tmp_path / "bert")
+
+
+def test_flowers_installer_has_nothing_to_install(tmp_path: Path):
+    """uv is run as Flower runs it, without a network: it resolves to no package at all."""
+    app_folder.write(tmp_path / "app", configuration.load())
+    command = [sys.executable, "-m", "uv", "sync", "--offline", "--no-install-project", "--inexact"]
+    environment = os.environ | {"UV_PROJECT_ENVIRONMENT": str(tmp_path / "env"), "UV_CACHE_DIR": str(tmp_path / "uv")}
+    done = subprocess.run(
+        [*command, "--python", sys.executable], cwd=tmp_path / "app", env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert not list((tmp_path / "env").rglob("*.dist-info"))
 
 
 def test_the_command_writes_what_flower_builds(tmp_path: Path):

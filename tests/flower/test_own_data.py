@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Message
 
+from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import FlowerError
-from polyrank.flower import make_client_app
-from polyrank.flower.client import NodeConfig, worker
+from polyrank.flower import client, make_client_app
+from polyrank.flower.client import worker
+from polyrank.flower.facts import question
+from polyrank.flower.held import NodeConfig
 from polyrank.flower.server import serve
-from polyrank.site.worker import LocalWorker, Worker
+from polyrank.site.worker import LocalWorker, Task, Worker
+from polyrank.state import ClientUpdate
 from tests.federation.conftest import Configure
 from tests.flower.conftest import QUICK, InProcess, anyhow, lines, state
 
@@ -102,8 +108,93 @@ def test_labels_of_another_order_are_refused(configure: Configure, tmp_path: Pat
 
     nodes = sites(Path(config.data.train))
     nodes.app = make_client_app(turned)
-    with pytest.raises(FlowerError, match=r"site-. counts the labels .*; give all of them the same data\.labels"):
+    with pytest.raises(
+        FlowerError, match=r"the site knows \d of the server's \d labels, in an order of its own; .*data\.labels"
+    ):
         serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2))
+
+
+PATIENTS = [f"Patient {name}" for name in ("Ann Lee", "Bob Ray", "Eve Sun")]
+
+
+def everything(messages: list[Message]) -> str:
+    """All that came back, errors too."""
+    return " ".join(str(m.error) if m.has_error() else repr(m.content) for m in messages)
+
+
+@pytest.mark.parametrize("column", ["patient", "by-column", "missing"])
+@pytest.mark.parametrize("worker", [None, "of its own"])
+def test_no_value_of_a_sites_data_leaves_it_that_was_not_sent_first(
+    configure: Configure, tmp_path: Path, column: str, worker: str | None
+):
+    """The server names the wrong column: of three patients the site says that it knows 0 labels and 3 are unknown."""
+    config = anyhow(configure(*ONE_ROUND))
+    rows = Path(config.data.train).read_text(encoding="utf-8").splitlines()
+    own = tmp_path / "own.csv"
+    lines = [f"{rows[0]},patient", *(f"{row},{PATIENTS[i % 3]}" for i, row in enumerate(rows[1:]))]
+    own.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    node: dict[str, Any] = {"partition-id": 0, "data-train": str(own)}
+    update: dict[str, Any] = {"labels": ["one", "two"], "label": "patient"}
+    if column == "missing":
+        update |= {"label": "Patient"}
+    if column == "by-column":  # the server's configuration has the node read the file, and share it out by patient
+        node = {"partition-id": 0}
+        names = sorted({row.split(",")[1] for row in rows[1:]})
+        update = {"labels": names, "train": str(own), "partition": "by-column", "column": "patient"}
+    text = configuration.dump(
+        config.model_copy(
+            update={
+                "data": config.data.model_copy(update=update),
+                "federation": config.federation.model_copy(update={"clients": None if column == "by-column" else 2}),
+            }
+        )
+    )
+    if worker:
+
+        def made(config: Config, node: NodeConfig) -> Worker:
+            """Whose own configuration names no labels, as a site's daemon may."""
+            data = config.data.model_copy(update={"labels": None})
+            return client.worker(config.model_copy(update={"data": data}), node)
+
+        app = make_client_app(made)
+    else:
+        app = make_client_app()
+    nodes = InProcess(app, {1: node})
+    kind, content = question(text)
+    nodes.push_messages([Message(content, 1, kind)])
+    said = everything(list(nodes.pull_messages(["m0"])))
+    assert not [name for name in PATIENTS if name in said or name.split()[1] in said]
+    if column == "patient":
+        assert re.search(r"\b0 of the site.{0,4}s labels are known to the server and 3 are not", said)
+    if column == "by-column":
+        assert '"place":0' in said
+
+
+def test_a_site_says_nothing_to_a_server_that_names_no_labels(configure: Configure):
+    nodes = InProcess(make_client_app(), {1: {"partition-id": 0}})
+    kind, content = question(configuration.dump(configure()))
+    nodes.push_messages([Message(content, 1, kind)])
+    assert "the server names no labels" in everything(list(nodes.pull_messages(["m0"])))
+
+
+def test_what_fails_in_training_is_told_without_its_text(configure: Configure, tmp_path: Path):
+    """A library's error may quote a text; the server is told its kind."""
+    config = anyhow(configure(*ONE_ROUND))
+
+    class Failing(LocalWorker):
+        def train(self, task: Task) -> ClientUpdate:  # noqa: ARG002
+            raise ValueError("cannot tokenize: Ann Lee has a fever")
+
+    def failing(config: Config, node: NodeConfig) -> Worker:
+        own = client.worker(config, node)
+        assert isinstance(own, LocalWorker)
+        return Failing(own.federation)
+
+    nodes = sites(Path(config.data.train))
+    nodes.app = make_client_app(failing)
+    with pytest.raises(FlowerError, match=r"the node failed \(ValueError\); its log has the reason") as caught:
+        serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2, repeats=0))
+    assert "fever" not in str(caught.value)
 
 
 def test_another_base_is_refused(configure: Configure, tmp_path: Path):

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, Message
 
 import polyrank
 from polyrank.config import Config
 from polyrank.errors import ConfigError, FlowerError, RunFolderError
+from polyrank.federation.run_folder import RunFolder
+from polyrank.flower import client
 from polyrank.flower.messages import ADAPTER
 from polyrank.flower.server import read_settings, serve
 from tests.federation.conftest import Configure
@@ -75,6 +78,25 @@ def test_half_the_bytes(configure: Configure, tmp_path: Path, wire: str, bound: 
     assert {a.numpy().dtype.itemsize for a in message.content.array_records[ADAPTER].values()} == {2}
 
 
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
+def test_the_server_multiplies_by_the_frozen_factor_that_the_nodes_have(
+    configure: Configure, tmp_path: Path, wire: str
+):
+    """ffa's A, as it is in the server's state after a round and in the messages to the nodes, to the last bit."""
+    nodes = grid()
+    config = configure("aggregation.method=ffa", "federation.participation=1.0", "federation.rounds=2")
+    serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), wire=wire))
+    after = dict(state(tmp_path / "run").adapter.tensors())
+    message = [m for m in nodes.sent if m.metadata.message_type == "train"][-1]
+    sent = message.content.array_records[ADAPTER]
+    frozen = [name for name in sent if name.endswith(".a")]
+    assert frozen
+    for name in frozen:
+        values = torch.from_numpy(sent[name].numpy().copy())
+        values = values.view(torch.bfloat16).float() if wire == "bfloat16" else values
+        assert torch.equal(after[name][: len(values)], values)
+
+
 def test_too_few_replies_stop_the_run_and_it_goes_on_later(configure: Configure, tmp_path: Path):
     """Round 2 fails twice for want of replies; resumed with all nodes the run ends as if nothing had been."""
     config = configure("federation.participation=1.0")
@@ -109,6 +131,41 @@ def test_resuming_names_what_was_changed(configure: Configure, tmp_path: Path):
         serve(grid(), configure("federation.rounds=2"), settings)
     serve(grid(), configure("federation.rounds=2"), replace(settings, resume=True))
     assert [line["round"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+def test_resuming_names_what_is_not_set_any_more_and_what_is_on_the_way(configure: Configure, tmp_path: Path):
+    """A trial on 60 texts is not gone on with as if nothing had been said of them; nor tensors of another dtype."""
+    settings = replace(QUICK, out=str(tmp_path / "run"))
+    serve(grid(), configure("federation.rounds=1", "data.limit_train=60"), settings)
+    with pytest.raises(RunFolderError, match=r"data\.limit_train is 60 there and not set here"):
+        serve(grid(), configure("federation.rounds=2"), replace(settings, resume=True))
+    more = configure("federation.rounds=2", "data.limit_train=60")
+    with pytest.raises(RunFolderError, match="tensors travelled as float32 and would travel as bfloat16"):
+        serve(grid(), more, replace(settings, resume=True, wire="bfloat16"))
+    serve(grid(), more, replace(settings, resume=True))
+    assert [line["round"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+def test_a_site_whose_data_are_not_what_they_were_is_named(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Its data may grow and are its own: the run goes on, and the log says who has how many examples of each label."""
+    sites, nodes = [], grid()
+    for i, node in enumerate(nodes.contexts):
+        sites.append(tmp_path / f"site-{i}.csv")
+        sites[i].write_text("text,label\n" + "an apple,fruit\na cat,pets\n" * (5 + i), encoding="utf-8")
+        nodes.contexts[node].node_config = {"client": f"site-{i}", "data-train": str(sites[i])}
+    settings, config = replace(QUICK, out=str(tmp_path / "run")), anyhow(configure("federation.rounds=1"))
+    serve(nodes, config, settings)
+    before = RunFolder(tmp_path / "run").read_json("clients")["clients"]["site-2"]["labels"]
+    sites[2].write_text("text,label\n" + "an apple,fruit\na cat,pets\n" * 50, encoding="utf-8")
+    client._workers.clear()  # as a node that was started again
+    more = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": 2})})
+    with caplog.at_level(logging.WARNING):
+        serve(nodes, more, replace(settings, resume=True))
+    said = [record.getMessage() for record in caplog.records if "when the run began" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(f"site-2 had {before} examples of the labels when the run began, and has [")
 
 
 def test_a_node_that_comes_back_works_again(configure: Configure, tmp_path: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -272,9 +273,9 @@ def test_what_cannot_be_is_refused_at_once(given: dict[str, Any], reason: str):
 
 def test_what_does_not_fit_is_refused_before_training():
     nodes = grid({11: 8, 12: 2})
-    with pytest.raises(ConfigError, match="node 11 declares rank 8; the initial arrays have 4"):
+    with pytest.raises(FlowerError, match="node 11: it declares rank 8; the initial arrays have 4"):
         start(RankStrategy(), nodes)
-    with pytest.raises(ConfigError, match="equal ranks"):
+    with pytest.raises(FlowerError, match="node 12: it declares rank 2; fedavg needs clients of equal ranks, 4"):
         start(RankStrategy("fedavg"), grid())
     with pytest.raises(ConfigError, match=r"ranks.levels has 8"):
         start(RankStrategy(ranks=RanksConfig(policy="fixed", levels=[8])), grid())
@@ -297,3 +298,75 @@ def test_arrays_that_are_no_adapter():
         from_arrays(without)
     with pytest.raises(FlowerError, match=r"no LoRA factors: found classifier\.weight"):
         from_arrays(ArrayRecord({"classifier.weight": Array(np.ones((2, 5), dtype=np.float32))}))
+
+
+class Words(torch.nn.Module):
+    """Eleven words of width 8, and a layer of five outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.fc = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 5)
+        self.convolution = torch.nn.Conv1d(8, 8, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.words(ids))
+
+
+def peft_model(rank: int, **options: Any) -> peft.PeftModel:
+    torch.manual_seed(rank)
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights=False, **options)
+    made = peft.get_peft_model(Words(), config)
+    assert isinstance(made, peft.PeftModel)
+    return made
+
+
+def arrays_of(model: peft.PeftModel) -> ArrayRecord:
+    stored = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    return ArrayRecord({name: Array(np.ascontiguousarray(tensor.numpy())) for name, tensor in stored.items()})
+
+
+def test_lora_of_an_embedding_is_cut_to_the_rank_and_averaged():
+    """PEFT loads what a client of rank 2 is sent, and its delta is that of the first two of four rank indices.
+
+    ``flexlora`` of one client of full rank gives its product back: the embedding's and the layer's, to rounding.
+    """
+    whole = peft_model(4, target_modules=["words", "fc"])
+    arrays = arrays_of(whole)
+    adapter = from_arrays(arrays)
+    assert to_arrays(adapter).keys() == arrays.keys()
+    small = peft_model(2, target_modules=["words", "fc"])
+    cut = to_arrays(adapter.prefix(2))
+    loaded = peft.set_peft_model_state_dict(small, {k: torch.from_numpy(v.numpy().copy()) for k, v in cut.items()})
+    assert not loaded.unexpected_keys
+    a, b = (arrays[f"base_model.model.words.lora_embedding_{part}"].numpy() for part in "AB")
+    expected = 2.0 * (b[:, :2] @ a[:2]).T  # alpha / rank is 2, and PEFT's delta of an embedding is (words, width)
+    assert np.allclose(small.base_model.model.words.get_delta_weight("default").detach().numpy(), expected, atol=1e-6)
+
+    state = ServerState(0, adapter, {"1": 4}, {"1": 1.0})
+    update = ClientUpdate("1", adapter, 1.0, {})
+    strategy = RankStrategy("flexlora")
+    after = aggregate(state, [update], strategy.method, uniform=False, local_head=False).state.adapter
+    for name, own in adapter.modules.items():
+        torch.testing.assert_close(after.modules[name].delta(), own.delta(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"target_modules": ["fc"], "use_dora": True}, r"fc\.lora_magnitude_vector.* \(DoRA's magnitudes\)"),
+        ({"target_modules": ["fc"], "lora_bias": True}, r"fc\.lora_B\.bias \(a bias of B\)"),
+        ({"target_modules": ["convolution", "fc"]}, r"convolution\.lora_A\.weight has shape \(4, 8, 3\)"),
+        ({"target_modules": ["fc"], "trainable_token_indices": {"words": [1]}}, r"trainable_tokens_delta"),
+    ],
+)
+def test_what_is_more_than_lora_is_refused_by_name(options: dict[str, Any], reason: str):
+    model = peft_model(4, **options)
+    with pytest.raises(FlowerError, match=reason):
+        from_arrays(arrays_of(model))
+
+
+def test_arrays_that_cannot_be_averaged_are_refused_by_name():
+    arrays = initial()
+    arrays["model.positions"] = Array(np.arange(3))
+    with pytest.raises(FlowerError, match=r"model\.positions is int64; expected fractions"):
+        from_arrays(arrays)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 import sys
 import time
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from polyrank.config import ModelConfig
 from polyrank.errors import ModelError
 from polyrank.hf import files
-from polyrank.hf.base import BaseModel, load_base, load_tokenizer
+from polyrank.hf.base import BaseModel, checkpoint_classes, load_base, load_tokenizer
 from polyrank.hf.mean_pool import MeanPoolClassifier
 from tests import models
 from tests.models import ARCHITECTURES, DECODERS, LABELS, Checkpoints
@@ -129,12 +131,116 @@ def test_a_saved_classifier_of_other_labels_is_new(
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "gpt2"])
-def test_a_saved_classifier_of_as_many_labels_is_kept_and_trained(checkpoint: Checkpoints, architecture: str):
-    folder = checkpoint(architecture, classifier=2)
+def test_a_saved_classifier_of_these_labels_is_kept_and_trained(checkpoint: Checkpoints, architecture: str):
+    folder = named(checkpoint, architecture, "pets", "fruit")
     base = load(folder)
     assert base.head_modules == NEW_HEADS[architecture]
     saved = load_file(folder / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in head_of(base).items())
+    assert not base.note
+
+
+def named(checkpoint: Checkpoints, architecture: str, *classes: str) -> Path:
+    """A checkpoint with a trained head whose rows are these classes."""
+    numbers = {name: i for i, name in enumerate(classes)}
+    folder: Path = checkpoint(
+        architecture, classifier=len(classes), id2label=dict(enumerate(classes)), label2id=numbers, pad_token_id=0
+    )
+    return folder
+
+
+@pytest.mark.parametrize("architecture", [*NEW_HEADS, "bart", "t5"])
+def test_rows_of_a_saved_head_follow_their_names(checkpoint: Checkpoints, architecture: str):
+    """Whatever order we count the classes in, a class has the logit that plain transformers gives it."""
+    folder = named(checkpoint, architecture, "stars", "pets", "fruit")
+    with files.quiet():
+        plain = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    last = 4 if architecture in DECODERS else 3  # the end token is a decoder's padding
+    ids = torch.tensor([[2, 8, 17, 9, last], [2, 18, 23, 5, last]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        expected = dict(zip(("stars", "pets", "fruit"), plain(**inputs).logits.T, strict=True))
+        for labels in itertools.permutations(expected):
+            base = load(folder, labels=labels, head="model")
+            assert base.model.config.id2label == dict(enumerate(labels))
+            assert not base.note
+            for label, column in zip(labels, base.model(**inputs).logits.T, strict=True):
+                torch.testing.assert_close(column, expected[label])
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "said"),
+    [
+        (("good", "bad"), ("neg", "pos"), r"trained for good, bad, and the data have neg, pos: .* anew; .*id2label"),
+        (("LABEL_0", "LABEL_1"), ("neg", "pos"), r"LABEL_0, LABEL_1, and .*: the head starts anew; .*id2label"),
+        (("neg", "pos", "mixed"), ("neg", "pos"), r"the head starts anew; to keep it, give data.labels all of"),
+        (("neg", "pos"), ("neg", "pos", "mixed"), r"the head starts anew$"),
+        (("good", "bad"), ("0", "1"), r"trained for good, bad, and the data have 0, 1: the head starts anew"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("architecture", "modules"),
+    [("bert", ("classifier",)), ("roberta", ("classifier.out_proj",)), ("gpt2", ("score",))],
+)
+def test_a_head_of_other_classes_starts_anew_and_says_so(  # noqa: PLR0917  # pytest's way to pass parameters
+    checkpoint: Checkpoints,
+    architecture: str,
+    modules: tuple[str, ...],
+    classes: tuple[str, ...],
+    labels: tuple[str, ...],
+    said: str,
+):
+    """Only its last layer does, from the seed; what lies before it is kept."""
+    folder = named(checkpoint, architecture, *classes)
+    base = load(folder, labels=labels, seed=3)
+    assert re.search(said, base.note)
+    assert base.head_modules == modules
+    saved = load_file(folder / "model.safetensors")
+    for name, tensor in head_of(base).items():
+        assert tensor.shape[0] == len(labels)
+        assert tensor.shape != saved[name].shape or not torch.equal(tensor, saved[name])
+        assert name.endswith("bias") or 0 < tensor.std() < 1
+    again, other = head_of(load(folder, labels=labels, seed=3)), head_of(load(folder, labels=labels, seed=4))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in head_of(base).items())
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in head_of(base).items())
+    kept = [name for name in saved if not name.startswith(modules)]
+    assert all(torch.equal(base.model.state_dict()[name], saved[name]) for name in kept)
+
+
+def test_classes_that_count_from_0_are_numbers(checkpoint: Checkpoints):
+    """A head without names of its own fits labels 0, 1, 2, which say the same."""
+    folder = checkpoint("bert", classifier=3)
+    assert not load(folder, labels=("0", "1", "2")).note
+    assert load(folder, labels=("1", "2", "3")).note
+
+
+def test_a_user_names_the_classes_of_a_checkpoint(checkpoint: Checkpoints):
+    folder = checkpoint("bert", classifier=2)
+    base = load(folder, config={"id2label": {"0": "fruit", "1": "pets"}})
+    assert not base.note
+    saved = load_file(folder / "model.safetensors")["classifier.weight"]
+    assert torch.equal(base.model.get_parameter("classifier.weight"), saved[[1, 0]])
+
+
+def test_the_head_of_another_task_is_none_of_ours(checkpoint: Checkpoints, tmp_path: Path):
+    """A model that labels tokens has tensors of the same names; its classes are no classes of texts."""
+    settings = transformers.AutoConfig.from_pretrained(checkpoint("bert"))
+    settings.num_labels = 2
+    transformers.BertForTokenClassification(settings).save_pretrained(tmp_path)
+    models.save_tokenizer(tmp_path, decoder=False)
+    base = load(tmp_path, labels=("0", "1"), head="model")
+    saved = load_file(tmp_path / "model.safetensors")["classifier.weight"]
+    assert not torch.equal(base.model.get_parameter("classifier.weight"), saved)
+    assert base.head_modules == ("bert.pooler", "classifier")  # before, the classifier was kept, and frozen
+    assert not base.note
+
+
+def test_classes_of_a_checkpoint(checkpoint: Checkpoints):
+    def classes(folder: Path) -> tuple[str, ...]:
+        return checkpoint_classes(ModelConfig(name=str(folder)))
+
+    assert classes(named(checkpoint, "distilbert", "pos", "neg")) == ("pos", "neg")
+    assert classes(checkpoint("distilbert")) == ()
 
 
 @pytest.mark.parametrize("head", ["model", "mean-pool"])
@@ -181,9 +287,9 @@ def test_padding_token_of_a_decoder_is_its_end_token(checkpoint: Checkpoints, ar
     assert base.model.config.use_cache is False
 
 
-@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "roberta"])
 def test_tokenizer_keeps_within_the_positions(checkpoint: Checkpoints, architecture: str):
-    """Tokenizers often name no limit; the model has 40 positions."""
+    """Tokenizers often name no limit; the model has 40 positions, RoBERTa 41 of which the first is for padding."""
     tokenizer = load_tokenizer(ModelConfig(name=str(checkpoint(architecture, tokenizer_limit=None))))
     assert tokenizer.model_max_length == models.POSITIONS
     tokenizer = load_tokenizer(ModelConfig(name=str(checkpoint(architecture, tokenizer_limit=10))))

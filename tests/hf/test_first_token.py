@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from polyrank.config import ModelConfig
 from polyrank.hf.base import load_base
@@ -46,3 +47,38 @@ def test_others_stay_as_they_are(checkpoint: Checkpoints, architecture: str, hea
     assert not read_first_token(base.model)
     inputs = batch(resident(checkpoint(architecture), head=head))
     assert torch.equal(logits(base.model, inputs), logits(before, inputs))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("chunk_size_feed_forward", 3),
+        ("output_attentions", True),
+        ("output_hidden_states", True),
+        ("is_decoder", True),
+        ("add_cross_attention", True),
+        ("num_hidden_layers", 0),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_it_steps_aside_where_a_configuration_asks_for_more(
+    checkpoint: Checkpoints, architecture: str, setting: str, value: object
+):
+    """On a model as transformers makes it: the last layer stays whole."""
+    settings = AutoConfig.from_pretrained(checkpoint(architecture), attn_implementation="eager")
+    setattr(settings, setting, value)
+    if setting == "add_cross_attention":
+        settings.is_decoder = True
+    elif setting == "num_hidden_layers" and architecture == "distilbert":
+        settings.n_layers = 0
+    model = AutoModelForSequenceClassification.from_config(settings)
+    assert not read_first_token(model)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_it_steps_aside_where_layers_are_recomputed(checkpoint: Checkpoints):
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert"))
+    model.gradient_checkpointing_enable()
+    assert not read_first_token(model)
+    model.gradient_checkpointing_disable()
+    assert read_first_token(model)

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from polyrank.adapter import Adapter, Factors
+from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import BaseModel, load_base
+from polyrank.hf.base import BaseModel, checkpoint_classes, load_base
 from polyrank.hf.files import quiet
 from polyrank.hf.merged import load_merged, merge_into, write_merged
 from polyrank.hf.resident import ResidentModel
@@ -47,6 +48,24 @@ def test_the_merged_folder_computes_the_same(checkpoint: Checkpoints, tmp_path: 
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id == model.base.tokenizer.pad_token_id
 
 
+def test_a_merged_mean_pool_model_is_a_base_with_its_head(checkpoint: Checkpoints, tmp_path: Path):
+    """A federation that starts from an export has its head, with the classes in whatever order; before, a new one."""
+    model, adapter, base = adapted(checkpoint, "distilbert", head="mean-pool")
+    inputs = batch(model)
+    write_merged(tmp_path, base, adapter, LABELS)
+    expected = logits(model.model, inputs)
+    assert checkpoint_classes(ModelConfig(name=str(tmp_path))) == LABELS
+    for labels, order in ((LABELS, [0, 1]), (LABELS[::-1], [1, 0])):
+        again = load_base(ModelConfig(name=str(tmp_path)), labels)
+        assert (again.config.head, again.note) == ("mean-pool", "")
+        torch.testing.assert_close(logits(again.model, inputs)[:, order], expected, rtol=1e-4, atol=1e-4)
+    assert "starts anew" in load_base(ModelConfig(name=str(tmp_path)), ("good", "bad")).note
+    for content in ("[", "{}", '["pets", 5]'):
+        (tmp_path / "labels.json").write_text(content)
+        with pytest.raises(ModelError, match=r"labels\.json"):
+            load_merged(tmp_path)
+
+
 def test_square_transposed_weights(checkpoint: Checkpoints):
     """GPT-2's c_proj is 16 x 16 and kept as (in, out): its shape does not tell which way round the delta goes."""
     model, adapter, base = adapted(checkpoint, "gpt2", head="model", targets=["attn.c_proj"])
@@ -58,6 +77,17 @@ def test_square_transposed_weights(checkpoint: Checkpoints):
     change = base.model.get_submodule(name).weight - before
     torch.testing.assert_close(change, adapter.modules[name].delta().T)
     torch.testing.assert_close(logits(base.model, inputs), logits(model.model, inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_that_two_layers_share_is_left_alone(checkpoint: Checkpoints):
+    """The delta of one would change the other as well, without a word."""
+    _, adapter, base = adapted(checkpoint, "bert", head="model", targets=["query"])
+    first, second = (base.model.get_submodule(f"bert.encoder.layer.{i}.attention.self.query") for i in (0, 1))
+    second.weight = first.weight
+    before = first.weight.clone()
+    with pytest.raises(AdapterError, match=r"its bert\.\S+0\.\S+query shares its weight with bert\.\S+1\.\S+query"):
+        merge_into(base, adapter)
+    assert torch.equal(first.weight, before)
 
 
 def test_an_adapter_that_does_not_fit_changes_nothing(checkpoint: Checkpoints):

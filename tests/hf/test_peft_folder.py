@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
 from polyrank.hf import peft_folder
+from polyrank.hf.adapter_patterns import alpha_of
 from polyrank.hf.files import quiet
 from polyrank.hf.peft_folder import OURS, SETTINGS, WEIGHTS, Target
 from polyrank.hf.resident import ResidentModel
@@ -116,9 +117,26 @@ def test_cut_and_narrow_adapters_are_read_back(checkpoint: Checkpoints, tmp_path
         assert peft_folder.read(tmp_path).identical(kind)
 
 
+@pytest.mark.parametrize("targets", [r"bert\.encoder\.layer\.0\..*query", ["query"], "query", "all-linear"])
+def test_targets_that_a_pattern_chose_are_written_so_that_they_match_nothing_else(
+    checkpoint: Checkpoints, tmp_path: Path, targets: Any
+):
+    """A list would match what ends like a module; that is the same only where a list chose them."""
+    model = resident(checkpoint("bert"), head="model", targets=targets)
+    adapter = random_adapter(model)
+    peft_folder.write(tmp_path, adapter, target_of(model))
+    written = json.loads((tmp_path / SETTINGS).read_text())["target_modules"]
+    assert isinstance(written, str) is (targets not in (["query"], "query", "all-linear"))
+    model.install(adapter)
+    inputs = batch(model)
+    again = load_with_peft(peft_folder.base_model(tmp_path).model, tmp_path)
+    torch.testing.assert_close(logits(again, inputs), logits(model.model, inputs), rtol=1e-5, atol=1e-5)
+    assert peft_folder.read(tmp_path).identical(adapter)
+
+
 def round_trip(scale: float, rank: int) -> tuple[float, float]:
     """Alpha and the scale that comes back."""
-    alpha = peft_folder._alpha(Factors(torch.ones(rank, 1), torch.ones(1, rank), scale))
+    alpha = alpha_of(Factors(torch.ones(rank, 1), torch.ones(1, rank), scale))
     return alpha, alpha / rank
 
 
@@ -314,6 +332,14 @@ def test_damaged_target(folder: Path, text: str):
     (folder / OURS).write_text(text)
     with pytest.raises(AdapterError, match=OURS):
         peft_folder.read_target(folder)
+
+
+def test_a_byte_order_mark_in_our_own_file(folder: Path):
+    expected = peft_folder.read_target(folder)
+    for name in (OURS, SETTINGS):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert peft_folder.read_target(folder) == expected
+    peft_folder.read(folder)
 
 
 def test_base_takes_the_options_of_load_base(folder: Path):

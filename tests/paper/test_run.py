@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from paper.studies import Study
+from paper.studies import TABLES, Study
 
 from paper import archive, run
 from paper import tables as paper_tables
+from polyrank.errors import RunFolderError
+from polyrank.quickstart import stdlib_docs
 
 FEW = ("data.limit_train=300", "data.limit_test=40", "federation.clients=4", "federation.participation=0.5")
 SMALL = (*FEW, "federation.rounds=2", "ranks.policy=random", "ranks.shares=[0.5, 0.5]", "training.workers=1")
@@ -98,3 +100,35 @@ def test_a_run_is_known_by_what_decides_its_result():
         assert archive.key("s", "n", load(None, [same])) == base
     for other in ("federation.seed=1", "federation.rounds=3", "training.lr=1e-4", "aggregation.method=flora"):
         assert archive.key("s", "n", load(None, [other])) != base
+
+
+def test_the_archive_holds_the_runs_that_the_readme_shows():
+    """Else `python -m paper.run quickstart` would measure them anew; new keys of the configuration belong in LATER."""
+    kept = archive.load(paper_tables.RESULTS / "quickstart.jsonl")
+    (study,) = TABLES["quickstart"]
+    config = run.load_config(study.data, study.overrides, None, None)
+    wanted = [archive.key(study.name, entry.name, entry.seeded(seed)) for entry, seed in run.planned(study, config)]
+    assert len(wanted) == 21
+    assert set(wanted) <= kept.keys()
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_run_on_other_data_is_not_put_beside_those_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As under another Python, whose docstrings are others; of an older line, which does not say, it is said."""
+    run.main([*arguments(tmp_path), "--seeds", "0"])
+    path = tmp_path / "made-up.jsonl"
+    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["digests"]["training texts"] == lines[1]["digests"]["training texts"]
+    documents = stdlib_docs.split()
+    with monkeypatch.context() as patch:
+        patch.setattr(stdlib_docs, "split", lambda: (documents[0][1:], documents[1]))
+        with pytest.raises(
+            RunFolderError, match=r"tiny/replication/seed-0/\w+ was measured on other data .*training texts"
+        ):
+            run.main(arguments(tmp_path))
+    assert len(archive.load(path)) == 2
+    path.write_text("".join(json.dumps(line | {"digests": None}) + "\n" for line in lines), encoding="utf-8")
+    run.main([*arguments(tmp_path), "--minutes", "1e-9"])
+    assert "tiny: 2 runs were kept without a digest of data and model" in capsys.readouterr().out

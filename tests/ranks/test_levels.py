@@ -22,6 +22,8 @@ from polyrank.ranks import level_counts, scale_of
         ([0.9, 0.1], 1, [1, 0]),  # one client cannot be divided
         ([1.0, 0.0], 7, [7, 0]),  # a share of nothing gets nobody
         ([0.1, 0.9], 30, [3, 27]),  # 0.1 * 30 is 3.0000000000000004 and 0.9 * 30 is 27
+        ([0.855, 0.145], 100, [85, 15]),  # 85.5 and 14.5, which floats make 14.499999999999998: the higher level first
+        ([0.5000005, 0.5000004], 10**7, [5000000, 5000000]),  # 5000005 and 5000004 as they stand; 10^7 in all
         ([0.29, 0.71], 100, [29, 71]),  # 0.29 * 100 is 28.999999999999996: not 28
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.config import parse
+from polyrank.federation.agreement import Asked
 from polyrank.federation.run_folder import RunFolder
 from polyrank.report.runs import Run, read
 
@@ -21,6 +22,8 @@ ABOUT = {
     "gpu": None,
     "versions": {"torch": "2.13.0"},
 }
+
+DIGESTS = {"training texts": "40 rows, aa", "test texts": "10 rows, bb", "classes": "x, y", "model's weights": "cc"}
 
 
 def write_run(  # noqa: PLR0917  # what a test changes
@@ -38,11 +41,15 @@ def write_run(  # noqa: PLR0917  # what a test changes
     dropped: Mapping[int, Mapping[str, str]] | None = None,
     diagnosed: bool = True,
     old: bool = False,
+    digests: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    every: int = 1,
 ) -> Path:
     """A run whose accuracy rises towards ``accuracy`` and whose upper rank indices keep ``kept`` of their energy.
 
     ``planned`` more than ``rounds`` leaves it unfinished; ``dropped`` is round -> client -> reason; ``old`` leaves out
-    what earlier versions did not write.
+    what earlier versions did not write; ``digests`` and ``data`` change what run.json and the configuration say of the
+    data; ``every`` leaves out the test metrics of other rounds but the last.
     """
     levels, clients = sorted(set(ranks)), [f"client-{i}" for i in range(len(ranks))]
     config = parse(
@@ -50,13 +57,16 @@ def write_run(  # noqa: PLR0917  # what a test changes
             "federation": {"clients": len(ranks), "rounds": planned or rounds, "seed": seed},
             "ranks": {"policy": "fixed", "levels": levels, "counts": [list(ranks).count(level) for level in levels]},
             "aggregation": {"method": method, "options": dict(options or {})},
+            "data": dict(data or {}),
+            "evaluation": {"every": every},
         },
         "test",
     )
     files = RunFolder(folder)
     files.create(overwrite=False)
-    files.write_config(config)
-    files.write_json("run", {"labels": list(labels), "head_modules": ["classifier"], **ABOUT})
+    files.write_config(Asked(config, config))
+    held = {} if old else {"digests": {**DIGESTS, **(digests or {})}}
+    files.write_json("run", {"labels": list(labels), "head_modules": ["classifier"], **held, **ABOUT})
     table = {
         client: {"rank": rank, "examples": 10, "group": None if old else "skewed"}
         | ({} if old else {"labels": [10 if i == n % len(labels) else 0 for i in range(len(labels))]})
@@ -87,6 +97,8 @@ def write_run(  # noqa: PLR0917  # what a test changes
                 "rank/energy_in_lowest": 0.8,
                 "clients/drift": 0.5,
             }
+        if number % every and number != config.federation.rounds:
+            line = {key: value for key, value in line.items() if not key.startswith("test/")}
         files.append_metrics(line)
     if rounds >= config.federation.rounds:
         groups = [{"rank": level, "clients": 1, "accuracy": 0.5, "macro_f1": 0.5, "loss": 1.0} for level in levels]

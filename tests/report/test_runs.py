@@ -69,6 +69,16 @@ def test_names_hold_what_tells_runs_apart():
     assert list(rates) == ["replication, lr=0.005", "replication, lr=0.0001"]
 
 
+def test_who_has_which_rank_tells_runs_apart_unless_all_have_the_same():
+    """Levels [4] and half of the clients at 32 are no run of rank 4, and its baseline needs no more of a name."""
+    fixed = ("ranks.policy=fixed", "ranks.levels=[4]")
+    mixed = made([0.5], *fixed, "ranks.by_name={balanced = 32}")
+    baseline = made([0.5], *fixed, "aggregation.method=fedavg")
+    assert list(grouped([mixed, baseline])) == ["replication", "fedavg, rank 4"]
+    counts = grouped([made([0.5], f"ranks.counts={counts}") for counts in ([90, 10], [50, 50])])
+    assert list(counts) == ["replication, counts=[90, 10]", "replication, counts=[50, 50]"]
+
+
 def test_the_same_run_twice_is_refused():
     with pytest.raises(RunFolderError, match="first and second are the same run"):
         grouped([made([0.5], path="first"), made([0.5], path="second")])

@@ -8,7 +8,7 @@ from scipy import stats
 
 from polyrank.errors import ConfigError
 from polyrank.report.runs import grouped
-from polyrank.report.statistics import area, at_end, bytes_to, compare, paired, rounds_to, spread
+from polyrank.report.statistics import area, at_end, bytes_to, compare, holm, paired, rounds_to, spread
 from tests.report.records import made
 
 ACCURACY = st.floats(0.01, 0.99)
@@ -63,6 +63,50 @@ def test_paired_differences_are_scipys(pairs: list[tuple[float, float]]):
     assert found.low == pytest.approx(gaps.mean() - half, rel=1e-6, abs=1e-9)
     assert found.high == pytest.approx(gaps.mean() + half, rel=1e-6, abs=1e-9)
     assert found.p == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue, rel=1e-6, abs=1e-9)
+
+
+def test_differences_that_only_rounding_tells_apart_are_equal():
+    """0.3 - 0.2 and 0.8 - 0.7 are both 0.1, but not as floats: a test of them would find p = 0 from two seeds."""
+    assert 0.3 - 0.2 != 0.8 - 0.7
+    found = paired({0: 0.3, 1: 0.8}, {0: 0.2, 1: 0.7})
+    assert found is not None
+    assert found.p is None
+    assert not found.proven
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_lies_between_nothing_and_bonferroni(values: list[float]):
+    """In the order of the p-values; the smallest is Bonferroni's, the largest at least itself."""
+    found, count = holm(values), len(values)
+    assert len(found) == count
+    assert all(
+        p <= corrected <= min(1, count * p) or corrected == 1 for p, corrected in zip(values, found, strict=True)
+    )
+    order = sorted(range(count), key=values.__getitem__)
+    assert [found[i] for i in order] == sorted(found)
+    assert not count or found[order[0]] == min(1, count * values[order[0]])
+
+
+def test_holm_by_hand():
+    """3 * 0.01 = 0.03; 2 * 0.02 = 0.04; then 0.03 itself is below what came before it: 0.04. Above 1 nothing is."""
+    assert holm([0.03, 0.01, 0.02]) == [0.04, 0.03, 0.04]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_each_measure_is_corrected_for_the_methods_that_were_tested():
+    """Two seeds: p of gaps g and h is 1 - 2/pi atan(t), t = |g + h| / |g - h|. Gaps of a are 2 and 4, t = 3, and of b
+    1 and 8, t = 9/7; c has equal gaps and d one seed, which are no tests: corrected for two."""
+    ends = {"a": (0.52, 0.54), "b": (0.51, 0.58), "c": (0.51, 0.51), "d": (0.6,), "replication": (0.5, 0.5)}
+    groups = {name: [made([value], seed=seed) for seed, value in enumerate(values)] for name, values in ends.items()}
+    found = compare(groups)
+    assert found.tests == 2
+    a, b, c, d = (found.row(name).end_difference for name in "abcd")
+    p_a, p_b = (1 - 2 / np.pi * np.arctan(t) for t in (3, 9 / 7))
+    assert (a.p, a.p_holm) == (pytest.approx(p_a), pytest.approx(2 * p_a))
+    assert (b.p, b.p_holm) == (pytest.approx(p_b), pytest.approx(max(p_b, 2 * p_a)))
+    assert (c.p_holm, d.p_holm) == (None, None)
+    assert found.row("a").area_difference == a
 
 
 def test_only_seeds_that_both_have_are_paired():

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import json
+import socket
+import struct
 import subprocess
 import sys
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from polyrank import errors
+from polyrank import errors, packed
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError, PolyRankError, SiteError
 from polyrank.site import messages
+from polyrank.site.protocol import Deadline, receive
 from polyrank.site.worker import Facts, Task
 from polyrank.state import ClientUpdate
 from polyrank.training.evaluate import Scores
@@ -86,3 +94,109 @@ def test_a_client_of_a_daemon_loads_no_transformers():
     """It starts anew for every message of a deployment."""
     code = "import sys, polyrank.site.client; sys.exit(any(n in sys.modules for n in ('transformers', 'peft', 'flwr')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+HEADER = b'{"x":{"dtype":"F4","shape":[1000000000000000],"data_offsets":[0,0]}}'
+LAYOUT = {"scales": {"q": 1.0}, "dense": []}
+WORDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "facts": ("facts", {"examples": 3, "labels": [1, 2], "parameters": {"q": [4, 5]}, "names": ["a", "b"]}),
+    "update": ("update", {"client": "ann", "weight": 1.0, "metrics": {"loss": 0.5}, "adapter": LAYOUT}),
+    "scores": ("scores", {"loss": 0.5, "accuracy": 0.5, "macro_f1": 0.5}),
+    "error": ("error", {"kind": "SiteError", "message": "boo"}),
+}
+REQUEST = {
+    **{"kind": "train", "client": "ann", "round": 1, "seed": 2, "trains": ["a"], "adapter": LAYOUT},
+    **{"base_change": None, "penalty": {"kept": 1, "weight": 0.5}},
+}
+
+
+def read_anything(header: dict[str, Any], body: bytes = b"") -> None:
+    """In both directions; whoever reads gives a value or an error of ours."""
+    for read in (messages.read_facts, messages.read_update, messages.read_scores):
+        with suppress(PolyRankError):
+            read(header, body)
+    with suppress(PolyRankError):
+        messages.raise_error(header)
+    with suppress(PolyRankError):
+        request = messages.read_request(header)
+        if isinstance(request, messages.TrainRequest):
+            messages.task_of(request, body)
+
+
+@given(st.dictionaries(st.sampled_from([*WORDS, "kind"]) | st.text(max_size=5), JSON), st.binary(max_size=100))
+@example({"facts": {"examples": float("nan")}}, b"")
+@example({"error": {"kind": "\ud800", "message": "x"}}, b"")
+def test_any_json_is_read_or_refused(header: dict[str, Any], body: bytes):
+    read_anything(header, body)
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900])
+def test_json_in_json_is_read_or_refused(depth: int):
+    deep = json.loads("[" * depth + "]" * depth)
+    read_anything(dict.fromkeys(WORDS, deep))
+    read_anything({**REQUEST, "penalty": deep})
+
+
+@given(st.sampled_from(sorted(WORDS)), st.data())
+def test_a_message_with_one_part_changed_is_read_or_refused(name: str, data: st.DataObject):
+    key, said = WORDS[name]
+    part = data.draw(st.sampled_from(sorted(said)))
+    read_anything({key: {**said, part: data.draw(JSON)}})
+
+
+@given(st.sampled_from(sorted(REQUEST)), JSON)
+def test_a_request_with_one_part_changed_is_read_or_refused(part: str, value: Any):
+    read_anything({**REQUEST, part: value})
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda more: b"PRS1\0\0\0\x02" + bytes(8) + b"{}" + more))
+@example(struct.pack(">4sIQ", b"PRS1", 8 * 2**20, 8 * 2**30))
+@example(struct.pack(">4sIQ", b"PRS1", 2**32 - 1, 0))
+@example(struct.pack(">4sIQ", b"PRS1", 200_000, 0) + b"[" * 200_000)
+@example(struct.pack(">4sIQ", b"PRS1", 9, 0) + b'{"a":NaN}')
+def test_any_bytes_are_a_frame_or_refused(data: bytes):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        with suppress(SiteError):
+            receive(ours, Deadline(5))
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=200).map(lambda more: len(more).to_bytes(8, "little") + more))
+@example(b"\x02" + bytes(7) + b"{}")
+@example(len(HEADER).to_bytes(8, "little") + HEADER)
+def test_any_bytes_are_tensors_or_refused(data: bytes):
+    with suppress(AdapterError):
+        packed.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "reason"),
+    [
+        ("facts", {"labels": [4, -1]}, "labels.1"),
+        ("facts", {"labels": [1, 1]}, "make no sense"),
+        ("facts", {"examples": True}, "examples: Input should be a valid integer"),
+        ("facts", {"names": ["a"]}, "make no sense: 1 labels, and 2 counts"),
+        ("scores", {"accuracy": 1.5}, "accuracy"),
+        ("update", {"weight": float("inf")}, "weight"),
+        ("update", {"weight": -1.0}, "weight"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(name: str, changed: dict[str, Any], reason: str):
+    read = {"facts": messages.read_facts, "update": messages.read_update, "scores": messages.read_scores}[name]
+    key, said = WORDS[name]
+    with pytest.raises(SiteError, match=reason):
+        read({key: {**said, **changed}}, b"")
+
+
+def test_a_fault_is_told_without_its_text():
+    """Whoever asked may pass it on, and a library's error may quote a text."""
+    header, _ = messages.error_reply(ValueError("Ann Lee has a fever"), "training ann")
+    assert header["error"]["message"].startswith("the site failed at training ann: ValueError (")
+    assert "fever" not in str(header)

@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import Split, Whitespace
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from polyrank.data.dataset import TextDataset
-from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, collate, loss, tokenize
+from polyrank.errors import ConfigError, DataError
+from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, collate, collate_together, loss, tokenize
 from tests import models
 
 CPU = torch.device("cpu")
@@ -54,6 +59,67 @@ def test_a_text_without_tokens_is_one_padding_token(tmp_path: Path):
     found = tokenize(dataset("", "the cat"), load_tokenizer(tmp_path, decoder=True), 10)
     assert ids(found) == [[SEP], [THE, CAT]]
     assert collate(found, [0], CPU).attention_mask.tolist() == [[1]]
+
+
+SEP_NAME = "[SEP]"
+
+
+def test_the_end_that_a_head_looks_for_is_read_as_letters(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Of each text one end remains, its own; brackets and letters are unknown words here."""
+    models.save_tokenizer(tmp_path, decoder=False, ends=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    rows = np.array([3, 8])
+    texts = TextDataset(("the cat", f"the {SEP_NAME} cat {SEP_NAME}"), np.array([0, 1]), ("a", "b"), {}, "x.csv", rows)
+    plain, ends = ids(tokenize(texts, tokenizer, 30, end=SEP))
+    assert plain == [CLS, THE, CAT, SEP]
+    assert (ends[:2], ends[-1], ends.count(SEP), ends.count(CAT)) == ([CLS, THE], SEP, 1, 1)
+    assert "1 text(s) of x.csv spell [SEP], which is read as letters" in caplog.text
+    assert "the first: row 8" in caplog.text
+    # where no head looks for it, a text has it, as everywhere in transformers
+    assert ids(tokenize(texts, tokenizer, 30))[1] == [CLS, THE, SEP, CAT, SEP, SEP]
+
+
+def test_an_end_that_cannot_be_told_from_letters_is_refused(tmp_path: Path):
+    """A tokenizer that drops spaces puts the letters together again."""
+    models.save_tokenizer(tmp_path, decoder=False, ends=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.backend_tokenizer.normalizer = Replace(" ", "")
+    tokenizer.backend_tokenizer.pre_tokenizer = Split(SEP_NAME, "isolated")
+    with pytest.raises(DataError, match=r"the data, row 1: .*\[SEP\].* has the token '\[SEP\]' 2 times, expected 1"):
+        tokenize(dataset(f"the {SEP_NAME} cat"), tokenizer, 30, end=SEP)
+
+
+def test_a_text_that_the_tokenizer_cannot_read_is_named():
+    """Without a token for the unknown, one unknown word ends the whole batch."""
+    words = Tokenizer(WordLevel({"[PAD]": 0, "cat": 1}))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+    texts = TextDataset(("cat", "cat dog"), np.array([0, 1]), ("a", "b"), {}, "x.csv", np.array([3, 8]))
+    with pytest.raises(DataError, match=r"x\.csv, row 8: the tokenizer cannot read 'cat dog': .*; mend or remove"):
+        tokenize(texts, tokenizer, 10)
+
+
+def test_places_for_a_text_beside_the_tokenizers_own(tmp_path: Path):
+    """[CLS] and [SEP] are two; with one place the tokenizer would not even cut."""
+    tokenizer = load_tokenizer(tmp_path)
+    for most in (1, 2):
+        with pytest.raises(ConfigError, match=f"data.max_tokens is {most}, and 2 tokens of each text"):
+            tokenize(dataset("the cat"), tokenizer, most)
+    assert ids(tokenize(dataset("the cat"), tokenizer, 3)) == [[CLS, THE, SEP]]
+    assert ids(tokenize(dataset("the cat"), load_tokenizer(tmp_path, decoder=True), 1)) == [[THE]]
+
+
+def test_rows_that_fill_up_are_real_ones():
+    """The second set has one row fewer: a copy of the first of all follows, with the label 0, masked as that is."""
+    one, two = some([1, 2], [3]), some([4, 5, 6])
+    batch = collate_together([(one, [1, 0]), (two, [0])], CPU)
+    assert batch.input_ids.tolist() == [[3, 9, 9], [1, 2, 9], [4, 5, 6], [3, 9, 9]]
+    assert batch.attention_mask.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert batch.labels.tolist() == [1, 0, 0, 0]
+    assert collate_together([(one, np.empty(0, np.int64)), (two, [0])], CPU).input_ids.tolist() == [
+        [4, 5, 6],
+        [4, 5, 6],
+    ]
 
 
 def some(*tokens: list[int], pad: int = 9) -> Examples:

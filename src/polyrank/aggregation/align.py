@@ -27,9 +27,12 @@ class Aligned(Method):
 
     Args:
         method: what is done with them then.
-        how: ``"rotation"``: Q is ``r_k x r_k``, the client keeps its rank and the reference is the first r_k rows
-            (FedRot, arXiv 2602.23638); ``"rectangular"``: Q is ``r_k x R``, so that every client owns all R rows, of
-            which zero padding is the special case ``Q = [I 0]`` (our own, unpublished).
+        how: ``"rotation"``: Q is ``r_k x r_k``, the client keeps its rank and the reference is the first r_k rows;
+            ``"rectangular"``: Q is ``r_k x R``, so that every client owns all R rows, of which zero padding is the
+            special case ``Q = [I 0]`` (our own, unpublished).
+
+    ``"rotation"`` is ours after FedRot (arXiv 2602.23638), which aligns A and B in turns, softly (a lambda between no
+    rotation and the whole one) and by rotations alone (SO); here A alone is aligned, wholly, and Q may reflect.
     """
 
     method: Method

@@ -10,7 +10,7 @@ import typer
 
 from polyrank.cli.console import duration, errors, out, percent, print_json, table
 from polyrank.errors import ConfigError
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.comparison.compare import Planned
@@ -143,3 +143,5 @@ class _OneRun(Listener):
             f"[{self.progress.done}/{self.progress.total}] {self.one.name}: {percent(summary['test/accuracy'])} after "
             f"{summary['rounds']} rounds, {duration(summary['seconds'])}"
         )
+        for line in summary.get(NOT_TRACKED, ()):
+            self.progress.say(f"not tracked: {line}")

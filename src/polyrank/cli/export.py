@@ -15,11 +15,18 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not exist or be empty.")],
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Best approximation of this rank.")] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            "--client", metavar="NAME", help="This client's own model, where B or the head stays with clients."
+        ),
+    ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter merged in.")] = False,
 ) -> None:
     """Write what a run learned (also an unfinished one) as a PEFT folder of any rank, or as the merged model."""
     from polyrank.federation import checkpoint
-    from polyrank.federation.round import global_model
+    from polyrank.federation.models import exported
+    from polyrank.federation.resuming import check_model
     from polyrank.federation.run_folder import RunFolder, disk_errors
     from polyrank.hf import peft_folder
     from polyrank.hf.base import load_base
@@ -30,13 +37,15 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder} exists and is not empty; choose another folder with --out")
     state = checkpoint.load(source.checkpoint)
-    whole = global_model(state)
+    whole = exported(state, source.read_config(), client)
     adapter = whole if rank is None else whole.truncated(rank)
+    if merged:
+        check_model(source)
     with disk_errors(folder):
         if merged:
             write_merged(folder, load_base(target.model, target.labels), adapter, target.labels)
         else:
             peft_folder.write(folder, adapter, target)
-    what = "merged model" if merged else f"adapter of rank {adapter.rank}"
+    what = ("merged model" if merged else f"adapter of rank {adapter.rank}") + (f" of {client}" if client else "")
     written = sum(path.stat().st_size for path in folder.iterdir())
     out.print(f"{what} after round {state.round}: {folder} ({size(written)})", markup=False, soft_wrap=True)

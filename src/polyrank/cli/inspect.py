@@ -111,10 +111,13 @@ def owners_by_row(weights: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
+    from polyrank.federation.models import stay_with_clients
+
     config, lines = run.read_config(), run.read_metrics()
     last = lines[-1] if lines else {}
     return {
         "method": config.aggregation.method,
+        "stay_with_clients": list(stay_with_clients(config)),
         "model": config.model.name,
         "data": config.data.train,
         "rounds": len(lines),
@@ -135,6 +138,14 @@ def _print_run(run: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if run["stay_with_clients"]:
+        stay = " and ".join(run["stay_with_clients"])
+        out.print(
+            f"each client keeps its own {stay}: accuracies are means over the round's clients, and the adapter below "
+            f"is the server's, with {stay} as at the start; polyrank export --client NAME writes a client's own",
+            markup=False,
+            soft_wrap=True,
+        )
     last = run["last"]
     if last and "test/accuracy" in last:
         out.print(

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from polyrank.cli.console import duration, errors, number, out, percent, size, table
 from polyrank.errors import ConfigError
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.federation.setup import Federation
@@ -91,6 +91,7 @@ class Screen(Listener):
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
         sizes = [len(examples) for examples in federation.examples.values()]
         out.print(
+            f"read {federation.rows_read}\n"
             f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}, "
             f"{len(federation.labels)} labels; {len(federation.test)} test examples\n"
             f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
@@ -148,6 +149,8 @@ class Screen(Listener):
                 made.add_row(str(group["rank"]), str(group["clients"]), *scores)
             out.print(made)
 
+        for line in summary.get(NOT_TRACKED, ()):
+            out.print(f"not tracked: {line}", markup=False, soft_wrap=True)
         if booked := summary.get("time"):
             made = table("\nwhere the time of the rounds went", "", "seconds", "share")
             for phase, seconds in booked.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from polyrank.comparison.entries import Entry
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
 from polyrank.federation.listener import Listener
-from polyrank.federation.run_folder import RunFolder, disk_errors, resolved_as
+from polyrank.federation.resuming import on_schedule
+from polyrank.federation.run_folder import RunFolder, disk_errors
 from polyrank.federation.runner import run
 from polyrank.federation.scoring import Scores
+from polyrank.federation.setup import digests_of
 
 
 @dataclass(frozen=True)
@@ -55,46 +58,72 @@ def compare(
         scores: results of scoring rounds, used and added to; give the same to several calls to share them.
 
     Raises:
-        RunFolderError: a folder holds a run of another configuration; nothing of it is touched.
+        RunFolderError: a folder holds a run of another configuration, or of other data or another model than there are
+            now; nothing of it is touched.
         PolyRankError: as `polyrank.federation.runner.run`.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     for one in planned:  # all that can be refused is refused before the first run starts
         finished(one)
+    _check_data([one for one in planned if _begun(one)])
     scores = {} if scores is None else scores
     for one in planned:
         if finished(one):
             continue
-        folder = RunFolder(one.folder)
-        config = _settled(one.entry.seeded(one.seed), out)
-        started = folder.exists() and any(folder.checkpoint.glob("*"))
-        run(config, one.folder, resume=started, overwrite=not started, listener=listener(one), scores=scores)
-        _settle(folder.read_config(), out)
+        asked, begun = one.entry.seeded(one.seed), _begun(one)
+        run(
+            _settled(asked, out),
+            one.folder,
+            resume=begun,
+            overwrite=not begun,
+            listener=listener(one),
+            scores=scores,
+            requested=asked,
+        )
+        _settle(RunFolder(one.folder).read_config(), out)
     return [one.folder for one in planned]
 
 
 def finished(one: Planned) -> bool:
-    """Whether this run is done, to its last round.
+    """Whether this run is done, to its last round, and evaluated in the rounds that are asked for.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration.
+        RunFolderError: the folder holds a run of another configuration, one of an earlier version that does not say
+            what was asked for, a longer one, or one that was not evaluated where it is asked for.
     """
-    folder = RunFolder(one.folder)
-    if not folder.exists():
+    if not _begun(one):
         return False
-    saved = folder.read_config()
-    wanted = resolved_as(one.entry.seeded(one.seed), saved)
-    rounds = wanted.federation.rounds
+    folder = RunFolder(one.folder)
+    wanted = folder.read_asked().agreed(one.entry.seeded(one.seed), one.folder).resolved
+    rounds, lines = wanted.federation.rounds, folder.read_metrics()
+    if len(lines) > rounds:
+        raise RunFolderError(
+            f"{one.folder} holds {len(lines)} finished rounds and federation.rounds is {rounds}; expected {len(lines)} "
+            "or more, or another --out"
+        )
+    shown = on_schedule(lines, wanted.evaluation.every, rounds)
     if not (one.folder / "summary.json").is_file():
         return False
     done: int = folder.read_json("summary")["rounds"]
-    if done > rounds:
-        raise RunFolderError(
-            f"{one.folder} holds {done} finished rounds and federation.rounds is {rounds}; expected {done} or more, or "
-            "another --out"
-        )
-    return done == rounds
+    return done == rounds and shown == lines and "test/accuracy" in lines[-1]
+
+
+def _begun(one: Planned) -> bool:
+    """Whether anything of the run was saved; a folder in which it only just started is written anew."""
+    folder = RunFolder(one.folder)
+    return folder.exists() and (any(folder.checkpoint.glob("*")) or (one.folder / "summary.json").is_file())
+
+
+def _check_data(planned: Sequence[Planned]) -> None:
+    """Refuse runs of other data or another model than there are now. Sources are read once for all runs of theirs."""
+    found: dict[str, dict[str, str]] = {}
+    for one in planned:
+        config = one.entry.seeded(one.seed)
+        key = json.dumps([config.data.model_dump(mode="json"), config.model.model_dump(mode="json")])
+        if key not in found:
+            found[key] = digests_of(config)
+        RunFolder(one.folder).record().check(found[key], config, platform.python_version())
 
 
 SETTLED = "settled.json"

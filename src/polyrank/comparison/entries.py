@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from polyrank import aggregation
 from polyrank.config import Config, parse
 from polyrank.errors import ConfigError
-from polyrank.ranks import level_counts
+from polyrank.federation.planned import planned_ranks
 
 DEFAULT_METHODS = ("replication", "zero_padding", "tempered", "flexlora", "fedavg")
 """The seed paper's method, its baseline, the strongest of ours, the mean of the products, and equal ranks."""
@@ -71,13 +70,15 @@ def entries(config: Config, methods: Sequence[str], baseline_ranks: Sequence[int
 def homogeneous_ranks(config: Config) -> list[int]:
     """The lowest rank, the rank of the mean cost, and the highest; fewer where they coincide.
 
-    The mean cost is the clients' mean rank, rounded up, so that the baseline is never the cheaper one; for the 5 and 20
-    of Byun and Lee it is 6.5, and 7 as in their tables.
+    The mean cost is the clients' mean rank as the run begins, ``ranks.by_name`` included, rounded up, so that the
+    baseline is never the cheaper one; for the 5 and 20 of Byun and Lee it is 6.5, and 7 as in their tables. Where a
+    group of a drawn partition has a rank of its own, it is that of ``federation.seed``.
+
+    Raises:
+        PolyRankError: as `polyrank.federation.planned.planned_ranks`.
     """
-    levels = config.ranks.levels
-    counts = level_counts(config.ranks, config.federation.clients or 100)
-    mean = sum(rank * count for rank, count in zip(levels, counts, strict=True)) / sum(counts)
-    return sorted({levels[0], math.ceil(mean - 1e-9), levels[-1]})
+    ranks = planned_ranks(config)
+    return sorted({ranks[0], -(-sum(ranks) // len(ranks)), ranks[-1]})
 
 
 def _with(config: Config, **sections: Mapping[str, Any]) -> Config:  # Any: values of the configuration

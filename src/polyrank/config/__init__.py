@@ -27,6 +27,7 @@ from polyrank.config.sections import (
     Section,
     TrainingConfig,
 )
+from polyrank.encoding import decode
 from polyrank.errors import ConfigError, did_you_mean
 
 __all__ = [
@@ -89,15 +90,14 @@ def dump(config: Config) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(decode(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}; expected a TOML file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; expected a TOML file") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own errors are ValueErrors, and not the only ones
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -108,7 +108,7 @@ def _set(values: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text}: expected section.key=value, for example training.lr=1e-3")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()  # a bare word is a string
     table = values
     for part in parts[:-1]:

@@ -47,6 +47,10 @@ class DataConfig(Section):
     """Name of the label column."""
     labels: list[str] | None = None
     """Names of the classes in their order, where one file may lack some; by default those of the training data."""
+    quoting: Literal["auto", "quotes", "none", "multiline"] = "auto"
+    """Of csv and tsv. ``none``: a line is a row and quotation marks are text; ``quotes``: a field may be quoted, and is
+    refused where it reads like several rows; ``multiline``: as quotes, and never refused; ``auto``: quotes for csv,
+    none for tsv."""
     test_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of a local training file that is held out where no test file is given."""
     limit_train: Count | None = None
@@ -60,7 +64,7 @@ class DataConfig(Section):
     alpha: float = Field(default=0.1, gt=0)
     """Concentration of the Dirichlet draws; small is skewed."""
     balanced_share: Share = 0.1
-    """quality-groups: share of clients whose labels are near balanced."""
+    """quality-groups: share of clients whose labels are near balanced, rounded half up; at least one is."""
     balanced_alpha: float = Field(default=100.0, gt=0)
     """quality-groups: concentration for the balanced clients."""
     labels_per_client: Count = 1
@@ -79,7 +83,7 @@ class FederationConfig(Section):
     clients: Count | None = None
     """Number of clients; by default 100, or one per value of ``data.column``."""
     participation: Share = 0.1
-    """Share of the clients that take part in a round; at least one does."""
+    """Share of the clients that take part in a round, rounded half up; at least one does."""
     rounds: Count = 25
     seed: int = 0
     head: Literal["mean", "local"] = "mean"

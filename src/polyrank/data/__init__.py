@@ -4,8 +4,18 @@
 """
 
 from polyrank.data.dataset import Split, TextDataset
-from polyrank.data.partitions import PARTITIONS, Partition, option_names, partition
+from polyrank.data.partitions import PARTITIONS, Partition, client_names, option_names, partition
 from polyrank.data.sampling import hold_out
 from polyrank.data.sources import load
 
-__all__ = ["PARTITIONS", "Partition", "Split", "TextDataset", "hold_out", "load", "option_names", "partition"]
+__all__ = [
+    "PARTITIONS",
+    "Partition",
+    "Split",
+    "TextDataset",
+    "client_names",
+    "hold_out",
+    "load",
+    "option_names",
+    "partition",
+]

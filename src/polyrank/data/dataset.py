@@ -15,7 +15,8 @@ class TextDataset:
     """Texts with one label each.
 
     `labels` is int64 of shape (n,), an index into `label_names`; `columns` holds extra columns that were asked for,
-    such as the one that says which client an example belongs to, as strings and in the order of the texts.
+    such as the one that says which client an example belongs to, as strings and in the order of the texts. `where`
+    names the source and `rows` each text's row there, counted from 1, int64 of shape (n,), for messages.
 
     Raises:
         DataError: the columns differ in length, or a label is not an index into `label_names`.
@@ -25,9 +26,12 @@ class TextDataset:
     labels: np.ndarray
     label_names: tuple[str, ...]
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    where: str = "the data"
+    rows: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"labels": len(self.labels)} | {name: len(values) for name, values in self.columns.items()}
+        lengths = {"labels": len(self.labels)} | ({} if self.rows is None else {"rows": len(self.rows)})
+        lengths |= {name: len(values) for name, values in self.columns.items()}
         for name, length in lengths.items():
             if length != len(self.texts):
                 raise DataError(f"{len(self.texts)} texts, but {length} values in {name!r}: expected one for each text")
@@ -50,7 +54,17 @@ class TextDataset:
             labels=self.labels[at],
             label_names=self.label_names,
             columns={name: tuple(values[i] for i in at) for name, values in self.columns.items()},
+            where=self.where,
+            rows=None if self.rows is None else self.rows[at],
         )
+
+    def row(self, index: int) -> int:
+        """In which row of the source the text at an index stands, counted from 1."""
+        return index + 1 if self.rows is None else int(self.rows[index])
+
+    def place(self, index: int) -> str:
+        """Where the text at an index stands, for a message."""
+        return f"{self.where}, row {self.row(index)}"
 
     def label_counts(self) -> np.ndarray:
         """Number of examples of every label, int64, shape (labels,)."""
@@ -61,12 +75,17 @@ class TextDataset:
 class Split:
     """What is trained on and what is tested on, with the same label names.
 
+    `digests` says what the sources held, before any part was cut off or drawn (see `polyrank.data.digest`).
+    `read` says how many rows were read from each source, before a test share or a limit cut them.
+
     Raises:
         DataError: the label names differ.
     """
 
     train: TextDataset
     test: TextDataset
+    digests: Mapping[str, str] = field(default_factory=dict)
+    read: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train.label_names != self.test.label_names:

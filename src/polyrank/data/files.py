@@ -6,18 +6,17 @@ value, the label "01" no number, U+2028 no end of a line.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from polyrank.data.delimited import Quoting, read_delimited
 from polyrank.data.tables import Table
+from polyrank.encoding import decode
 from polyrank.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-
-_NO_LIMIT = 2**31 - 1
 
 
 def looks_like_path(name: str) -> bool:
@@ -26,8 +25,13 @@ def looks_like_path(name: str) -> bool:
     return written or name.lower().endswith(SUFFIXES) or Path(name).is_file()
 
 
-def read_file(name: str) -> Table:
-    """The table in a csv, tsv, json lines (or one json list of objects) or parquet file; text files are UTF-8.
+def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> Table:
+    """The table in a csv, tsv, json lines (or one json list of objects) or parquet file.
+
+    Args:
+        name: path of the file; text files are UTF-8, or UTF-16 with a byte order mark.
+        quoting: of csv and tsv, as `read_delimited` has it; ``auto`` is ``quotes`` for csv and ``none`` for tsv.
+        label: the label column, by which rows are known where a quotation mark may have joined some.
 
     Raises:
         DataError: the file is missing, empty, of another type, not UTF-8, or breaks its format; names the line.
@@ -45,59 +49,37 @@ def read_file(name: str) -> Table:
     if suffix == ".parquet":
         return _parquet(name, path)
     text = _decode(name, path)
-    if suffix in {".csv", ".tsv"}:
-        return _delimited(name, text, "," if suffix == ".csv" else "\t")
+    if suffix == ".csv":
+        return read_delimited(name, text, ",", "quotes" if quoting == "auto" else quoting, label)
+    if suffix == ".tsv":
+        return read_delimited(name, text, "\t", "none" if quoting == "auto" else quoting, label)
     return _json(name, text)
 
 
 def _decode(name: str, path: Path) -> str:
     raw = path.read_bytes()
     try:
-        return raw.decode("utf-8-sig")
+        return decode(raw)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{name}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            f"{name}, line {line}: byte 0x{raw[error.start]:02x} is not {error.encoding.upper()}; save the file as "
+            "UTF-8"
         ) from error
-
-
-def _delimited(name: str, text: str, delimiter: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(_NO_LIMIT)  # the default refuses texts over 131072 characters; global, so put back
-    try:
-        header = next(reader, [])
-        rows = []
-        for row in reader:
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"{name}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the first line; "
-                    "quote a text that contains the delimiter or a line break"
-                )
-            if row:
-                rows.append(row)
-    except csv.Error as error:
-        raise DataError(
-            f"{name}, line {reader.line_num}: {error}; write a quotation mark inside a quoted text twice, and quote a "
-            "text that starts with one"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    if len(set(header)) != len(header):
-        raise DataError(f"{name}: the first line names a column twice: {', '.join(header)}; expected different names")
-    columns = zip(*rows, strict=True) if rows else [() for _ in header]
-    return Table(name, dict(zip(header, columns, strict=True)))
 
 
 def _json(name: str, text: str) -> Table:
-    try:
-        if text.lstrip().startswith("["):
-            records = list(enumerate(json.loads(text), start=1))
-        else:
-            # split("\n"), not splitlines(): a json string may contain U+2028 as it is
-            lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
-            records = [(number, _json_line(name, number, line)) for number, line in lines]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{name}, line {error.lineno}: broken json ({error.msg}); mend this line") from error
+    if text.lstrip().startswith("["):
+        records = list(enumerate(_parsed(text, name, 1, "mend this line"), start=1))
+    else:
+        # split("\n"), not splitlines(): a json string may contain U+2028 as it is. A file put together from several
+        # has a byte order mark before each.
+        lines = ((number, line.lstrip("\ufeff")) for number, line in enumerate(text.split("\n"), start=1))
+        records = [
+            (number, _parsed(line, name, number, "expected one object per line"))
+            for number, line in lines
+            if line.strip()
+        ]
     for number, record in records:
         if not isinstance(record, Mapping):
             raise DataError(
@@ -107,13 +89,45 @@ def _json(name: str, text: str) -> Table:
     return Table(name, {key: [record.get(key) for _, record in records] for key in names})
 
 
-def _json_line(name: str, number: int, line: str) -> object:
+def _parsed(text: str, name: str, first: int, advice: str) -> Any:  # Any: JSON values
+    """A JSON value whose text begins in the line ``first``."""
     try:
-        return json.loads(line)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{name}, line {number}: broken json ({error.msg} at column {error.colno}); expected one object per line"
-        ) from error
+        line = first + error.lineno - 1
+        raise DataError(f"{name}, line {line}: broken json ({error.msg} at column {error.colno}); {advice}") from error
+    except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, a thousand brackets
+        raise DataError(f"{name}, line {first}: this json cannot be read ({error}); {advice}") from error
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in an object")
+    return found
+
+
+class _ParquetColumns(Mapping[str, Sequence[object]]):
+    """Columns that are turned into Python values when they are asked for: others need not be of a readable type."""
+
+    def __init__(self, table: Any) -> None:  # Any: pyarrow has no types
+        self._table = table
+
+    def __getitem__(self, name: str) -> Sequence[object]:
+        if name not in self._table.column_names:
+            raise KeyError(name)
+        values: list[object] = self._table.column(name).to_pylist()
+        return values
+
+    def __contains__(self, name: object) -> bool:  # the inherited one would read the values
+        return name in self._table.column_names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.column_names)
+
+    def __len__(self) -> int:
+        return len(self._table.column_names)
 
 
 def _parquet(name: str, path: Path) -> Table:
@@ -124,8 +138,9 @@ def _parquet(name: str, path: Path) -> Table:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{name} is not a readable parquet file ({error}); write it again") from error
-    columns = {column: table.column(column).to_pylist() for column in table.column_names}
-    return Table(name, columns, _declared(table.schema.metadata or {}))
+    if len(set(table.column_names)) != len(table.column_names):
+        raise DataError(f"{name} has a column twice: {', '.join(table.column_names)}; expected different names")
+    return Table(name, _ParquetColumns(table), _declared(table.schema.metadata or {}))
 
 
 def _declared(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

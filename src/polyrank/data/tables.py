@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import DataError, did_you_mean
+from polyrank.errors import DataError, LabelError, did_you_mean
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # "01" is not one: it must not become the label 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 5
 
 
@@ -30,10 +31,18 @@ class Table:
         """The values of one column.
 
         Raises:
-            DataError: there is no such column; names those that there are, and the `setting` to change.
+            DataError: there is no such column; names those that there are, and the `setting` to change. Or its values
+                cannot be read.
         """
         if name in self.columns:
-            return list(self.columns[name])
+            try:
+                return list(self.columns[name])
+            except Exception as error:  # whatever pyarrow or datasets raise for values that are broken
+                said = " ".join(str(error).split())[:200]
+                raise DataError(
+                    f"{self.where}: the column {name!r} cannot be read: {type(error).__name__}: {said}; write the "
+                    "file again"
+                ) from error
         found = ", ".join(repr(column[:40]) for column in self.columns)
         near = did_you_mean(name, self.columns)
         hint = f"; {near}" if near.startswith("did") else ""
@@ -78,13 +87,16 @@ class Examples:
         index = {name: i for i, name in enumerate(names)}
         unknown = [label for label in self.labels if label not in index]
         if unknown:
-            raise DataError(
+            raise LabelError(
                 f"{len(unknown)} row(s) of {self.where} have labels that are none of the classes: "
                 f"{_some(sorted(set(unknown)))}; classes: {_some(names)}. The classes are those of the training data, "
-                "or data.labels: remove these rows, or name all classes there"
+                "or data.labels: remove these rows, or name all classes there",
+                known=len(index.keys() & set(self.labels)),
+                unknown=len(set(unknown)),
             )
         labels = np.array([index[label] for label in self.labels], dtype=np.int64)
-        return TextDataset(self.texts, labels, names, self.columns)
+        rows = np.arange(1, len(labels) + 1, dtype=np.int64)
+        return TextDataset(self.texts, labels, names, self.columns, self.where, rows)
 
 
 def examples(table: Table, text: str | Sequence[str], label: str, extra_columns: Sequence[str]) -> Examples:
@@ -92,7 +104,8 @@ def examples(table: Table, text: str | Sequence[str], label: str, extra_columns:
 
     Raises:
         DataError: a column is missing, the table has no rows, a text is empty or not a string, a label is null, empty
-            or neither a string nor a whole number, an extra column has a null. Rows count from 1, without the header.
+            or neither a string nor a whole number, an extra column has a null, a string holds half of a surrogate pair.
+            Rows count from 1, without the header.
     """
     parts = [table.column(name, "data.text") for name in ([text] if isinstance(text, str) else text)]
     raw_labels = table.column(label, "data.label")
@@ -119,7 +132,7 @@ def _texts(where: str, parts: Sequence[Sequence[object]], names: str | Sequence[
         " ".join(value for value in row if isinstance(value, str) and value.strip()) for row in zip(*parts, strict=True)
     ]
     _refuse((i for i, value in enumerate(joined) if not value), where, f"an empty text in {shown}", "remove these rows")
-    return tuple(joined)
+    return _whole(where, f"a text in {shown}", joined)
 
 
 def _labels(table: Table, name: str, values: Sequence[object]) -> tuple[str, ...]:
@@ -132,7 +145,7 @@ def _labels(table: Table, name: str, values: Sequence[object]) -> tuple[str, ...
     found = f"a label in {name!r} that is {_kind(values, wrong)}"
     _refuse(wrong, table.where, found, "labels are strings or whole numbers: convert them")
     if classes is None:
-        return tuple(map(str, values))
+        return _whole(table.where, f"a label in {name!r}", map(str, values))
     outside = [i for i, value in enumerate(values) if not (isinstance(value, int) and 0 <= value < len(classes))]
     _refuse(outside, table.where, f"a label outside the {len(classes)} declared classes in {name!r}", "mend the file")
     return tuple(classes[value] for value in values if isinstance(value, int))
@@ -141,7 +154,16 @@ def _labels(table: Table, name: str, values: Sequence[object]) -> tuple[str, ...
 def _strings(where: str, name: str, values: Sequence[object]) -> tuple[str, ...]:
     missing = (i for i, value in enumerate(values) if _is_null(value) or value == "")
     _refuse(missing, where, f"no value in {name!r}", "fill these rows or remove them")
-    return tuple(map(str, values))
+    return _whole(where, f"a value in {name!r}", map(str, values))
+
+
+def _whole(where: str, what: str, values: Iterable[str]) -> tuple[str, ...]:
+    """The strings, of which none may hold half of a surrogate pair: that is no character, and has no UTF-8."""
+    strings = tuple(values)
+    halves = (i for i, value in enumerate(strings) if not value.isascii() and _SURROGATE.search(value))
+    advice = "an emoji was cut in two, as by \\ud83d alone: mend or remove these rows"
+    _refuse(halves, where, f"{what} that holds half of a surrogate pair", advice)
+    return strings
 
 
 def _is_null(value: object) -> bool:

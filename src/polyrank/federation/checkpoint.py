@@ -76,8 +76,8 @@ def load(folder: Path, fingerprint: str | None = None) -> ServerState:
             continue
         if fingerprint is not None and found != fingerprint:
             raise RunFolderError(
-                f"the checkpoint {path} belongs to another configuration than this run's config.toml; "
-                "use the folder it came from, or start anew with --overwrite"
+                f"the checkpoint {path} belongs to another configuration, or to other data, than this run's "
+                "config.toml and run.json; use the folder it came from, or start anew with --overwrite"
             )
         return state
     if problems:

@@ -17,6 +17,9 @@ from polyrank.federation.tree import RoundResult
 from polyrank.state import OWN, ClientUpdate, ServerState
 from polyrank.training.profile import PHASES
 
+TEST = "test/"
+"""Before the names of metrics of the server's test set."""
+
 
 def round_metrics(
     federation: Federation,
@@ -38,9 +41,8 @@ def round_metrics(
     parts = federation.parts(after.round)
     clients = list(sent)
     metrics: dict[str, Any] = {"round": after.round}
-    if after.round % options.every == 0 or after.round == federation.config.federation.rounds:
-        scores = score_global(federation, after, clients)
-        metrics |= {f"test/{name}": value for name, value in asdict(scores).items()}
+    if is_due(after.round, options.every, federation.config.federation.rounds):
+        metrics |= test_metrics(federation, after, clients)
     good = [update for update in updates if update.client not in result.dropped]
     elsewhere = [update.metrics["seconds"] for update in good if "seconds" in update.metrics]
     up, down = federation.engine.traffic() or _traffic(parts, updates, sent)
@@ -64,6 +66,16 @@ def round_metrics(
         change = mean_base_change(state, result.received, sent)
         metrics |= diagnose(result.received, started, change, after, min(state.ranks.values()))
     return metrics
+
+
+def test_metrics(federation: Federation, after: ServerState, clients: Sequence[str]) -> dict[str, float]:
+    """What a round's line says of the test set: scores of the state after it, with the cohort where models differ."""
+    return {f"{TEST}{name}": value for name, value in asdict(score_global(federation, after, clients)).items()}
+
+
+def is_due(number: int, every: int, rounds: int) -> bool:
+    """Whether a run of so many rounds evaluates after this one."""
+    return number % every == 0 or number == rounds
 
 
 def own_scores(updates: Sequence[ClientUpdate]) -> dict[str, Any]:

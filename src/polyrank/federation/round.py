@@ -13,13 +13,17 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.errors import ConfigError
 from polyrank.seeds import numpy_generator
+from polyrank.shares import part_of
 from polyrank.state import ClientUpdate, ServerState
 
 
 def cohort(clients: Sequence[str], participation: float, seed: int, round_number: int) -> tuple[str, ...]:
-    """The clients of a round: drawn without replacement from (seed, round) alone, sorted by name; at least one."""
+    """The clients of a round: drawn without replacement from (seed, round) alone, sorted by name.
+
+    So many as the share says, rounded half up, and at least one.
+    """
     names = sorted(clients)
-    size = max(1, round(participation * len(names)))
+    size = max(1, part_of(len(names), participation))
     drawn = numpy_generator(seed, "cohort", round_number).choice(len(names), size=size, replace=False)
     return tuple(names[i] for i in sorted(drawn))
 
@@ -50,8 +54,14 @@ def parts_of(method: Method, round_number: int, *, local_head: bool) -> Parts:
 
 
 def read_out(state: ServerState, client: str, method: Method) -> Download:
-    """What the server knows of the client's start: the method's read-out at its rank, under its own scale."""
+    """What the server knows of the client's start: the method's read-out at its rank, under its own scale.
+
+    Where B is frozen the scale changes nothing, neither the product nor A's gradient: it is the server's, so that all
+    have the very same B.
+    """
     download = method.read_out(state, state.ranks[client])
+    if "b" not in method.parts(state.round + 1).trains:
+        return Download(Adapter(download.adapter.modules, state.adapter.dense), download.base_change)
     scale = state.scales[client]
     modules = {name: factors.rescaled(scale) for name, factors in download.adapter.modules.items()}
     return Download(Adapter(modules, state.adapter.dense), download.base_change)
@@ -156,16 +166,21 @@ def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str
 
 
 def global_model(state: ServerState) -> Adapter:
-    """The adapter and the base change beside it as one adapter at the adapter's scale: ranks add up."""
-    if state.base_change is None:
-        return state.adapter
-    modules = dict(state.adapter.modules)
-    for name, change in state.base_change.modules.items():
+    """The adapter and the base change beside it as one adapter."""
+    return joined(state.adapter, state.base_change)
+
+
+def joined(adapter: Adapter, base_change: Adapter | None) -> Adapter:
+    """An adapter and a base change as one adapter at the adapter's scale: ranks add up."""
+    if base_change is None:
+        return adapter
+    modules = dict(adapter.modules)
+    for name, change in base_change.modules.items():
         factors = modules[name]
         b = (change.b * (change.scale / factors.scale)).to(factors.b.dtype)
         a = torch.cat([factors.a, change.a.to(factors.a.dtype)])
         modules[name] = Factors(a, torch.cat([factors.b, b], dim=1), factors.scale)
-    return Adapter(modules, state.adapter.dense)
+    return Adapter(modules, adapter.dense)
 
 
 def mean_base_change(

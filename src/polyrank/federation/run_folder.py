@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import platform
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,13 +19,14 @@ from safetensors import SafetensorError
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
+from polyrank.federation.agreement import Asked, Record
 
 if TYPE_CHECKING:
     from polyrank.hf.peft_folder import Target
 
 LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
 
-OWN_FILES = ("config.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json")
+OWN_FILES = ("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json")
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
 
@@ -35,9 +34,9 @@ OWN_FOLDERS = ("checkpoint", "adapter", "events")
 class RunFolder:
     """The files of one run.
 
-    ``config.toml`` is the resolved configuration; ``metrics.jsonl`` has a line per round; ``clients.json`` says who
-    has which rank, group, number of examples and validation loss; ``run.json`` the labels, versions and machine;
-    ``summary.json`` what came out.
+    ``config.toml`` is the resolved configuration, ``requested.toml`` what was asked for; ``metrics.jsonl`` has a line
+    per round; ``clients.json`` says who has which rank, group, number of examples and validation loss; ``run.json`` the
+    labels, digests of data and model, versions and machine; ``summary.json`` what came out.
     """
 
     path: Path
@@ -92,9 +91,10 @@ class RunFolder:
             for name in reversed(OWN_FILES):  # config.toml last: without it this is no run folder that can be replaced
                 (self.path / name).unlink(missing_ok=True)
 
-    def write_config(self, config: Config) -> None:
-        """Write the resolved configuration."""
-        self._write("config.toml", configuration.dump(config))
+    def write_config(self, asked: Asked) -> None:
+        """Write what was resolved, which makes this a run folder, and what was asked for."""
+        self._write("config.toml", configuration.dump(asked.resolved))
+        self._write("requested.toml", configuration.dump(asked.requested))
 
     def read_config(self) -> Config:
         """The resolved configuration.
@@ -105,6 +105,41 @@ class RunFolder:
         if not self.exists():
             raise RunFolderError(f"{self.path} is no run folder: it has no config.toml")
         return configuration.load(self.config)
+
+    def read_asked(self) -> Asked:
+        """What was asked for and what it was resolved to.
+
+        Raises:
+            RunFolderError: there is no run here, or one of an earlier version, which did not keep what was asked for.
+        """
+        resolved = self.read_config()
+        path = self.path / "requested.toml"
+        if not path.is_file():
+            raise RunFolderError(self._earlier("what was asked for (it has no requested.toml)"))
+        return Asked(configuration.load(path), resolved)
+
+    def record(self) -> Record:
+        """What the run was made with.
+
+        Raises:
+            RunFolderError: there is no run here, one that had saved nothing, or one of an earlier version, which did
+                not keep this.
+        """
+        if not (self.path / "run.json").is_file():
+            raise RunFolderError(
+                f"{self.path} has no run.json, and there is no checkpoint: the run stopped before it had saved "
+                "anything; start anew with --overwrite"
+            )
+        about = self.read_json("run")
+        if not isinstance(digests := about.get("digests"), dict):
+            raise RunFolderError(self._earlier("what its data and model held (its run.json has no digests)"))
+        return Record(self.path, digests, self.read_config(), about.get("python", "unknown"))
+
+    def _earlier(self, what: str) -> str:
+        return (
+            f"{self.path} holds a run of an earlier PolyRank, which did not keep {what}, so it cannot be told whether "
+            "that agrees; start a new run with another --out, or replace this one: polyrank run --overwrite"
+        )
 
     def write_json(self, name: str, value: Any) -> None:  # Any: plain JSON values
         """Write ``name.json``, whole or not at all."""
@@ -152,10 +187,9 @@ class RunFolder:
                 break
         return lines
 
-    def drop_metrics_after(self, round_number: int) -> None:
-        """Forget the lines of rounds whose checkpoint was never finished."""
-        kept = [line for line in self.read_metrics() if line["round"] <= round_number]
-        self._write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write all lines anew, whole or not at all."""
+        self._write("metrics.jsonl", "".join(json.dumps(_plain(line)) + "\n" for line in lines))
 
     def _write(self, name: str, text: str) -> None:
         path, temporary = self.path / name, self.path / f".{name}.writing"
@@ -192,50 +226,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-_HOW: tuple[str, ...] = ("engine", "clients_per_pass", "workers")
-"""How clients are trained, not what comes out: every engine gives the same result."""
-_MAY_CHANGE: Any = {"output": True, "evaluation": True, "federation": {"rounds"}, "training": set(_HOW)}
-"""What a resumed run may change; Any: the shape that pydantic's `exclude` takes."""
-
-
-def fingerprint(config: Config) -> str:
-    """A checksum of all in a resolved configuration that a resumed run may not change."""
-    values = config.model_dump(mode="json", exclude=_MAY_CHANGE)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def resolved_as(config: Config, saved: Config) -> Config:
-    """The configuration of a resumed run: the saved one, with what may change taken from ``config``.
-
-    A value of ``config`` that is ``auto`` or unset agrees with whatever was resolved.
-
-    Raises:
-        RunFolderError: another value differs; each one is named.
-    """
-    changed: list[str] = []
-    theirs, ours = saved.model_dump(exclude=_MAY_CHANGE), config.model_dump(exclude=_MAY_CHANGE)
-    for section, values in ours.items():
-        for key, value in values.items():
-            before = theirs[section][key]
-            if value != before and value not in ("auto", None):
-                changed.append(f"{section}.{key} is {before!r} there and {value!r} here")
-    if changed:
-        raise RunFolderError(
-            f"the run is of another configuration: {'; '.join(changed)}. Resume it without these changes, or start a "
-            "new run with another --out"
-        )
-    rounds = saved.federation.model_copy(update={"rounds": config.federation.rounds})
-    how = {name: getattr(config.training, name) for name in _HOW if getattr(config.training, name) != "auto"}
-    return saved.model_copy(
-        update={
-            "output": config.output,
-            "evaluation": config.evaluation,
-            "federation": rounds,
-            "training": saved.training.model_copy(update=how),
-        }
-    )
-
-
 def about_this_machine() -> dict[str, Any]:
     """Versions and hardware, for the record."""
     import torch
@@ -247,7 +237,7 @@ def about_this_machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[library] = None
     return {
-        "python": sys.version.split()[0],
+        "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

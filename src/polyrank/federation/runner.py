@@ -12,10 +12,13 @@ from typing import Any
 from polyrank.config import Config
 from polyrank.errors import RunFolderError
 from polyrank.federation import checkpoint
+from polyrank.federation.agreement import Asked, fingerprint
 from polyrank.federation.evaluation import rank_groups
 from polyrank.federation.job import job
 from polyrank.federation.listener import Listener, Listeners
 from polyrank.federation.metrics import round_metrics, summarise
+from polyrank.federation.models import stay_with_clients
+from polyrank.federation.resuming import check_same, lines_until
 from polyrank.federation.round import (
     cohort,
     global_model,
@@ -23,10 +26,10 @@ from polyrank.federation.round import (
     read_outs,
     with_ranks,
 )
-from polyrank.federation.run_folder import RunFolder, about_this_machine, disk_errors, fingerprint, resolved_as
+from polyrank.federation.run_folder import RunFolder, about_this_machine, disk_errors
 from polyrank.federation.scoring import Scores, score_clients
 from polyrank.federation.setup import Federation, build
-from polyrank.federation.trackers import Trackers
+from polyrank.federation.trackers import trackers
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf import peft_folder
 from polyrank.state import ClientUpdate, ServerState
@@ -45,6 +48,7 @@ def run(
     profile: bool = False,
     listener: Listener | None = None,
     scores: Scores | None = None,
+    requested: Config | None = None,
     place: Callable[[Federation], Federation] | None = None,
 ) -> dict[str, Any]:
     """Run a federation on this machine and return what ``summary.json`` holds.
@@ -52,32 +56,33 @@ def run(
     Args:
         config: what to run; `polyrank.load_config` reads one.
         out: the run folder.
-        resume: continue the run in ``out``; ``config`` must be that run's (`saved_config`), but for its length, its
-            evaluation and its output.
+        resume: continue the run in ``out``; ``config`` must be what was asked for then or what it was resolved to
+            (`saved_config`), but for its length, its evaluation and its output, and data and model must hold what they
+            held.
         overwrite: replace a run in ``out``.
         profile: book where the time goes: ``time/...`` in metrics.jsonl, ``time`` in summary.json.
-        listener: told of progress.
+        listener: told of progress; what it raises does not end the run (see `Listener`).
         scores: results of the scoring rounds of other runs (see `polyrank.federation.scoring`); they are used and added
             to, so that runs that would score the same clients in the same way do it once.
+        requested: what was asked for, where ``config`` has more of it settled; what a later call is compared with.
         place: what changes the federation before it starts, where clients are not on this machine.
 
     Raises:
         PolyRankError: the configuration, the data, the model or the folder does not fit.
     """
     folder = RunFolder(Path(out))
-    state: ServerState | None = None
+    asked, record, state = Asked(requested or config, config), None, None
     if resume:  # a missing or foreign checkpoint is an error before the work, not after
-        config = resolved_as(config, folder.read_config())
-        state = checkpoint.load(folder.checkpoint, fingerprint(config))
+        asked, record = folder.read_asked().agreed(asked.requested, folder.path), folder.record()
+        state = checkpoint.load(folder.checkpoint, fingerprint(asked.resolved, record.digests))
     else:
         folder.check_free(overwrite=overwrite)
-    listeners = [listener] if listener else []
-    if config.output.trackers:
-        listeners.append(Trackers(config.output.trackers, config.output.project, folder.path))
-    federation = build(config, profile=profile)
+    output = config.output
+    listeners = Listeners([*trackers(output.trackers, output.project, folder.path), *([listener] if listener else [])])
+    federation = build(asked.resolved, profile=profile, record=record)
     try:
         federation = place(federation) if place else federation
-        runner = Runner(federation, folder, Listeners(listeners))
+        runner = Runner(federation, folder, listeners, asked.requested)
         begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
         runner.run(begun)
     finally:
@@ -102,12 +107,14 @@ class Runner:
     Args:
         federation: what is run.
         folder: where results go.
-        listener: told of progress.
+        listeners: told of progress.
+        requested: what was asked for; by default the federation's own configuration.
     """
 
     federation: Federation
     folder: RunFolder
-    listener: Listener
+    listeners: Listeners
+    requested: Config | None = None
 
     def start(self, *, overwrite: bool = False, scores: Scores | None = None) -> ServerState:
         """Begin a new run: write the configuration, score clients where the policy asks for it, save round 0.
@@ -116,16 +123,19 @@ class Runner:
             RunFolderError: the folder holds another run.
         """
         self.folder.create(overwrite=overwrite)
-        self.folder.write_config(self.federation.config)
+        self.folder.write_config(self._asked())
         about = {
             "labels": list(self.federation.labels),
             "head_modules": list(self.federation.resident.base.head_modules),
+            "digests": dict(self.federation.digests),
+            "wire": self.federation.engine.wire,
+            "stay_with_clients": list(stay_with_clients(self.federation.config)),
             **about_this_machine(),
         }
         self.folder.write_json("run", about)
         state = self.federation.initial_state()
-        self.listener.on_start(self.federation, state)
-        state, clients = score_clients(self.federation, state, self.listener, {} if scores is None else scores)
+        self.listeners.on_start(self.federation, state)
+        state, clients = score_clients(self.federation, state, self.listeners, {} if scores is None else scores)
         self.folder.write_json("clients", clients)
         self._save(state)
         return state
@@ -134,7 +144,7 @@ class Runner:
         """Go on from a state that was saved in the folder, with new clients at the ranks that the policy starts with.
 
         Raises:
-            RunFolderError: more rounds are done than are asked for.
+            RunFolderError: more rounds are done than are asked for, or the labels or their order are others.
         """
         rounds = self.federation.config.federation.rounds
         if state.round > rounds:
@@ -142,14 +152,18 @@ class Runner:
                 f"{self.folder.path} holds {state.round} finished rounds and federation.rounds is {rounds}; expected "
                 f"{state.round} or more"
             )
-        self.folder.drop_metrics_after(state.round)
-        self.folder.write_config(self.federation.config)
+        check_same(self.federation, self.folder)
+        self.folder.write_metrics(lines_until(self.federation, self.folder, state))
+        self.folder.write_config(self._asked())
         if new := set(self.federation.clients) - state.ranks.keys():
             started = self.federation.initial_state()
             ranks = {**state.ranks, **{client: started.ranks[client] for client in new}}
             state = with_ranks(state, ranks, {**state.scales, **{client: started.scales[client] for client in new}})
-        self.listener.on_start(self.federation, state)
+        self.listeners.on_start(self.federation, state)
         return state
+
+    def _asked(self) -> Asked:
+        return Asked(self.requested or self.federation.config, self.federation.config)
 
     def run(self, state: ServerState) -> ServerState:
         """All rounds that are left; then the adapter and the summary are written."""
@@ -171,7 +185,7 @@ class Runner:
         updates: list[ClientUpdate] = []
         for update in federation.engine.train(jobs):
             updates.append(update)
-            self.listener.on_client("training", len(updates), len(jobs))
+            self.listeners.on_client("training", len(updates), len(jobs))
         with clock("aggregation"):
             result = aggregate(
                 state,
@@ -195,7 +209,7 @@ class Runner:
             metrics |= {f"time/{phase}": round(booked.get(phase, 0.0), 4) for phase in PHASES}
         self.folder.append_metrics(metrics)
         self._save(after)
-        self.listener.on_round(metrics)
+        self.listeners.on_round(metrics)
         return after
 
     def _cohort(self, number: int) -> tuple[str, ...]:
@@ -219,15 +233,22 @@ class Runner:
 
     def _save(self, state: ServerState) -> None:
         with disk_errors(self.folder.checkpoint):
-            checkpoint.save(self.folder.checkpoint, state, fingerprint(self.federation.config))
-        self.listener.on_saved(state.round)
+            checkpoint.save(self.folder.checkpoint, state, fingerprint(self.federation.config, self.federation.digests))
+        self.listeners.on_saved(state.round)
 
     def _finish(self, state: ServerState, heads: tuple[str, ...]) -> None:
         federation = self.federation
-        if keeps := sorted(federation.parts(max(state.round, 1)).keeps):
-            log.warning("%s of every client stays with it; adapter/ holds what is shared", " and ".join(keeps))
+        stay = stay_with_clients(federation.config)
+        if stay:
+            log.warning(
+                "each client keeps its own %s; adapter/ holds what is shared, export --client NAME writes a client's",
+                " and ".join(stay),
+            )
         with disk_errors(self.folder.adapter):
-            peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
+            if stay:
+                peft_folder.write_shared(self.folder.adapter, global_model(state), stay)
+            else:
+                peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
         summary = summarise(self.folder.read_metrics(), self.folder.read_json("clients"), federation)
         if federation.config.evaluation.rank_groups:
             groups = rank_groups(federation, state, heads)
@@ -236,4 +257,6 @@ class Runner:
                 {"rank": rank, "clients": clients.count(rank), **asdict(scores)} for rank, scores in groups.items()
             ]
         self.folder.write_json("summary", summary)
-        self.listener.on_end(summary)
+        self.listeners.on_end(summary)
+        if missed := self.listeners.missed():
+            self.folder.write_json("summary", {**summary, **missed})

@@ -79,9 +79,10 @@ def _losses(
 
 
 def _key(federation: Federation, downloads: Mapping[str, Download]) -> str:
-    """A checksum of all that the scores depend on: configuration, what is trained, and from where."""
+    """A checksum of all that the scores depend on: configuration, data and model, what is trained, and from where."""
     config = federation.config
-    settings = (config.model, config.data, config.federation, config.ranks, config.training)
+    sections = (config.model, config.data, config.federation, config.ranks, config.training)
+    settings = (*sections, sorted(federation.digests.items()))
     digest = hashlib.sha256(repr((settings, sorted(federation.parts(1).trains))).encode())
     for download in {id(sent): sent for sent in downloads.values()}.values():
         for name, tensor in download.adapter.tensors():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from polyrank import aggregation, data, ranks
 from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
 from polyrank.data import Partition, Split, TextDataset
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, ModelError
+from polyrank.federation.agreement import Record
 from polyrank.federation.round import check_ranks, cohort, parts_of
-from polyrank.hf.base import load_base, load_tokenizer
+from polyrank.hf.base import checkpoint_classes, head_end_token, load_base, load_tokenizer
+from polyrank.hf.digest import model_digests
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.seeds import numpy_generator
@@ -25,6 +28,7 @@ from polyrank.training.auto import Choice, fastest
 from polyrank.training.engines import local_engine
 from polyrank.training.job import Engine, Job
 from polyrank.training.planner import Plan, choose
+from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
 from polyrank.training.workers import Setup, Workers
 
@@ -44,12 +48,14 @@ class Federation:
         test: held-out examples.
         validation: the balanced set that the server keeps to score clients, where the rank policy asks for one.
         labels: names of the classes.
+        read: how many rows were read from each source of data.
         resident: the one base model.
         engine: how clients are trained.
         method: how they are aggregated.
         policy: who gets which rank.
         plan: how clients are trained, and why.
         clock: where time is booked.
+        digests: what the data and the model held when they were read.
     """
 
     config: Config
@@ -58,12 +64,14 @@ class Federation:
     test: Examples
     validation: Examples | None
     labels: tuple[str, ...]
+    read: Mapping[str, int]
     resident: ResidentModel
     engine: Engine
     method: Method
     policy: RankPolicy
     plan: Plan
     clock: Clock
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """End the processes that train clients, where there are any."""
@@ -76,8 +84,12 @@ class Federation:
 
     def label_counts(self, client: str) -> list[int]:
         """How many examples of each label the client holds, in the order of the labels."""
-        counts: list[int] = np.bincount(self.examples[client].labels, minlength=len(self.labels)).tolist()
-        return counts
+        return self.examples[client].label_counts(len(self.labels))
+
+    @property
+    def rows_read(self) -> str:
+        """What was read, for people: ``80 rows of train.csv``."""
+        return ", ".join(f"{count} rows of {source}" for source, count in self.read.items())
 
     @property
     def local_head(self) -> bool:
@@ -106,12 +118,28 @@ def global_rank(config: Config) -> int:
     return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
 
 
-def build(config: Config, *, profile: bool = False) -> Federation:
+def digests_of(config: Config) -> dict[str, str]:
+    """What the data and the model of a configuration hold now, as `build` would find it.
+
+    Raises:
+        PolyRankError: the data cannot be read, or the model cannot be found.
+    """
+    return _digests(config, load_data(config))
+
+
+def first_ranks(config: Config, policy: RankPolicy, partition: Partition) -> dict[str, int]:
+    """The ranks of the first round; of a policy that scores, those that it gives in this number to whom it does."""
+    start = policy.start(sorted(partition.examples), partition.groups, config.federation.seed)
+    return policy.assign(start, {}) if policy.scores else start
+
+
+def build(config: Config, *, profile: bool = False, record: Record | None = None) -> Federation:
     """Read the data, share it out, load the model, and resolve what was ``auto``.
 
     Args:
         config: what to run.
         profile: whether the federation's clock books where the time goes.
+        record: of the run that goes on, where one does: data and model must be what they were.
 
     Raises:
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
@@ -119,17 +147,12 @@ def build(config: Config, *, profile: bool = False) -> Federation:
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     policy = ranks.policy(config.ranks)
     seed = config.federation.seed
-    split = _load_data(config)
-    train, validation = split.train, None
-    if policy.scores:
-        held, rest = data.hold_out(
-            train, config.ranks.validation_per_label, numpy_generator(seed, "data", "validation")
-        )
-        train, validation = train.subset(rest), train.subset(held)
-    partition = _partition(train, config)
-    clients = sorted(partition.examples)
-    start = policy.start(clients, partition.groups, seed)
-    check_ranks(method, policy.assign(start, {}) if policy.scores else start, global_rank(config))
+    split = load_data(config)
+    if record is not None:  # before anything else that other data could break
+        record.check(_digests(config, split), config, platform.python_version())
+    train, validation = held_out(split.train, config, policy)
+    partition = share_out(train, config)
+    check_ranks(method, first_ranks(config, policy, partition), global_rank(config))
     if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
         raise ConfigError(
             f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
@@ -140,7 +163,8 @@ def build(config: Config, *, profile: bool = False) -> Federation:
     tokenizer = load_tokenizer(config.model)
     used = np.unique(np.concatenate(list(partition.examples.values())))  # others are not even tokenised
     sets = {"train": train.subset(used), "test": split.test} | ({"validation": validation} if validation else {})
-    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens) for name, part in sets.items()}
+    end = None if config.model.head == "mean-pool" else head_end_token(config.model)
+    tokens = {name: tokenize(part, tokenizer, config.data.max_tokens, end=end) for name, part in sets.items()}
     largest = max(part.largest for part in tokens.values())
     labels = split.train.label_names
     rank = global_rank(config)
@@ -149,9 +173,13 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         resident = ResidentModel(load_base(config.model, labels, seed=seed, dtype=dtype, attention=attention), device())
         resident.check_tokens(largest)
         resident.install(resident.initial(rank, scale_of(rank, config.ranks), seed))
+        for name, part in sets.items():
+            check_reads(resident, part, tokens[name])
         return resident
 
     choice = fastest(load, config.training, tokens["train"])
+    if choice.resident.base.note:
+        log.warning(choice.resident.base.note)
     examples = {
         client: tokens["train"].subset(np.searchsorted(used, rows)) for client, rows in partition.examples.items()
     }
@@ -165,12 +193,14 @@ def build(config: Config, *, profile: bool = False) -> Federation:
         test=tokens["test"],
         validation=tokens.get("validation"),
         labels=labels,
+        read=split.read,
         resident=choice.resident,
         engine=_engine(config, choice.resident, labels, clock),
         method=method,
         policy=policy,
         plan=plan,
         clock=clock,
+        digests=_digests(config, split),
     )
 
 
@@ -210,7 +240,22 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load_data(config: Config) -> Split:
+def _digests(config: Config, split: Split) -> dict[str, str]:
+    return {**split.digests, **model_digests(config.model)}
+
+
+def _head_order(config: Config) -> tuple[str, ...]:
+    """The classes of the checkpoint's head, where the configuration does not name any."""
+    if config.data.labels is not None:
+        return ()
+    try:
+        return checkpoint_classes(config.model)
+    except ModelError:  # said by `load_base`, after what is wrong with data and ranks
+        return ()
+
+
+def load_data(config: Config) -> Split:
+    """Training and test data of a configuration."""
     options = config.data
     return data.load(
         options.train,
@@ -218,6 +263,8 @@ def _load_data(config: Config) -> Split:
         text=options.text,
         label=options.label,
         labels=options.labels,
+        order=_head_order(config),
+        quoting=options.quoting,
         extra_columns=[options.column] if options.column else [],
         test_share=options.test_share,
         seed=config.federation.seed,
@@ -226,7 +273,17 @@ def _load_data(config: Config) -> Split:
     )
 
 
-def _partition(train: TextDataset, config: Config) -> Partition:
+def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
+    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
+    if not policy.scores:
+        return train, None
+    generator = numpy_generator(config.federation.seed, "data", "validation")
+    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
+    return train.subset(rest), train.subset(held)
+
+
+def share_out(train: TextDataset, config: Config) -> Partition:
+    """Who holds what of the training data."""
     options = config.data
     clients = config.federation.clients
     if clients is None and options.partition != "by-column":

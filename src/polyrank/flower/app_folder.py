@@ -24,10 +24,11 @@ and tables stand in quotes; the keys above them are in PolyRank's docs/flower.md
 ## On this machine, simulated
 
     {export}
-    flwr run . --stream --federation-config 'num-supernodes={clients}'
+    flwr run . --stream
 
-It starts a SuperLink in the background, which stays: `pkill -f flower-superlink`. `flwr run` ends with 0 although a run
-failed: `flwr ls` says how it ended. The results are in the run folder, `{out}`: `polyrank report {out}`.
+Flower simulates two nodes unless told otherwise (`--federation-config 'num-supernodes={clients}'`), and they share the
+{clients} clients. It starts a SuperLink in the background, which stays: `pkill -f flower-superlink`. `flwr run` ends
+with 0 although a run failed: `flwr ls` says how it ended. The results are in the run folder: `polyrank report {out}`.
 
 ## Real nodes on this machine
 
@@ -44,6 +45,7 @@ and `flwr run . deployment --stream`, where `$FLWR_HOME/config.toml` has
     insecure = true
 
 Set `min-nodes` to the number of nodes, and `data.train` to data of the server's own: it needs labels and a test set.
+The paths in `pyproject.toml` are the server's.
 
 ## With TLS and keys
 
@@ -59,8 +61,9 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
 
     Args:
         folder: new, or empty.
-        config: of the federation.
-        out: its run folder on the server.
+        config: of the federation. Relative paths of files that are there become absolute: the ServerApp runs in the
+            folder in which somebody once started the SuperLink.
+        out: its run folder on the server; a relative one is in the app.
 
     Raises:
         FlowerError: there is something in the folder.
@@ -68,6 +71,8 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FlowerError(f"{folder} is not empty; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    config = _found_from_anywhere(config)
+    out = str((folder / out).absolute())
     federation = config.federation
     if federation.clients is None and config.data.partition != "by-column":  # said, so that a run may change it
         federation = federation.model_copy(update={"clients": DEFAULT_CLIENTS})
@@ -95,6 +100,17 @@ def run_config(config: Config) -> dict[str, dict[str, bool | float | int | str]]
         }
         for section, values in config.model_dump().items()
     }
+
+
+def _found_from_anywhere(config: Config) -> Config:
+    """The configuration with absolute paths of the files and folders that it names, where they are there."""
+
+    def absolute(name: str | None) -> str | None:
+        return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+    data = config.data.model_copy(update={"train": absolute(config.data.train), "test": absolute(config.data.test)})
+    model = config.model.model_copy(update={"name": absolute(config.model.name)})
+    return config.model_copy(update={"data": data, "model": model})
 
 
 def _export() -> str:
@@ -125,9 +141,12 @@ def _project(config: Config, out: str) -> dict[str, Any]:  # Any: TOML values
             "version": "1.0.0",
             "description": "Federated LoRA fine-tuning with a rank per client",
             "license": {"file": "LICENSE"},
-            "dependencies": ["flwr>=1.41,<1.43", "polyrank[flower]"],
+            "dependencies": ["flwr>=1.41,<1.43"],
         },
         "tool": {
+            # Flower has uv install what an app depends on, anew for each run and before what is installed already;
+            # an app of ours needs PolyRank and Flower, which are there, so there is nothing to look for
+            "uv": {"override-dependencies": ["flwr; python_version < '3'"]},
             "flwr": {
                 "app": {
                     "publisher": "polyrank",
@@ -139,6 +158,6 @@ def _project(config: Config, out: str) -> dict[str, Any]:  # Any: TOML values
                     },
                     "config": {**_settings(out), **run_config(config)},
                 }
-            }
+            },
         },
     }

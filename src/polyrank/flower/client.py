@@ -5,70 +5,108 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from logging import ERROR
 from typing import TypeAlias
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.common import log
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.errors import FlowerError
-from polyrank.flower.messages import FACTS, answer, read_task, reply
+from polyrank.errors import AdapterError, ConfigError, DataError, FlowerError, LabelError, ModelError, SiteError
+from polyrank.flower.facts import RECORD, Place, answer, unknown_labels
+from polyrank.flower.held import Held, NodeConfig
+from polyrank.flower.messages import read_task, reply
 from polyrank.site.worker import LocalWorker, Worker
 
-NodeConfig: TypeAlias = Mapping[str, bool | float | int | str]
 MakeWorker: TypeAlias = Callable[[Config, NodeConfig], Worker]
-OWN = {"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"}
+OWN = {
+    **{"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"},
+    "data-quoting": "quoting",
+}
 """Keys of a node's configuration that replace those of the federation's ``[data]``."""
-ALONE = {"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None, "partition": "iid"}
+ALONE = {
+    **{"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None},
+    **{"partition": "iid", "quoting": "auto"},
+}
 """What the federation's ``[data]`` says of its own data, and not of a site's."""
-
-_workers: dict[tuple[str, str], Worker] = {}
 
 
 def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
     """A ClientApp that trains what it is asked to.
 
     Args:
-        make_worker: a worker for the federation's configuration and the node's, for data or models of your own; called
-            once per process. By default `worker`.
+        make_worker: a worker for the federation's configuration and the node's, for data or models of your own. It is
+            kept for all nodes of the process whose configurations say the same where it looked; by default `worker`.
     """
     app = ClientApp()
     make = make_worker or worker
-
-    def held(text: str, node: NodeConfig) -> Worker:
-        key = text, json.dumps(dict(node), sort_keys=True)
-        if key not in _workers:
-            _workers.clear()  # of another run: a base is too large to keep two
-            _workers[key] = make(configuration.parse(tomllib.loads(text), "the server's configuration"), node)
-        return _workers[key]
+    held = Held(lambda text, node: make(_parsed(text), node))
 
     @app.query()
     def facts(message: Message, context: Context) -> Message:
         """What the node says of itself."""
-        scores_own(context.node_config)  # refused now, and not in the first round
-        text = str(message.content.config_records[FACTS]["config"])
-        own = held(text, context.node_config)
-        client = client_name(own, context)
-        found = own.facts(client)
-        rank = context.node_config.get("lora-rank")
-        return Message(answer(client, rank, found), reply_to=message)
+        with _only_what_may_leave():
+            scores_own(context.node_config)  # refused now, and not in the first round
+            text = str(message.content.config_records[RECORD]["config"])
+            federation = _parsed(text)
+            if not federation.data.labels:
+                raise FlowerError("the server names no labels (data.labels), and a site says none that was not sent")
+            own = held.worker(text, context.node_config)
+            who, clients = served(own, context.node_config, federation)
+            rank = context.node_config.get("lora-rank")
+            content = answer(who, rank, federation.data.labels, [own.facts(client) for client in clients])
+        return Message(content, reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         """One client's local training; before it, what was sent is scored on the node's own test set, if it has one."""
-        task, token, text, wire = read_task(message.content)
-        own, scores = held(text, context.node_config), None
-        if task.round > 0 and scores_own(context.node_config):
-            scores = own.score(task.client, task.adapter, task.base_change)
-        start = time.perf_counter()
-        update = own.train(task)
-        seconds = time.perf_counter() - start
-        content = reply(update, task.trains, token=token, wire=wire, seconds=seconds, scores=scores)
+        with _only_what_may_leave():
+            task, token, text, wire = read_task(message.content)
+            own, scores = held.worker(text, context.node_config), None
+            if task.round > 0 and scores_own(context.node_config):
+                scores = own.score(task.client, task.adapter, task.base_change)
+            start = time.perf_counter()
+            update = own.train(task)
+            seconds = time.perf_counter() - start
+            content = reply(update, task.trains, token=token, wire=wire, seconds=seconds, scores=scores)
         return Message(content, reply_to=message)
 
     return app
+
+
+def _parsed(text: str) -> Config:
+    try:
+        return configuration.parse(tomllib.loads(text), "the server's configuration")
+    except (ConfigError, tomllib.TOMLDecodeError) as error:
+        raise FlowerError(f"the server's configuration cannot be read: {error}; have both the same version?") from None
+
+
+@contextmanager
+def _only_what_may_leave() -> Iterator[None]:
+    """Whatever fails is in the node's log, and the server is told no value of the site's data.
+
+    Raises:
+        FlowerError: in its place.
+    """
+    try:
+        yield
+    except Exception as error:
+        log(ERROR, "the node failed: %s: %s", type(error).__name__, error, exc_info=error)
+        raise FlowerError(_for_the_server(error)) from None
+
+
+def _for_the_server(error: Exception) -> str:
+    """Why a node failed: in full where it cannot quote the site's data."""
+    if isinstance(error, LabelError) and error.unknown:
+        return unknown_labels(error.known, error.unknown)
+    if isinstance(error, FlowerError | ModelError | AdapterError | SiteError):
+        return str(error)
+    data = "the site's data do not fit the configuration" if isinstance(error, DataError) else "the node failed"
+    return f"{data} ({type(error).__name__}); its log has the reason"
 
 
 def worker(config: Config, node: NodeConfig) -> Worker:
@@ -94,7 +132,8 @@ def worker(config: Config, node: NodeConfig) -> Worker:
         overrides.append("federation.clients=1")
         config = config.model_copy(update={"data": config.data.model_copy(update={**ALONE, **own})})
     elif own:
-        raise FlowerError(f"the node has {', '.join(sorted(OWN.keys() & node.keys()))}, expected data-train beside it")
+        has = ", ".join(name for name, key in sorted(OWN.items()) if key in own)
+        raise FlowerError(f"the node has {has}, expected data-train beside it")
     return LocalWorker.from_config(configuration.override(config, overrides))
 
 
@@ -110,20 +149,26 @@ def scores_own(node: NodeConfig) -> bool:
     return chosen
 
 
-def client_name(own: Worker, context: Context) -> str:
-    """``client`` of the node's configuration, else the client at ``partition-id`` in the order of names.
+def served(own: Worker, node: NodeConfig, federation: Config) -> tuple[str | Place, Sequence[str]]:
+    """Whom a node serves, as it may say it, and the names by which its worker knows them.
+
+    One client: ``client`` of the node's configuration, or ``client-N`` for ``partition-id=N`` where the data are its
+    own. Where they are the federation's, that at place N in the order of the names, and with ``num-partitions``, as in
+    a simulation, every so many after it; the names are not said, since they may be values of a column.
 
     Raises:
-        FlowerError: there is neither.
+        FlowerError: there is neither a name nor a place.
     """
-    node = context.node_config
     if "client" in node:
-        return str(node["client"])
-    if isinstance(own, LocalWorker) and len(own.federation.clients) > 1 and "partition-id" in node:
-        names, place = own.federation.clients, int(node["partition-id"])
-        if not 0 <= place < len(names):
-            raise FlowerError(f"partition-id is {place}; expected 0 to {len(names) - 1}, one per client")
-        return names[place]
-    if "partition-id" in node:
-        return f"client-{int(node['partition-id'])}"
-    raise FlowerError("the node has no name; give it client=NAME in --node-config (and lora-rank=R)")
+        return (name := str(node["client"])), [name]
+    if "partition-id" not in node:
+        raise FlowerError("the node has no name; give it client=NAME in --node-config (and lora-rank=R)")
+    try:
+        place = Place(int(node["partition-id"]), int(node["num-partitions"]) if "num-partitions" in node else None)
+    except ValueError:
+        raise FlowerError("the node's partition-id or num-partitions is no whole number; expected 0, 1, ...") from None
+    if isinstance(own, LocalWorker) and "data-train" not in node:
+        clients = own.federation.clients
+        if len(clients) > 1 or len(clients) == federation.federation.clients:
+            return place, place.of(clients)
+    return (name := f"client-{place.first}"), [name]

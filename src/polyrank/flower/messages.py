@@ -1,4 +1,4 @@
-"""What travels between server and clients: one task, one reply, and what a node says of itself."""
+"""What travels between server and clients in a round: one task, one reply."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import FlowerError
-from polyrank.flower.nodes import Member
-from polyrank.flower.records import from_record, shapes_of, to_record
-from polyrank.site.worker import Facts, Task
+from polyrank.flower.records import from_record, shapes_of, shown, to_record
+from polyrank.site.worker import Task
 from polyrank.state import OWN, ClientUpdate
 from polyrank.training.evaluate import Scores
 from polyrank.training.job import Job, Penalty
 
-ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS, FACTS = "adapter", "base-change", "task", "reply", "metrics", "facts"
+ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS = "adapter", "base-change", "task", "reply", "metrics"
 MEASURED = ("loss", "steps", "seconds")
 """What every client measures in training."""
+SHARES = (f"{OWN}accuracy", f"{OWN}macro_f1")
 
 
 def task(job: Job, *, token: str, config: str, wire: str) -> RecordDict:
@@ -119,58 +119,28 @@ def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples
     if about.get("token") != token:
         raise FlowerError("the reply belongs to another request")
     if about.get("client") != job.client:
-        raise FlowerError(f"the reply is of {about.get('client')!r}, expected {job.client!r}")
+        raise FlowerError(f"the reply is of {shown(about.get('client'))}, expected {job.client!r}")
     weight = numbers.pop("weight", None)
     if weight != examples:
-        raise FlowerError(f"its weight is {weight}, expected its number of examples, {examples}")
+        raise FlowerError(f"its weight is {shown(weight)}, expected its number of examples, {examples}")
     tensors = from_record(arrays, shapes_of(job.adapter.parts(job.trains)), wire)
     known = [*MEASURED, *(f"{OWN}{score.name}" for score in fields(Scores))]
-    metrics = {name: _finite(name, numbers[name]) for name in known if name in numbers}
+    metrics = {name: _measured(name, numbers[name]) for name in known if name in numbers}
     if missing := [name for name in MEASURED if name not in metrics]:
         raise FlowerError(f"the reply does not say its {' and '.join(missing)}")
     return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), metrics)
 
 
-def question(config: str) -> tuple[str, RecordDict]:
-    """What a new node is asked: who are you, given the federation's configuration (TOML)?"""
-    return "query", RecordDict({FACTS: ConfigRecord({"config": config})})
-
-
-def answer(client: str, rank: object, facts: Facts) -> RecordDict:
-    """What a node says of itself."""
-    about = {"client": client, "rank": rank, "examples": facts.examples}
-    own = {"labels": list(facts.labels), "names": list(facts.names), "shapes": dict(facts.parameters)}
-    return RecordDict({FACTS: ConfigRecord({"about": json.dumps({**about, **own})})})
-
-
-def read_answer(node: int, records: RecordDict) -> Member:
-    """The same, checked.
-
-    Raises:
-        FlowerError: it cannot be read, or makes no sense.
-    """
+def _measured(name: str, value: object) -> float:
+    """A number that a client may have measured: finite, not negative, and at most 1 where it is a share."""
+    most = 1.0 if name in SHARES else math.inf
+    if isinstance(value, bool) or not isinstance(value, float | int) or not (0 <= value <= most and value < math.inf):
+        expected = "a number from 0 to 1" if name in SHARES else "a finite number of 0 or more"
+        raise FlowerError(f"its {name} is {shown(value)}, expected {expected}")
     try:
-        facts: dict[str, Any] = json.loads(str(records.config_records[FACTS]["about"]))
-        labels: tuple[int, ...] = tuple(facts["labels"])
-        names: tuple[str, ...] = tuple(facts["names"])
-        shapes = {str(name): (int(d_out), int(d_in)) for name, (d_out, d_in) in facts["shapes"].items()}
-        member = Member(node, facts["client"], facts["rank"], facts["examples"], labels, names, shapes)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise FlowerError(f"its answer cannot be read: {error!r}") from None
-    whole = [member.examples, *member.labels, *([] if member.rank is None else [member.rank])]
-    if not isinstance(member.client, str) or not all(type(n) is int and n >= 0 for n in whole):
-        raise FlowerError(f"its answer makes no sense: {facts}")
-    if len(labels) != len(names) or not all(isinstance(name, str) for name in names):
-        raise FlowerError(f"{member.client} counts {len(labels)} labels and names {names}")
-    if member.examples == 0 or sum(member.labels) != member.examples or member.rank == 0:
-        raise FlowerError(f"{member.client} has {member.examples} examples, labels {member.labels}, rank {member.rank}")
-    return member
-
-
-def _finite(name: str, value: object) -> float:
-    if not isinstance(value, float | int) or not math.isfinite(value):
-        raise FlowerError(f"its {name} is {value!r}, expected a finite number")
-    return float(value)
+        return float(value)
+    except OverflowError:
+        raise FlowerError(f"its {name} is beyond any float, expected a finite number") from None
 
 
 def _layout(adapter: Adapter) -> dict[str, Any]:

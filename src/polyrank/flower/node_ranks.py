@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -13,9 +14,12 @@ from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation.round import check_ranks, with_ranks
 from polyrank.flower.nodes import Member
+from polyrank.flower.records import shown
 from polyrank.state import ServerState
 
 QUESTION = "query.rank"
+
+log = logging.getLogger(__name__)
 
 
 def declare_rank(app: ClientApp) -> ClientApp:
@@ -30,7 +34,7 @@ def declare_rank(app: ClientApp) -> ClientApp:
     return app
 
 
-def read_declared(node: int, records: RecordDict) -> Member:
+def read_declared(node: int, records: RecordDict) -> Sequence[Member]:
     """What `declare_rank` says.
 
     Raises:
@@ -40,10 +44,10 @@ def read_declared(node: int, records: RecordDict) -> Member:
         raise FlowerError("its answer has no record 'rank'; use polyrank.flower.declare_rank(app)")
     own = records.config_records["rank"].get("lora-rank")
     if own is None:
-        return Member(node, str(node), None)
+        return [Member(node, str(node), None)]
     if not isinstance(own, int) or isinstance(own, bool) or own < 1:
-        raise FlowerError(f"its lora-rank is {own!r}; expected a whole number of 1 or more")
-    return Member(node, str(node), own)
+        raise FlowerError(f"its lora-rank is {shown(own)}; expected a whole number of 1 or more")
+    return [Member(node, str(node), own)]
 
 
 class NodeRanks:
@@ -74,18 +78,38 @@ class NodeRanks:
         """That goes with a rank."""
         return ranks.scale_of(rank, self.config)
 
+    def read(self, node: int, records: RecordDict) -> Sequence[Member]:
+        """What a node declares, if it can take part with that.
+
+        Raises:
+            FlowerError: it cannot be read, is above the global rank, or the method needs another.
+        """
+        (member,) = read_declared(node, records)
+        if member.rank is not None and member.rank > self.rank:
+            raise FlowerError(f"it declares rank {shown(member.rank)}; the initial arrays have {self.rank}")
+        if member.rank is not None and member.rank != self.rank and self.method.info.equal_ranks:
+            name = self.method.info.name
+            raise FlowerError(f"it declares rank {member.rank}; {name} needs clients of equal ranks, {self.rank}")
+        return [member]
+
     def joined(self, state: ServerState, here: Mapping[str, Member]) -> ServerState:
         """The state with ranks and scales for nodes that are new; those of the others stay.
 
         Raises:
-            ConfigError: a node declares more than the global rank, or the method needs equal ranks.
+            ConfigError: before the first round, the policy or the method cannot do with such nodes. Later nothing that
+                comes ends a run: a node for which the policy has no place gets the lowest level.
         """
-        if not here.keys() - state.ranks.keys():
+        new = sorted(here.keys() - state.ranks.keys())
+        if not new:
             return state
-        for client, member in here.items():
-            if member.rank is not None and member.rank > self.rank:
-                raise ConfigError(f"node {client} declares rank {member.rank}; the initial arrays have {self.rank}")
-        started = self._declared(here).start(sorted(state.ranks.keys() | here.keys()), {}, state.seed)
+        try:
+            started = self._declared(here).start(sorted(state.ranks.keys() | here.keys()), {}, state.seed)
+        except ConfigError as error:
+            if not state.ranks:
+                raise
+            lowest = self.config.levels[0]
+            log.warning("%s get rank %d, the lowest: %s", ", ".join(new), lowest, error)
+            started = {client: here[client].rank or lowest for client in new}
         given = {**started, **state.ranks}
         check_ranks(self.method, given, self.rank)
         return self._with(state, given)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from logging import INFO
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from flwr.common import log
 
-from polyrank.federation.listener import Listener
+from polyrank.federation.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.federation.setup import Federation
@@ -25,6 +25,7 @@ class Progress(Listener):
         self._rounds = federation.config.federation.rounds
         ranks = list(state.ranks.values())
         counted = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))
+        log(INFO, "read %s", federation.rows_read)
         log(INFO, "%d clients: %s; aggregation %s", len(ranks), counted, federation.method.info.name)
         if state.round:
             log(INFO, "going on after round %d", state.round)
@@ -47,3 +48,7 @@ class Progress(Listener):
             ", ".join([*shown, clients]),
             metrics["seconds"],
         )
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        for line in summary.get(NOT_TRACKED, ()):
+            log(WARNING, "not tracked: %s", line)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
+from numpy.lib import format as npy
 from torch import Tensor
 
 from polyrank.errors import FlowerError
@@ -15,8 +18,8 @@ WIRE: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.b
 """What tensors may travel in."""
 LARGEST = 1e6
 """Magnitude above which a value cannot come from training; an assumption of ours."""
-SLACK = 1024
-"""Bytes that an array's data may have beyond its values: numpy's header."""
+HEADER = 1024
+"""Bytes that the header before an array's values may have; numpy's own has 128."""
 
 
 def to_record(tensors: Mapping[str, Tensor], wire: str) -> ArrayRecord:
@@ -37,26 +40,17 @@ def from_record(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]], wi
         wire: the dtype that it was to come in.
 
     Raises:
-        FlowerError: names, sizes, dtypes or shapes are others than expected, or values are not finite or absurd.
-            Sizes are compared before anything is decoded.
+        FlowerError: names, sizes, dtypes or shapes are others than expected, or values are not finite or absurd. All
+            but the values is compared before anything is allocated.
     """
     if expected.keys() != record.keys():
         missing, unknown = sorted(expected.keys() - record.keys()), sorted(record.keys() - expected.keys())
-        raise FlowerError(f"missing tensors: {missing[:3] or 'none'}, unknown ones: {unknown[:3] or 'none'}")
+        lacks, more = (shown(names[:3], 300) if names else "none" for names in (missing, unknown))
+        raise FlowerError(f"missing tensors: {lacks}, unknown ones: {more}")
     kind = np.dtype(np.uint16 if wire == "bfloat16" else wire)
     tensors: dict[str, Tensor] = {}
     for name, shape in expected.items():
-        array = record[name]
-        most = int(np.prod(shape)) * kind.itemsize + SLACK
-        if len(array.data) > most:
-            raise FlowerError(f"{name} has {len(array.data)} bytes, expected at most {most} for shape {shape}")
-        try:
-            values = array.numpy()
-        except (ValueError, TypeError, EOFError, OSError) as error:
-            raise FlowerError(f"{name} is no numpy array: {error}") from None
-        if values.shape != shape or values.dtype != kind:  # of the data, not what is declared beside it
-            raise FlowerError(f"{name} is {values.dtype} of shape {values.shape}, expected {kind} of shape {shape}")
-        tensor = torch.from_numpy(values.copy())
+        tensor = torch.from_numpy(_values(name, record[name].data, shape, kind))
         tensor = (tensor.view(torch.bfloat16) if wire == "bfloat16" else tensor).float()
         if not bool(torch.isfinite(tensor).all()):
             raise FlowerError(f"NaN or infinite values in {name}")
@@ -64,6 +58,31 @@ def from_record(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]], wi
             raise FlowerError(f"{name} holds {float(tensor.abs().max()):.3g}, above {LARGEST:.0e}")
         tensors[name] = tensor
     return tensors
+
+
+def _values(name: str, data: bytes, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """An array in memory of its own, from numpy's file format; what the record declares beside it is not looked at."""
+    size = math.prod(shape) * kind.itemsize
+    if len(data) > size + HEADER:
+        raise FlowerError(f"{name} has {len(data)} bytes, expected at most {size + HEADER} for shape {shape}")
+    found, by_columns, dtype, begin = _header(name, data[:HEADER])
+    if found != shape or dtype != kind:
+        raise FlowerError(f"{name} is {shown(dtype)} of shape {shown(found)}, expected {kind} of shape {shape}")
+    if len(data) - begin != size:
+        raise FlowerError(f"{name} has {len(data) - begin} bytes of values, expected {size} for shape {shape}")
+    values = np.frombuffer(data, kind, math.prod(shape), begin).reshape(shape, order="F" if by_columns else "C")
+    return values.copy(order="C")
+
+
+def _header(name: str, data: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether columns come first, dtype, and where the values begin, as the data announce them."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    file = io.BytesIO(data)
+    try:
+        shape, by_columns, dtype = readers[npy.read_magic(file)](file, max_header_size=HEADER)
+    except Exception as error:  # numpy reads the header as a Python literal, which fails in many ways
+        raise FlowerError(f"{name} is no numpy array: {type(error).__name__}: {str(error)[:100]}") from None
+    return shape, by_columns, dtype, file.tell()
 
 
 def nbytes(tensors: Iterable[Tensor], wire: str) -> int:
@@ -74,3 +93,12 @@ def nbytes(tensors: Iterable[Tensor], wire: str) -> int:
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Name -> shape."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def shown(value: object, most: int = 60) -> str:
+    """What somebody sent, for a message: short, and on one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}..."

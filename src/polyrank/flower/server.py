@@ -9,23 +9,24 @@ from logging import INFO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from flwr.app import Context
 from flwr.common import log as flower_log
 from flwr.serverapp import Grid, ServerApp
 
 from polyrank import config as configuration
+from polyrank.aggregation.as_sent import AsSent
 from polyrank.config import Config
 from polyrank.data import Partition
-from polyrank.errors import ConfigError, FlowerError, RunFolderError, did_you_mean
+from polyrank.errors import ConfigError, RunFolderError, did_you_mean
 from polyrank.federation.listener import Listener, Listeners
+from polyrank.flower.admission import Admission
 from polyrank.flower.engine import FlowerEngine
-from polyrank.flower.messages import question, read_answer
-from polyrank.flower.nodes import Member, Nodes
+from polyrank.flower.facts import MOST_EXAMPLES, question
+from polyrank.flower.nodes import Nodes
 from polyrank.flower.progress import Progress
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
-from polyrank.tasks.classification import Examples
+from polyrank.tasks.classification import Elsewhere
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
     from polyrank.federation.setup import Federation
@@ -40,12 +41,13 @@ class Settings:
     Args:
         out: run folder.
         resume: go on from the run in it.
-        min_nodes: nodes to wait for; 0 is as many as the configuration has clients.
+        min_nodes: nodes to wait for; 0 is until every client of the configuration is on one.
         wait: seconds for them.
         min_replies: good replies of a round without which it does not count.
         repeats: how often a round that does not count is asked for again.
         timeout: seconds for a round's replies.
         wire: dtype of tensors on the way.
+        most_examples: a client that says it has more is left out; examples are its weight.
     """
 
     out: str = "runs/flower"
@@ -56,6 +58,7 @@ class Settings:
     repeats: int = 1
     timeout: float = 3600.0
     wire: str = "float32"
+    most_examples: int = MOST_EXAMPLES
 
 
 def read_settings(run_config: Mapping[str, Any]) -> tuple[Settings, Config]:  # Any: Flower's values
@@ -129,11 +132,9 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
     """The federation with the grid's nodes as its clients.
 
     Raises:
-        FlowerError: too few nodes, or nodes do not fit the configuration.
+        FlowerError: too few nodes that fit the configuration; those that do not are left out by name.
         ConfigError: something would stay with the clients, which have no memory between messages.
     """
-    from polyrank.federation.setup import global_rank
-
     if keeps := federation.parts(1).keeps | federation.parts(2).keeps:
         raise ConfigError(
             f"with {federation.method.info.name} and federation.head {federation.config.federation.head}, "
@@ -141,35 +142,11 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
         )
     named = federation.config.data.model_copy(update={"labels": list(federation.labels)})
     text = configuration.dump(federation.config.model_copy(update={"data": named}))
-    nodes = Nodes(grid, question(text), read_answer, settings.timeout)
-    nodes.wait(settings.min_nodes or len(federation.clients), settings.wait)
-    members = {member.client: member for member in nodes.members.values()}
-    highest = global_rank(federation.config)
-    for member in members.values():
-        if member.rank is not None and member.rank > highest:
-            raise FlowerError(
-                f"{member.client} declares rank {member.rank}, and the global adapter has {highest}; add the rank to "
-                "ranks.levels"
-            )
-        if different := sorted(member.shapes.items() ^ federation.resident.shapes.items()):
-            name, shape = different[0]
-            raise FlowerError(
-                f"{member.client} and the server adapt different modules, such as {name} {shape}; give both the same "
-                "model.name and model.targets"
-            )
-        if member.names != federation.labels:
-            raise FlowerError(
-                f"{member.client} counts the labels {', '.join(member.names[:5])} ({len(member.names)}), the server "
-                f"{', '.join(federation.labels[:5])} ({len(federation.labels)}); give all of them the same data.labels"
-            )
-    declared = {member.client: member.rank for member in members.values() if member.rank is not None}
-    ours = federation.examples
-    strangers = {client: member for client, member in members.items() if client not in ours}
-    if strangers and any(client in ours for client in members):
-        raise FlowerError(
-            f"some nodes hold clients of the configuration and {sorted(strangers)[:3]} do not; give all of them "
-            "partition-id, or all of them data of their own"
-        )
+    read = Admission(federation, settings.most_examples)
+    nodes = Nodes(grid, question(text), read, settings.timeout)
+    nodes.wait(settings.min_nodes, settings.wait, clients=0 if settings.min_nodes else len(federation.clients))
+    members = nodes.here()
+    declared = {client: member.rank for client, member in members.items() if member.rank is not None}
     engine = FlowerEngine(
         nodes,
         text,
@@ -180,14 +157,9 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
     )
     return replace(
         federation,
-        examples={client: ours.get(client) or _unseen(member) for client, member in members.items()},
-        partition=federation.partition if not strangers else Partition({}, {}),
+        examples={client: Elsewhere.of(member.labels) for client, member in members.items()},
+        partition=Partition({}, {}) if any(member.own for member in members.values()) else federation.partition,
         engine=engine,
+        method=AsSent(federation.method, WIRE[settings.wire]),
         policy=Declared(federation.config.ranks, inner=federation.policy, ranks=declared),
     )
-
-
-def _unseen(member: Member) -> Examples:
-    """As many examples of each label as the client says it has, without their text."""
-    labels = np.repeat(np.arange(len(member.labels)), member.labels)
-    return Examples(tuple(np.empty(0, dtype=np.int64) for _ in labels), labels, 0)

@@ -26,9 +26,11 @@ from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation import checkpoint
 from polyrank.federation.round import cohort, parts_of, read_outs
 from polyrank.federation.tree import RoundResult, aggregate
-from polyrank.flower.node_ranks import QUESTION, NodeRanks, read_declared
+from polyrank.flower.facts import MOST_EXAMPLES
+from polyrank.flower.node_ranks import QUESTION, NodeRanks
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
+from polyrank.flower.records import shown
 from polyrank.state import ClientUpdate, ServerState
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -82,7 +84,7 @@ class RankStrategy(Strategy):
         repeats: int = 1,
         seed: int = 0,
         uniform: bool = False,
-        most_examples: int = 10_000_000,
+        most_examples: int = MOST_EXAMPLES,
         saved: str | Path | None = None,
         weighted_by_key: str = "num-examples",
         arrayrecord_key: str = "arrays",
@@ -248,7 +250,7 @@ class RankStrategy(Strategy):
         """The nodes that are connected, when they are enough; each is asked once for its rank, or nobody anything."""
         if self._nodes is None or self._nodes.grid is not grid:
             question = (QUESTION, RecordDict()) if self.declared else None
-            self._nodes = Nodes(grid, question, read_declared, self.timeout)
+            self._nodes = Nodes(grid, question, self._ranks.read, self.timeout)
         self._nodes.wait(self.min_available_nodes, self.timeout)
         return self._nodes.here()
 
@@ -271,7 +273,8 @@ class RankStrategy(Strategy):
             about = ConfigRecord(dict(config))
             about["server-round"] = state.round + 1
             about["trains"] = ",".join(sorted(self._parts(state.round + 1).trains))
-            about["lora-rank"], about["lora-scale"] = state.ranks[client], state.scales[client]
+            factors = next(iter(sent.adapter.modules.values()))
+            about["lora-rank"], about["lora-scale"] = state.ranks[client], factors.scale
             content = RecordDict({self.arrayrecord_key: to_arrays(sent.adapter), self.configrecord_key: about})
             made.append(Message(content, int(client), "train", ttl=self.timeout))
         return made
@@ -310,10 +313,11 @@ class RankStrategy(Strategy):
         records = list(content.metric_records.values())
         if len(records) != 1 or key not in records[0]:
             raise FlowerError(f"the reply has {len(records)} records of metrics, expected one with {key}")
-        numbers = {k: float(v) for k, v in records[0].items() if isinstance(v, int | float) and math.isfinite(v)}
+        numbers = {name: number for name, value in records[0].items() if (number := _number(value)) is not None}
         weight = numbers.pop(key, math.nan)
         if not 0 < weight <= self.most_examples:
-            raise FlowerError(f"its {key} is {records[0][key]}, expected more than 0, at most {self.most_examples}")
+            found = shown(records[0][key])
+            raise FlowerError(f"its {key} is {found}, expected more than 0, at most {self.most_examples}")
         adapter = read_arrays(content.array_records[self.arrayrecord_key], self._sent[client].adapter)
         return ClientUpdate(client, adapter, weight, numbers)
 
@@ -330,6 +334,17 @@ class RankStrategy(Strategy):
         numbers["bytes/up"] = sum(update.adapter.nbytes for update in updates)
         numbers["bytes/down"] = sum(sent.adapter.nbytes for sent in self._sent.values())
         return MetricRecord(numbers)
+
+
+def _number(value: object) -> float | None:
+    """A finite number that a client measured; None for lists, and for what is none or too large for a float."""
+    if not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _evaluate(number: int, evaluate: Evaluate | None, result: Result) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,33 +16,13 @@ from torch import Tensor
 
 from polyrank.adapter import Factors
 from polyrank.errors import AdapterError
+from polyrank.hf.adapter_names import PREFIX, SUFFIXES, Factor, Kind, Side, factor, ignored, inner_name, unwrapped
+from polyrank.hf.adapter_patterns import rank_and_scale, targeted
+from polyrank.hf.adapter_settings import SETTINGS, Settings, read_settings
 
-PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
 
-MORE_THAN_LORA = (
-    *("use_dora", "lora_bias", "use_qalora", "use_bdlora", "layer_replication", "target_parameters", "kasa_config"),
-    *("trainable_token_indices", "alora_invocation_tokens", "arrow_config", "monteclora_config"),
-)
-"""Options of PEFT under which an adapter is not, or not only, ``scale * B @ A`` on linear layers."""
-
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take something out of the base's weights, on which the saved factors then rely."""
-
-Kind = Literal["linear", "embedding", "convolution"]
-
-_SUFFIXES: Mapping[str, tuple[str, Kind]] = {
-    ".lora_A.weight": ("a", "linear"),
-    ".lora_B.weight": ("b", "linear"),
-    ".lora_B.bias": ("bias", "linear"),
-    ".lora_embedding_A": ("a", "embedding"),
-    ".lora_embedding_B": ("b", "embedding"),
-}
-_TYPES = {
-    **{"base_model_name_or_path": str, "revision": str, "task_type": str, "bias": str},
-    **{"modules_to_save": list, "rank_pattern": dict, "alpha_pattern": dict},
-}
+_SUFFIX = {(side, kind): suffix for suffix, (side, kind) in SUFFIXES.items()}
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -81,52 +61,68 @@ class Layer:
 
     def stored(self, name: str, factors: Factors) -> dict[str, Tensor]:
         """Factors of any rank as PEFT's file has them, by key."""
-        if self.kind == "embedding":
-            keys = f"{PREFIX}{name}.lora_embedding_A", f"{PREFIX}{name}.lora_embedding_B"
-        else:
-            keys = f"{PREFIX}{name}.lora_A.weight", f"{PREFIX}{name}.lora_B.weight"
         a = factors.a.reshape(factors.rank, *self.a[1:])
         b = factors.b.reshape(self.d_out, factors.rank, *self.b[2:])
-        return {keys[0]: a.contiguous(), keys[1]: b.contiguous()}
+        return {
+            PREFIX + _tensor(name, "a", self.kind): a.contiguous(),
+            PREFIX + _tensor(name, "b", self.kind): b.contiguous(),
+        }
 
 
 class AdapterFile:
     """An open adapter folder. Use it as a context manager.
 
+    Names are those of the base's modules: without PEFT's prefix, and without what `torch.compile` and other wrappers
+    put into them.
+
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Attributes:
+        settings: of the adapter.
         layers: module name -> `Layer`.
-        dense: names, shapes and dtypes of the tensors that are whole.
+        dense: names and shapes of the tensors that are whole.
+        renamed: whether a name differs from the one that PEFT knew.
 
     Raises:
-        AdapterError: a file is missing or damaged, the adapter is more than LoRA with biases, a name is unsafe, or
-            config and tensors disagree.
+        AdapterError: a file is missing or damaged, the adapter is more than LoRA with biases, a name is unsafe, a
+            tensor is empty, or config and tensors disagree.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings = read_settings(folder, allowed=("lora_bias", "bias", "use_dora"))
+        read = read_settings(folder)
+        saved = [unwrapped(name) for name in read.get("modules_to_save") or ()]
+        self.settings: Settings = {**read, "modules_to_save": [name for name in saved if name] or None}
         self._open: Any = _open(folder)  # Any: safetensors has no types
-        self._shapes = {key: tuple(self._slice(key).get_shape()) for key in self._open.keys()}  # noqa: SIM118  # no dict
-        parts: dict[str, dict[str, Kind]] = {}
-        self._dense: dict[str, tuple[int, ...]] = {}
-        for key in sorted(self._shapes):
+        self._keys: dict[str, str] = {}
+        for key in sorted(self._open.keys()):
             name = _checked(folder, key)
-            for suffix, (part, kind) in _SUFFIXES.items():
-                if name.endswith(suffix):
-                    parts.setdefault(name.removesuffix(suffix), {})[part] = kind
-                    break
+            if ignored(name):
+                continue
+            if name in self._keys:
+                raise AdapterError(f"{folder}: {WEIGHTS} holds {name} twice: as {self._keys[name]} and as {key}")
+            self._keys[name] = key
+        self._shapes = {name: tuple(self._open.get_slice(key).get_shape()) for name, key in self._keys.items()}
+        self.renamed = any(inner_name(key) != name for name, key in self._keys.items())
+        parts: dict[str, dict[Side, Kind]] = {}
+        self.dense: Mapping[str, tuple[int, ...]] = {}
+        for name, shape in self._shapes.items():
+            if 0 in shape:
+                raise AdapterError(
+                    f"{folder}: {name} is empty, {list(shape)}: its values lay on other processes when it was saved "
+                    "(DeepSpeed ZeRO-3, FSDP); gather them and save again"
+                )
+            if part := self._factor(name):
+                parts.setdefault(part.module, {})[part.side] = part.kind
             else:
-                self._refuse(name)
-                self._dense[name] = self._shapes[key]
-        if self.settings.get("use_dora"):
-            raise AdapterError(f"{folder}: the adapter has use_dora, which is more than scale * B @ A")
-        self.layers: Mapping[str, Layer] = {name: self._layer(name, kinds) for name, kinds in parts.items()}
+                self.dense = {**self.dense, name: shape}
+        self.layers: Mapping[str, Layer] = {name: self._layer(name, sides) for name, sides in parts.items()}
         if not self.layers:
             raise AdapterError(f"{folder}: {WEIGHTS} holds no LoRA factors")
-        for name, shape in self._dense.items():
+        for name in self.layers:
+            self._check_targeted(name)
+        for name, shape in self.dense.items():
             if any(name.startswith(f"{layer}.") for layer in self.layers) and ".base_layer." not in name:
                 raise AdapterError(f"{folder}: {name} {list(shape)} is trained whole, and its module by LoRA too")
 
@@ -136,111 +132,102 @@ class AdapterFile:
     def __exit__(self, *_: object) -> None:
         self._open.__exit__(None, None, None)
 
-    @property
-    def dense(self) -> Mapping[str, tuple[int, ...]]:
-        return self._dense
-
     def factors(self, name: str) -> Factors:
         """One module's factors, two-dimensional whatever its kind."""
         layer = self.layers[name]
-        stem = PREFIX + name + (".lora_embedding_" if layer.kind == "embedding" else ".lora_")
-        end = "" if layer.kind == "embedding" else ".weight"
-        a, b = self._value(f"{stem}A{end}"), self._value(f"{stem}B{end}")
+        a, b = (self._value(_tensor(name, side, layer.kind)) for side in _SIDES)
         return Factors(a.flatten(1), b.flatten(1), layer.scale)
 
     def bias(self, name: str) -> Tensor:
         """The bias of one module's B, to be scaled like B itself; ``(d_out,)``."""
-        return self._value(f"{PREFIX}{name}.lora_B.bias")
+        return self._value(_tensor(name, "bias", "linear"))
 
     def tensor(self, name: str) -> Tensor:
         """One dense tensor."""
-        return self._value(PREFIX + name)
+        return self._value(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """Of one dense tensor."""
         return self.tensor(name).dtype
 
-    def _slice(self, key: str) -> Any:  # Any: safetensors has no types
-        return self._open.get_slice(key)
+    def without(self, start: str) -> Self:
+        """The same open adapter with names that lack a common start."""
+        out = copy.copy(self)
+        out.renamed = True
+        out._keys = {name.removeprefix(start): key for name, key in self._keys.items()}
+        out.dense = {name.removeprefix(start): shape for name, shape in self.dense.items()}
+        out.layers = {name.removeprefix(start): layer for name, layer in self.layers.items()}
+        saved = self.settings.get("modules_to_save") or ()
+        out.settings = {**self.settings, "modules_to_save": [name.removeprefix(start) for name in saved]}
+        return out
 
-    def _value(self, key: str) -> Tensor:
+    def _value(self, name: str) -> Tensor:
         try:
-            tensor: Tensor = self._open.get_tensor(key)
+            tensor: Tensor = self._open.get_tensor(self._keys[name])
         except (SafetensorError, OSError) as error:
             raise AdapterError(f"{self.folder / WEIGHTS} cannot be read: {error}") from None
         return tensor
 
-    def _layer(self, name: str, parts: Mapping[str, Kind]) -> Layer:
-        found = sorted("lora_" + part.upper() for part in parts if part != "bias")
+    def _factor(self, name: str) -> Factor | None:
+        try:
+            return factor(name)
+        except AdapterError as error:
+            raise AdapterError(f"{self.folder}: {error}") from None
+
+    def _spellings(self, name: str) -> set[str]:
+        """One module's name, and what it was where PEFT knew it under another."""
+        stored = next(self._keys[each] for each in (f"{name}{suffix}" for suffix in SUFFIXES) if each in self._keys)
+        before = factor(inner_name(stored) or stored)
+        return {name, before.module if before else name}
+
+    def _layer(self, name: str, sides: Mapping[Side, Kind]) -> Layer:
+        found = sorted("lora_" + side.upper() for side in sides if side != "bias")
         if found != ["lora_A", "lora_B"]:
             raise AdapterError(
                 f"{self.folder}: module {name} has {', '.join(found) or 'a bias'} only; expected lora_A and lora_B"
             )
-        embedding = parts["a"] == "embedding"
-        if (parts["b"] == "embedding") != embedding:
+        if sides["a"] != sides["b"]:
             raise AdapterError(f"{self.folder}: module {name} is half an embedding and half a linear layer")
-        keys = [PREFIX + name + (f".lora_embedding_{x}" if embedding else f".lora_{x}.weight") for x in "AB"]
-        a, b = (self._shapes[key] for key in keys)
-        codes = [self._slice(key).get_dtype() for key in keys]
+        tensors = [_tensor(name, side, sides["a"]) for side in _SIDES]
+        a, b = (self._shapes[tensor] for tensor in tensors)
+        codes = [self._open.get_slice(self._keys[tensor]).get_dtype() for tensor in tensors]
         if unknown := [code for code in codes if code not in _DTYPES]:
             raise AdapterError(f"{self.folder}: {name} is stored as {unknown[0]}; expected {', '.join(_DTYPES)}")
-        if len(a) < 2 or len(a) != len(b) or 0 in (*a, *b) or any(side != 1 for side in b[2:]):
+        if len(a) < 2 or len(a) != len(b) or any(side != 1 for side in b[2:]):
             raise AdapterError(f"{self.folder}: {name} has lora_A {list(a)} and lora_B {list(b)}, which do not fit")
-        rank, scale = _rank_and_scale(self.folder, self.settings, name)
+        rank, scale = rank_and_scale(self.folder, self.settings, self._spellings(name))
         if rank != a[0]:
             raise AdapterError(f"{self.folder}: {SETTINGS} says rank {rank} for {name}, but its lora_A has {a[0]} rows")
         if b[1] != a[0]:
             why = "a grouped convolution cannot be read" if len(a) > 2 and b[1] < a[0] else "expected the rank in both"
             raise AdapterError(f"{self.folder}: {name} has lora_A {list(a)} and lora_B {list(b)}; {why}")
-        bias = self._shapes.get(f"{PREFIX}{name}.lora_B.bias")
+        bias = self._shapes.get(_tensor(name, "bias", "linear"))
         if bias not in (None, b[:1]):
             raise AdapterError(f"{self.folder}: the lora_bias of {name} is {list(bias)}; expected {[b[0]]}")
-        kind: Kind = "embedding" if embedding else "linear" if len(a) == 2 else "convolution"
+        if bias and not self.settings.get("lora_bias"):
+            raise AdapterError(f"{self.folder}: {name} has a LoRA bias, but lora_bias is not set; PEFT leaves it out")
+        kind: Kind = "convolution" if len(a) > 2 else sides["a"]
         dtype = torch.promote_types(_DTYPES[codes[0]], _DTYPES[codes[1]])
         return Layer(kind, a, b, scale, dtype, bias is not None)
 
-    def _refuse(self, name: str) -> None:
-        if "lora_magnitude_vector" in name:
-            module = name.partition(".lora_magnitude_vector")[0]
+    def _check_targeted(self, name: str) -> None:
+        if any(targeted(self.folder, self.settings, each) for each in self._spellings(name)):
+            return
+        # PEFT takes the layer that is tied to an embedding out of the target modules that it saves
+        tying = self.settings.get("ensure_weight_tying")
+        if not (tying and any(layer.kind == "embedding" for layer in self.layers.values())):
             raise AdapterError(
-                f"{self.folder}: {module} has a lora_magnitude_vector (DoRA): its update depends on the weights of the "
-                "base and is not scale * B @ A; merge it into its base first"
+                f"{self.folder}: {WEIGHTS} holds LoRA factors of {name}, which the target modules of {SETTINGS} leave "
+                "out, so that PEFT does not load them; expected settings and factors of the same modules"
             )
-        if "lora_" in name:
-            raise AdapterError(f"{self.folder}: {name} is no plain LoRA factor of a linear layer; it cannot be read")
 
 
-def read_settings(folder: Path, allowed: Collection[str] = ()) -> dict[str, Any]:
-    """``adapter_config.json`` of a LoRA adapter; of a plain one, but for the options ``allowed``.
+_SIDES: tuple[Side, Side] = ("a", "b")
 
-    Raises:
-        AdapterError: it is missing, damaged or not of LoRA.
-    """
-    path = folder / SETTINGS
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder} is no adapter folder: it has no {SETTINGS}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
-    if not isinstance(settings, dict):
-        raise AdapterError(f"{path} holds a {type(settings).__name__}; expected the settings of an adapter")
-    for key, kind in _TYPES.items():
-        if not isinstance(settings.get(key), kind | None):
-            raise AdapterError(f"{path}: {key} is {settings[key]!r}; expected a {kind.__name__} or null")
-    if settings.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder} holds a {settings.get('peft_type')} adapter; expected LORA")
-    more = [option for option in MORE_THAN_LORA if settings.get(option)]
-    if (settings.get("bias") or "none") != "none":
-        more.append("bias")
-    more = [option for option in more if option not in allowed]
-    if str(settings.get("init_lora_weights")).startswith(CHANGE_THE_BASE):
-        more.append(f"init_lora_weights {settings['init_lora_weights']!r}")
-    if more:
-        raise AdapterError(
-            f"{folder}: the adapter has {more[0]}, which is more than scale * B @ A; expected plain LoRA"
-        )
-    return settings
+
+def _tensor(module: str, side: Side, kind: Kind) -> str:
+    """The name of one side of a module's factors."""
+    return module + _SUFFIX[side, "embedding" if kind == "embedding" else "linear"]
 
 
 def _open(folder: Path) -> Any:  # Any: safetensors has no types
@@ -261,32 +248,8 @@ def _open(folder: Path) -> Any:  # Any: safetensors has no types
 
 
 def _checked(folder: Path, key: str) -> str:
-    """A tensor's name without PEFT's prefix."""
-    name = key.removeprefix(PREFIX)
-    if name == key or not all(name.split(".")) or re.search(r"[/\\\s]", name) or not name.isprintable():
+    """A tensor's name without PEFT's prefix and without what wrappers put into it."""
+    name = inner_name(key)
+    if name is None or not all(name.split(".")) or re.search(r"[/\\\s]", name) or not name.isprintable():
         raise AdapterError(f"{folder}: {key!r} is no name of a tensor; expected {PREFIX}MODULE.PARAMETER")
-    return name
-
-
-def _rank_and_scale(folder: Path, settings: Mapping[str, Any], name: str) -> tuple[int, float]:
-    """What the configuration says of one module; patterns match whole names or their endings, as in PEFT."""
-    rank = _pattern(folder, settings, "rank_pattern", name, settings.get("r"))
-    alpha = _pattern(folder, settings, "alpha_pattern", name, settings.get("lora_alpha"))
-    number = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
-    if not isinstance(rank, int) or rank < 1 or not number:
-        raise AdapterError(
-            f"{folder / SETTINGS}: r is {rank!r} and lora_alpha {alpha!r} for {name}; expected numbers above 0"
-        )
-    return rank, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _pattern(folder: Path, settings: Mapping[str, Any], which: str, name: str, default: Any) -> Any:  # Any: JSON values
-    patterns = settings.get(which) or {}
-    if not patterns:
-        return default
-    from peft.utils.other import get_pattern_key
-
-    try:
-        return patterns.get(get_pattern_key(list(patterns), name), default)
-    except re.error as error:
-        raise AdapterError(f"{folder / SETTINGS}: a name in {which} is no regular expression: {error}") from None
+    return unwrapped(name)

@@ -13,13 +13,25 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from polyrank.config import ModelConfig
-from polyrank.errors import ModelError, did_you_mean
+from polyrank.errors import ModelError
+from polyrank.hf.classes import (
+    has_mean_pool_head,
+    is_classifier,
+    mean_pool_rows,
+    new_head_note,
+    output_parameters,
+    rows_for,
+    saved_classes,
+    start_anew,
+    take_rows,
+)
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.mean_pool import MeanPoolClassifier
+from polyrank.hf.settings import end_token, for_logits, positions, saved_settings
 from polyrank.seeds import derive, seeded
 
 log = logging.getLogger(__name__)
@@ -36,12 +48,25 @@ class BaseModel:
         tokenizer: the model's own, with a padding token.
         head_modules: names of the modules that are new and hence trained whole and sent.
         config: the model section that loaded it, with ``head`` resolved.
+        note: what a user should know of the head; empty where there is nothing.
     """
 
     model: nn.Module
     tokenizer: Any  # transformers' tokenizers have no common typed base
     head_modules: tuple[str, ...]
     config: ModelConfig
+    note: str = ""
+
+
+def checkpoint_classes(config: ModelConfig) -> tuple[str, ...]:
+    """Names of the classes in the order of the checkpoint's own head; none where it has no head for classes of texts.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    path = resolve_name(config.name)
+    with explained(config.name):
+        return saved_classes(path, saved_settings(path, config))
 
 
 def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers have no common typed base
@@ -50,22 +75,40 @@ def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers
     Its ``model_max_length`` is at most the number of the model's positions: many tokenizers name no limit.
 
     Raises:
-        ModelError: it cannot be loaded, or has neither token.
+        ModelError: it cannot be loaded, has neither token, or lacks the end that the model's head looks for.
     """
     path = resolve_name(config.name)
     with explained(config.name):
         tokenizer = AutoTokenizer.from_pretrained(path, **origin(config))
-        settings = _settings(path, config)
+        settings = saved_settings(path, config)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
         raise ModelError(f"model {config.name!r} has no tokenizer; save it with the model: tokenizer.save_pretrained")
-    positions = getattr(settings.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of {config.name} has neither a padding nor an end token; add one to it")
+    longest = positions(settings, tokenizer.pad_token_id)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    end = end_token(settings)
+    if end is not None and (tokenizer.pad_token_id == end or end not in tokenizer("")["input_ids"]):
+        found = "pads with it" if tokenizer.pad_token_id == end else "does not end texts with it"
+        raise ModelError(
+            f"the head of {config.name} looks for the end token {tokenizer.convert_ids_to_tokens(end)!r}, and its "
+            f"tokenizer {found}; take the tokenizer that the model was trained with"
+        )
     return tokenizer
+
+
+def head_end_token(config: ModelConfig) -> int | None:
+    """The token that the model's head looks for, and needs equally often in all texts; None where it looks for none.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    path = resolve_name(config.name)
+    with explained(config.name):
+        return end_token(saved_settings(path, config))
 
 
 def load_base(
@@ -78,7 +121,8 @@ def load_base(
 ) -> BaseModel:
     """Load ``config.name`` for a classification into ``labels``.
 
-    New head parameters are drawn from ``seed`` and kept in float32 or wider, whatever the dtype of the base.
+    New head parameters are drawn from ``seed`` and kept in float32 or wider, whatever the dtype of the base. A head
+    that was trained for the same classes is kept, its rows in the order of ``labels``; one of others starts anew.
 
     Raises:
         ModelError: the folder is no model, the hub cannot be reached, or the architecture cannot classify.
@@ -86,7 +130,8 @@ def load_base(
     path = resolve_name(config.name)
     tokenizer = load_tokenizer(config)
     with explained(config.name):
-        settings = _settings(path, config)
+        settings = saved_settings(path, config)
+        saved = Saved(path, saved_classes(path, settings), is_classifier(settings))
         settings.num_labels = len(labels)
         settings.id2label = dict(enumerate(labels))
         settings.label2id = {label: i for i, label in enumerate(labels)}
@@ -96,38 +141,49 @@ def load_base(
                 f"its padding token is number {tokenizer.pad_token_id}, beyond its {text.vocab_size} embeddings"
             )
         text.pad_token_id = tokenizer.pad_token_id
-        settings.use_cache = False  # keys and values of decoders serve generation only
+        for_logits(settings)
         common = {**origin(config), "config": settings, "dtype": dtype}
         if attention is not None:
             common["attn_implementation"] = attention
-        model, head_modules = _load(path, common, config.head, len(labels), derive(seed, "head"))
+        loaded = _load(saved, common, config.head, labels, derive(seed, "head"))
+    model, head_modules = loaded.model, loaded.head_modules
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name in head_modules:
         model.get_submodule(name).to(torch.float64 if dtype == torch.float64 else torch.float32)
     model.eval()
     head: Head = "mean-pool" if isinstance(model, MeanPoolClassifier) else "model"
-    return BaseModel(model, tokenizer, head_modules, config.model_copy(update={"head": head}))
+    note = new_head_note(config.name, saved.classes, labels) if loaded.lost else ""
+    return BaseModel(model, tokenizer, head_modules, config.model_copy(update={"head": head}), note)
 
 
-def _settings(path: str, config: ModelConfig) -> Any:  # Any: every architecture has its own class
-    settings = AutoConfig.from_pretrained(path, **origin(config), **config.config)
-    for key in config.config:
-        if not hasattr(settings, key):
-            hint = did_you_mean(key, settings.to_dict())
-            hint = hint if hint.startswith("did") else "expected a key of its config.json"
-            raise ModelError(f"model.config: a {settings.model_type} model has no {key!r}; {hint}")
-    return settings
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint: where it is, the names of its head's classes, and whether it was saved as a classifier of texts."""
+
+    path: str
+    classes: tuple[str, ...]
+    classifies: bool
 
 
-def _load(path: str, common: dict[str, Any], head: str, labels: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A model, the modules of its head, and whether a head that was trained is lost."""
+
+    model: nn.Module
+    head_modules: tuple[str, ...]
+    lost: bool = False
+
+
+def _load(saved: Saved, common: dict[str, Any], head: str, labels: Sequence[str], seed: int) -> _Loaded:
     """The model under the head that was asked for, and the modules that the checkpoint left new.
 
     ``auto`` takes the mean-pooling head where the backbone's own part of the head is absent or was not made for
     classifying. Absent: parameters inside the backbone are new (a pooler; ``classifier`` and the like lie outside of
     it). Not made for it: the checkpoint says of itself that a sentence is the mean of its states.
     """
-    if head == "mean-pool" or (head == "auto" and _pools_sentences(path, common)):
+    path = saved.path
+    if head == "mean-pool" or (head == "auto" and (has_mean_pool_head(path) or _pools_sentences(path, common))):
         return _load_mean_pool(path, common, labels, seed)
     with seeded(seed):
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -142,9 +198,16 @@ def _load(path: str, common: dict[str, Any], head: str, labels: int, seed: int) 
     if head == "auto" and inside:
         log.info("head: mean-pool, because the checkpoint has no %s", inside[0])
         return _load_mean_pool(path, common, labels, seed)
-    if not new:  # a fine-tuned classifier of as many labels: its head is trained on, as PEFT does
-        new = {name for name in parameters if not name.startswith(backbone)}
-    return model, _covering(model, new)
+    outside = {name for name in parameters if not name.startswith(backbone)}
+    output = set() if outside <= new else set(output_parameters(model))
+    if not output or output & new:  # nothing was trained for the classes, or for so many
+        return _Loaded(model, _covering(model, new), lost=bool(mismatched) and saved.classifies)
+    rows = rows_for(saved.classes, labels) if saved.classifies else None
+    if rows is None:
+        start_anew(model, output, seed)
+        return _Loaded(model, _covering(model, new | output), lost=saved.classifies)
+    take_rows(model, rows)  # a fine-tuned classifier of these labels: its head is trained on, as PEFT does
+    return _Loaded(model, _covering(model, new | outside))
 
 
 def _check_backbone(new: Iterable[str]) -> None:
@@ -174,13 +237,17 @@ def _covering(model: nn.Module, new: set[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _load_mean_pool(path: str, common: dict[str, Any], labels: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The bare encoder under a mean-pooling head; a pooler is left out where the class lets us."""
-    classes = AutoModel._model_mapping[type(common["config"])]
+def _load_mean_pool(path: str, common: dict[str, Any], labels: Sequence[str], seed: int) -> _Loaded:
+    """The bare encoder under a mean-pooling head, saved or new; a pooler is left out where the class lets us."""
+    settings = common["config"]
+    encoders = AutoModelForTextEncoding._model_mapping
+    # of a T5 the encoder alone, as sentence encoders have it: its decoder reads no text of its own accord
+    auto = AutoModelForTextEncoding if settings.is_encoder_decoder and type(settings) in encoders else AutoModel
+    classes = auto._model_mapping[type(settings)]
     first = classes[0] if isinstance(classes, tuple) else classes
     pooler = "add_pooling_layer" in inspect.signature(first.__init__).parameters
     with seeded(seed):
-        encoder, info = AutoModel.from_pretrained(
+        encoder, info = auto.from_pretrained(
             path,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -192,7 +259,13 @@ def _load_mean_pool(path: str, common: dict[str, Any], labels: int, seed: int) -
     if encoder.main_input_name != "input_ids":
         raise ModelError(f"a {encoder.config.model_type} model reads {encoder.main_input_name}; expected one of text")
     with seeded(seed):
-        return MeanPoolClassifier(encoder, labels), ("classifier",)
+        model = MeanPoolClassifier(encoder, len(labels))
+    lost = False
+    if has_mean_pool_head(path):
+        head = mean_pool_rows(path, labels)
+        lost = head is None
+        model.classifier.load_state_dict(head or model.classifier.state_dict())
+    return _Loaded(model, ("classifier",), lost)
 
 
 def _pools_sentences(path: str, common: dict[str, Any]) -> bool:

@@ -18,7 +18,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 def read_first_token(model: nn.Module) -> bool:
     """Let the last layer of a classifier compute its first token only, if it is known that the head reads no other.
 
-    Known are BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA and DistilBERT under their own classification heads.
+    Known are BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA and DistilBERT under their own classification heads. Where
+    a configuration asks for more than logits, or for another way to compute them, all layers stay whole.
 
     Returns:
         whether it does so from now on.
@@ -26,11 +27,13 @@ def read_first_token(model: nn.Module) -> bool:
     config = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
     forward = _FORWARDS.get(kind) if type(model).__name__.endswith("ForSequenceClassification") else None
-    if forward is None or getattr(config, "is_decoder", False):
+    if forward is None or any(getattr(config, key, None) for key in _WHOLE):
         return False
     backbone: Any = getattr(model, str(model.base_model_prefix))
     stack = backbone.transformer if kind == "distilbert" else backbone.encoder
-    last: Any = stack.layer[-1]
+    last: Any = next(reversed(stack.layer), None)
+    if last is None or getattr(last, "gradient_checkpointing", False):
+        return False
     last.forward = MethodType(forward, last)
     return True
 
@@ -69,6 +72,12 @@ def _attend(module: Any, states: tuple[Tensor, ...], mask: Tensor | None, option
     result: Tensor = mixed.reshape(len(mixed), 1, -1)
     return result
 
+
+_WHOLE = (
+    *("is_decoder", "add_cross_attention", "output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+    *("pruned_heads", "torchscript", "gradient_checkpointing"),
+)
+"""Settings under which more than the first token's state of the last layer is asked for, or asked for otherwise."""
 
 _FORWARDS: dict[str | None, Callable[..., Tensor]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _bert),

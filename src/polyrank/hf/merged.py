@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -14,27 +14,29 @@ from transformers.pytorch_utils import Conv1D
 from polyrank.adapter import Adapter
 from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import BaseModel, load_base
+from polyrank.hf.base import BaseModel, checkpoint_classes, load_base
+from polyrank.hf.classes import HEAD, LABELS, has_mean_pool_head
 from polyrank.hf.mean_pool import MeanPoolClassifier
-
-HEAD = "mean_pool_head.safetensors"
-LABELS = "labels.json"
 
 
 def merge_into(base: BaseModel, adapter: Adapter) -> None:
     """Add every delta into the base's own weights, and set the head; in place.
 
     Raises:
-        AdapterError: the adapter names a linear layer or tensor that the model lacks, or one of another shape;
-            nothing is changed.
+        AdapterError: the adapter names a linear layer or tensor that the model lacks, one of another shape, or one
+            whose weight another layer shares, which would change too; nothing is changed.
     """
     layers = {name: layer for name, layer in base.model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     parameters = dict(base.model.named_parameters())
+    everywhere = list(base.model.named_parameters(remove_duplicate=False))
     deltas: dict[str, Tensor] = {}
     for name, factors in adapter.modules.items():
         delta = factors.delta()
         deltas[f"{name}.weight"] = delta.T if isinstance(layers.get(name), Conv1D) else delta
     problems = [f"it lacks {name}" for name in sorted({*adapter.modules} - layers.keys())]
+    for name in sorted({*adapter.modules} & layers.keys()):
+        shared = [each for each, own in everywhere if own is layers[name].weight and each != f"{name}.weight"]
+        problems += [f"its {name} shares its weight with {each.removesuffix('.weight')}" for each in shared]
     for name, tensor in {**deltas, **adapter.dense}.items():
         found = parameters.get(name)
         if found is None and name in adapter.dense:
@@ -73,11 +75,7 @@ def load_merged(folder: Path | str) -> BaseModel:
     Raises:
         ModelError: the folder has no such head; `AutoModelForSequenceClassification` loads it then.
     """
-    folder = Path(folder)
-    if not (folder / HEAD).is_file():
+    if not has_mean_pool_head(str(folder)):
         raise ModelError(f"{folder} has no {HEAD}; load it with AutoModelForSequenceClassification.from_pretrained")
-    labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-    base = load_base(ModelConfig(name=str(folder), head="mean-pool"), labels)
-    head: dict[str, Tensor] = load_file(folder / HEAD)
-    base.model.get_submodule("classifier").load_state_dict(head)
-    return base
+    config = ModelConfig(name=str(folder), head="mean-pool")
+    return load_base(config, checkpoint_classes(config))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polyrank import config as configuration
-from polyrank.adapter import Adapter, Factors
+from polyrank.adapter import Adapter
 from polyrank.config import ModelConfig
 from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import PREFIX, SETTINGS, WEIGHTS, AdapterFile, read_settings
+from polyrank.hf import shared
+from polyrank.hf.adapter_file import WEIGHTS, AdapterFile
+from polyrank.hf.adapter_names import PREFIX
+from polyrank.hf.adapter_patterns import exact_targets, rank_settings
+from polyrank.hf.adapter_settings import SETTINGS
 from polyrank.hf.base import BaseModel, load_base
-
-OURS = "polyrank.json"
-"""What PEFT has no field for: the labels, and the model section with the head. PEFT ignores this file."""
+from polyrank.hf.shared import OURS
+from polyrank.hf.tying import ties
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,7 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
     what ``AutoModelForSequenceClassification.from_pretrained`` returns).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, factors in adapter.modules.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.a.contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.b.contiguous()
-    for name, tensor in adapter.dense.items():
-        tensors[PREFIX + name] = tensor.contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(_tensors(adapter), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / SETTINGS).write_text(json.dumps(_settings(adapter, target), indent=2) + "\n", encoding="utf-8")
     ours = {
         "model": target.model.model_dump(mode="json"),
@@ -57,49 +54,53 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
     (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
 
+def write_shared(folder: Path, adapter: Adapter, stay: Sequence[str]) -> None:
+    """Write the part of an adapter that clients share, in a folder that nothing takes for an adapter.
+
+    Args:
+        folder: as in `write`.
+        adapter: of the server.
+        stay: the parts that stay with the clients, ``"B"`` and ``"head"``; they are left out.
+    """
+    tensors = _tensors(adapter)
+    shared.write_shared(
+        folder,
+        {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not ("B" in stay and name.endswith(".lora_B.weight"))
+            and not ("head" in stay and name.removeprefix(PREFIX) in adapter.dense)
+        },
+        stay,
+    )
+
+
+def _tensors(adapter: Adapter) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, factors in adapter.modules.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.a.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.b.contiguous()
+    return tensors | {PREFIX + name: tensor.contiguous() for name, tensor in adapter.dense.items()}
+
+
 def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
     # under SEQ_CLS PEFT wraps `classifier` and `score` whole, which must not hold another saved module
     plain = target.model.head == "model" and not any("." in name for name in target.head_modules)
+    targets = target.model.targets
+    by_pattern = isinstance(targets, str) and not re.fullmatch(r"[\w-]+", targets)  # a list would match endings, too
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
         **rank_settings(adapter),
-        "target_modules": sorted(adapter.modules),
+        "target_modules": exact_targets(adapter.modules) if by_pattern else sorted(adapter.modules),
         "modules_to_save": list(target.head_modules) or None,
         "lora_dropout": target.model.dropout,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-
-
-def rank_settings(adapter: Adapter) -> dict[str, Any]:
-    """``r``, ``lora_alpha`` and what differs from them, so that PEFT computes every module's rank and scale."""
-    ranks = {name: factors.rank for name, factors in adapter.modules.items()}
-    alphas = {name: _alpha(factors) for name, factors in adapter.modules.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    endings = {name[i + 1 :] for name in ranks for i, letter in enumerate(name) if letter == "."}
-
-    def key(name: str) -> str:
-        return f"^{name}" if name in endings else name  # PEFT's patterns match endings: "fc" would take "mlp.fc" too
-
-    return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {key(name): r for name, r in ranks.items() if r != rank},
-        "alpha_pattern": {key(name): a for name, a in alphas.items() if a != alpha},
-        "use_rslora": False,
-    }
-
-
-def _alpha(factors: Factors) -> float:
-    """The alpha that, divided by the rank, gives the scale back: to the last bit, where there is such a number."""
-    near = factors.scale * factors.rank
-    candidates = (round(near, 9), near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
-    return next((alpha for alpha in candidates if alpha / factors.rank == factors.scale), near)
 
 
 def read(folder: Path) -> Adapter:
@@ -112,12 +113,18 @@ def read(folder: Path) -> Adapter:
         AdapterError: a file is missing or damaged, the adapter is no plain LoRA of linear layers, or config and tensors
             disagree.
     """
-    read_settings(folder)
     with AdapterFile(folder) as file:
+        if (bias := file.settings.get("bias") or "none") != "none":
+            raise AdapterError(f"{folder}: the adapter trains biases of the base (bias is {bias}); expected plain LoRA")
+        if file.settings.get("lora_bias"):
+            raise AdapterError(f"{folder}: the adapter has lora_bias; expected plain LoRA")
+        if ties(file):
+            raise AdapterError(f"{folder}: the adapter ties layers (ensure_weight_tying); expected plain LoRA")
         for name, layer in file.layers.items():
-            if layer.kind != "linear" or layer.bias:
-                what = "a LoRA bias" if layer.bias else f"LoRA of the kind {layer.kind}"
-                raise AdapterError(f"{folder}: {name} has {what}; expected plain LoRA of a linear layer")
+            if layer.kind != "linear":
+                raise AdapterError(
+                    f"{folder}: {name} has LoRA of the kind {layer.kind}; expected plain LoRA of a linear layer"
+                )
         return Adapter({n: file.factors(n) for n in file.layers}, {n: file.tensor(n) for n in file.dense})
 
 
@@ -125,11 +132,13 @@ def read_target(folder: Path) -> Target:
     """What an adapter that PolyRank wrote belongs to.
 
     Raises:
-        AdapterError: ``polyrank.json`` is missing or damaged.
+        AdapterError: ``polyrank.json`` is missing or damaged, or the folder holds but what clients share.
     """
     path = folder / OURS
+    if reason := shared.what_is_missing(folder):
+        raise AdapterError(reason)
     try:
-        ours = json.loads(path.read_text(encoding="utf-8"))
+        ours = json.loads(path.read_bytes())
         model = configuration.parse({"model": ours["model"]}, str(path)).model
         return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]))
     except FileNotFoundError:

@@ -13,9 +13,14 @@ import torch
 from polyrank.adapter import Factors
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_file import AdapterFile, Layer
+from polyrank.hf.adapter_names import common_wrapping, of_labels, of_vocabulary
 from polyrank.lowrank import wide
 
 log = logging.getLogger(__name__)
+
+VOCABULARY = "its rows are tokens, and the vocabularies differ in size; expected adapters of one tokenizer"
+LABELS = "heads of different labels cannot be averaged"
+SHAPES = "tensors of different shapes cannot be averaged; adapters of one base have equal ones"
 
 NAMED = 12
 """Modules that a warning names before it counts the others."""
@@ -86,8 +91,42 @@ def check_settings(files: Sequence[AdapterFile], *, allow_different_bases: bool)
             )
 
 
+def with_common_names(files: Mapping[str, AdapterFile]) -> dict[str, AdapterFile]:
+    """The adapters, with what a wrapper put before all names of one removed where another shows that it is none.
+
+    ``module.`` and a second prefix of PEFT's may be a base's own names. Where two adapters have modules that are the
+    same but for such a start, the shorter names are the base's.
+    """
+    starts = {name: common_wrapping([*file.layers, *file.dense]) for name, file in files.items()}
+    cores = {name: {module.removeprefix(starts[name]) for module in file.layers} for name, file in files.items()}
+    out: dict[str, AdapterFile] = {}
+    for name, file in files.items():
+        shortest = min((starts[other] for other in files if cores[other] & cores[name]), key=len)
+        added = starts[name].removesuffix(shortest)
+        out[name] = file.without(added) if added and starts[name].endswith(shortest) else file
+    return out
+
+
+def check_common(files: Mapping[str, AdapterFile]) -> None:
+    """Every adapter shares a module with another, and all hang together.
+
+    Raises:
+        AdapterError: two adapters, or two groups of them, have no module in common.
+    """
+    (first, *rest), reached = files, set[str]()
+    reached.update(files[first].layers)
+    while near := [name for name in rest if reached & files[name].layers.keys()]:
+        rest = [name for name in rest if name not in near]
+        reached.update(module for name in near for module in files[name].layers)
+    if rest:
+        raise AdapterError(
+            f"{first} and {rest[0]} have no module in common: {min(files[first].layers)} is in one, "
+            f"{min(files[rest[0]].layers)} in the other; expected adapters of one base, whose layers have one name"
+        )
+
+
 def plan_modules(files: Mapping[str, AdapterFile]) -> dict[str, Module]:
-    """Every module that any adapter has, of one shape, and of no rank above its size."""
+    """Every module that any adapter has, of one shape; a rank may be above the layer's smaller side, as in PEFT."""
     modules: dict[str, Module] = {}
     for module in sorted({module for file in files.values() for module in file.layers}):
         layers = [(name, file.layers[module]) for name, file in files.items() if module in file.layers]
@@ -96,14 +135,11 @@ def plan_modules(files: Mapping[str, AdapterFile]) -> dict[str, Module]:
         dtype = first.dtype
         for name, layer in layers:
             if (layer.kind, layer.a[1:], layer.d_out) != (first.kind, first.a[1:], first.d_out):
+                tokens = layer.kind == first.kind == "embedding" or of_vocabulary(module)
                 raise AdapterError(
                     f"{module} differs: {first.kind} {first.d_out} x {first.d_in} in {owner}, "
-                    f"{layer.kind} {layer.d_out} x {layer.d_in} in {name}; adapters of one base have equal layers"
-                )
-            if layer.rank > min(layer.d_out, layer.d_in):
-                raise AdapterError(
-                    f"{name}: {module} has rank {layer.rank}, but the layer is {layer.d_out} x {layer.d_in}; "
-                    f"expected at most {min(layer.d_out, layer.d_in)}"
+                    f"{layer.kind} {layer.d_out} x {layer.d_in} in {name}; "
+                    f"{VOCABULARY if tokens else 'adapters of one base have equal layers'}"
                 )
             dtype = torch.promote_types(dtype, layer.dtype)
         modules[module] = Module(highest, tuple(layer.rank for _, layer in layers), dtype)
@@ -123,8 +159,8 @@ def plan_dense(files: Mapping[str, AdapterFile], modules: Mapping[str, Module]) 
             owner, expected = first.setdefault(tensor, (name, shape))
             if shape != expected:
                 raise AdapterError(
-                    f"{tensor} is {list(expected)} in {owner} and {list(shape)} in {name}; heads of different labels "
-                    "cannot be averaged"
+                    f"{tensor} is {list(expected)} in {owner} and {list(shape)} in {name}; "
+                    f"{VOCABULARY if of_vocabulary(tensor) else LABELS if of_labels(tensor) else SHAPES}"
                 )
             dense[tensor] = torch.promote_types(dtype, dense.get(tensor, dtype))
     return dense

@@ -13,9 +13,12 @@ from torch import Tensor
 from polyrank.adapter import Adapter, Factors
 from polyrank.errors import AdapterError
 from polyrank.hf.adapter_file import AdapterFile
+from polyrank.hf.tying import check_tying
+from polyrank.hf.vocabulary import check_tokens
 from polyrank.lowrank import wide
 from polyrank.merging.checks import (
     Module,
+    check_common,
     check_settings,
     checked_weights,
     has_lora_bias,
@@ -23,7 +26,9 @@ from polyrank.merging.checks import (
     plan_modules,
     unique,
     warn_of_lacking,
+    with_common_names,
 )
+from polyrank.merging.classes import Rows, class_rows
 from polyrank.state import ClientUpdate
 
 
@@ -66,6 +71,8 @@ class Inputs:
         dense: names of the tensors that are whole, and the widest dtype of each.
         lora_bias: whether any adapter has biases beside its B.
         lacking: adapter -> the modules and tensors that others have.
+        tied: module -> the embedding whose factors it has, transposed; it isn't merged but follows.
+        rows: adapter -> the rows of its head in the order that all are brought to.
     """
 
     files: Mapping[str, AdapterFile]
@@ -74,6 +81,8 @@ class Inputs:
     dense: Mapping[str, torch.dtype]
     lora_bias: bool
     lacking: Mapping[str, tuple[str, ...]]
+    tied: Mapping[str, str]
+    rows: Mapping[str, Rows]
 
     def updates(self, modules: Sequence[str]) -> Iterator[ClientUpdate]:
         """Some modules of every adapter, as a method takes them; values are read when they are used."""
@@ -98,19 +107,24 @@ class Inputs:
             AdapterError: a value is NaN or infinite, or the tensor holds whole numbers and they differ.
         """
         owners = {each: file for each, file in self.files.items() if name in file.dense}
-        first = next(iter(owners.values())).tensor(name)
+        first = self._whole(next(iter(owners)), name)
         if not first.is_floating_point():
-            for each, file in owners.items():
-                if not torch.equal(file.tensor(name), first):
+            for each in owners:
+                if not torch.equal(self._whole(each, name), first):
                     raise AdapterError(f"{name} holds whole numbers, and those of {each} differ; they have no mean")
             return first
         total = sum(self.weights[each] for each in owners)
         mean = torch.zeros(first.shape, dtype=wide(self.dense[name]))
         for each, file in owners.items():
-            tensor = file.tensor(name)
+            tensor = self._whole(each, name)
             _check_finite(file, name, tensor)
             mean.add_(tensor, alpha=self.weights[each] / total)
         return mean
+
+    def _whole(self, adapter: str, name: str) -> Tensor:
+        """One tensor of an adapter, with the rows of a head in the common order."""
+        tensor, rows = self.files[adapter].tensor(name), self.rows.get(adapter, {}).get(name)
+        return tensor if rows is None else tensor[rows]
 
     def bias_mean(self, module: str) -> Tensor:
         """The weighted mean of ``s_k`` times the bias of B over the adapters that have the module; none counts as 0."""
@@ -149,17 +163,24 @@ def opened(
             ((path, file, share) for path, file, share in found if share > 0), key=lambda each: str(each[0])
         )
         names = [unique(str(path), i, [str(path) for path, _, _ in counted]) for i, (path, _, _) in enumerate(counted)]
-        files = dict(zip(names, (file for _, file, _ in counted), strict=True))
+        files = with_common_names(dict(zip(names, (file for _, file, _ in counted), strict=True)))
         modules = plan_modules(files)
+        rows = class_rows(files)  # before shapes are compared: what differs is better told by names
         dense = plan_dense(files, modules)
+        lora_bias = has_lora_bias(files, modules)
+        check_common(files)
+        check_tokens(files)
+        tied = check_tying(files)
         shares = [share for _, _, share in counted]
         yield Inputs(
             files,
             dict(zip(names, shares, strict=True)),
             modules,
             dense,
-            has_lora_bias(files, modules),
+            lora_bias,
             warn_of_lacking(files, modules, dense),
+            tied,
+            rows,
         )
 
 

@@ -14,11 +14,12 @@ from polyrank import lowrank
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Aggregate, Method, build
 from polyrank.errors import AdapterError, ConfigError
-from polyrank.hf.adapter_file import AdapterFile
-from polyrank.hf.peft_folder import OURS
+from polyrank.hf.shared import OURS
+from polyrank.hf.tying import transposed
 from polyrank.merging.checks import Module
 from polyrank.merging.inputs import Inputs, opened
 from polyrank.merging.result import Loss, Merged
+from polyrank.merging.settings import check_loads, settings_of
 from polyrank.state import ServerState
 
 DEFAULT = "flexlora"
@@ -78,15 +79,19 @@ def merge(
                 factors = _fitted(_combined(result, name, plan), rank)
                 modules[name] = _narrowed(factors, DTYPES[dtype] if dtype else plan.dtype, name)
                 losses[name] = _loss(inputs, name, modules[name])
+        for name, embedding in inputs.tied.items():
+            modules[name], losses[name] = transposed(modules[embedding]), losses[embedding]
         files = list(inputs.files.values())
+        settings = settings_of(files, modules, lora_bias=inputs.lora_bias, whole=not inputs.lacking)
+        check_loads(settings, [name for name in modules if name not in inputs.tied])
         return Merged(
             Adapter(modules, _dense(inputs, modules, DTYPES[dtype] if dtype else None)),
             chosen.info.name,
             losses,
             inputs.modules,
             inputs.lacking,
-            _settings(files, inputs),
-            _common_target(files),
+            settings,
+            _common_target(inputs),
         )
 
 
@@ -108,11 +113,13 @@ def _check_rank(rank: int | None, modules: Mapping[str, Module]) -> None:
         return
     if rank < 1:
         raise ConfigError(f"the rank is {rank}; expected 1 or more")
-    for name, module in modules.items():
-        if rank > min(module.layer.d_out, module.layer.d_in):
-            raise ConfigError(
-                f"the rank {rank} is above the size of {name}, which is {module.layer.d_out} x {module.layer.d_in}"
-            )
+    sizes = {name: min(module.layer.d_out, module.layer.d_in) for name, module in modules.items()}
+    widest = max(sizes, key=lambda name: sizes[name])
+    if rank > sizes[widest]:
+        layer = modules[widest].layer
+        raise ConfigError(
+            f"the rank {rank} is above the size of {widest}, the widest layer, which is {layer.d_out} x {layer.d_in}"
+        )
 
 
 def _portions(method: Method, inputs: Inputs) -> list[list[str]]:
@@ -121,7 +128,7 @@ def _portions(method: Method, inputs: Inputs) -> list[list[str]]:
     A method of sums takes everything at once: what it weighs by may depend on all modules, and its memory does not
     grow with the adapters. One that keeps the adapters' factors takes one module at a time.
     """
-    names = list(inputs.modules)
+    names = [name for name in inputs.modules if name not in inputs.tied]
     return [names] if method.info.fixed_sums else [[name] for name in names]
 
 
@@ -189,45 +196,15 @@ def _loss(inputs: Inputs, name: str, factors: Factors) -> Loss:
     return Loss(gap, lowrank.norm(*lowrank.stack((c, a.double(), b.double()) for c, a, b in terms)))
 
 
-def _settings(files: Sequence[AdapterFile], inputs: Inputs) -> dict[str, Any]:
-    """What of the inputs' settings stays; ranks and alphas are added when the folder is written."""
-    known = [file.settings for file in files]
-
-    def first(key: str) -> Any:  # Any: JSON values
-        return next((settings[key] for settings in known if settings.get(key) is not None), None)
-
-    saved = sorted({str(module) for settings in known for module in settings.get("modules_to_save") or ()})
-    settings = {
-        "peft_type": "LORA",
-        "task_type": first("task_type"),
-        "base_model_name_or_path": first("base_model_name_or_path"),
-        "revision": first("revision"),
-        "auto_mapping": first("auto_mapping"),
-        "modules_to_save": saved or None,
-        "lora_dropout": first("lora_dropout") or 0.0,
-        "fan_in_fan_out": first("fan_in_fan_out") or False,
-        "bias": first("bias") or "none",
-        "lora_bias": inputs.lora_bias,
-        "inference_mode": True,
-    }
-    where = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-    if not inputs.lacking and all(_same(s.get(key), known[0].get(key)) for s in known for key in where):
-        return {**settings, **{key: known[0].get(key) for key in where}}
-    return {**settings, "target_modules": sorted(inputs.modules)}
-
-
-def _same(left: Any, right: Any) -> bool:  # Any: JSON values
-    if isinstance(left, list) and isinstance(right, list):
-        return sorted(map(str, left)) == sorted(map(str, right))
-    return bool(left == right)
-
-
-def _common_target(files: Sequence[AdapterFile]) -> Any:  # Any: JSON values
-    """The content of ``polyrank.json``, if every adapter has the same."""
+def _common_target(inputs: Inputs) -> Any:  # Any: JSON values
+    """The content of ``polyrank.json``, if every adapter has the same; classes are in the order of the first."""
     contents: list[Any] = []  # Any: JSON values
-    for file in files:
+    for name, file in inputs.files.items():
         try:
-            contents.append(json.loads((file.folder / OURS).read_text(encoding="utf-8")))
+            content = json.loads((file.folder / OURS).read_bytes())
         except (OSError, ValueError):
             return None
+        if name in inputs.rows:  # brought into the order of the first
+            content["labels"] = contents[0]["labels"]
+        contents.append(content)
     return contents[0] if all(content == contents[0] for content in contents) else None

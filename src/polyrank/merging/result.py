@@ -17,8 +17,11 @@ from safetensors.torch import save_file
 
 from polyrank.adapter import Adapter
 from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import PREFIX, SETTINGS, WEIGHTS
-from polyrank.hf.peft_folder import OURS, rank_settings
+from polyrank.hf.adapter_file import WEIGHTS
+from polyrank.hf.adapter_names import PREFIX
+from polyrank.hf.adapter_patterns import rank_settings
+from polyrank.hf.adapter_settings import SETTINGS
+from polyrank.hf.shared import OURS
 from polyrank.merging.checks import Module
 
 

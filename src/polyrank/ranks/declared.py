@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from polyrank.adapter import Adapter
+from polyrank.errors import ConfigError
 from polyrank.ranks.policy import RankPolicy
 from polyrank.state import ClientUpdate
 
@@ -37,14 +38,29 @@ class Declared(RankPolicy):
         return self.inner.shrunk(rank)
 
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:
-        """The declared ranks, and the policy's of the others."""
+        """The declared ranks, and the policy's of the others: places and counts are theirs alone.
+
+        Raises:
+            ConfigError: of the policy; how many declare a rank is said where that matters.
+        """
         others = [client for client in clients if client not in self.ranks]
-        given = self.inner.start(others, groups, seed) if others else {}
+        if not others:
+            return {client: self.ranks[client] for client in clients}
+        own = len(clients) - len(others)
+        by_name = {name: rank for name, rank in self.inner.config.by_name.items() if name not in self.ranks}
+        inner = replace(self.inner, config=self.inner.config.model_copy(update={"by_name": by_name}))
+        try:
+            given = inner.start(others, groups, seed)
+        except ConfigError as error:
+            more = f" ({own} of {len(clients)} clients declare a rank of their own and take no place)" if own else ""
+            raise ConfigError(f"{error}{more}") from None
         return {client: self.ranks.get(client) or given[client] for client in clients}
 
     def assign(self, ranks: Mapping[str, int], losses: Mapping[str, float]) -> dict[str, int]:
-        """The policy's, but for what is declared."""
-        return {client: self.ranks.get(client, rank) for client, rank in self.inner.assign(ranks, losses).items()}
+        """The policy's of those that declare none; the others take no place."""
+        others = {client: rank for client, rank in ranks.items() if client not in self.ranks}
+        given = self.inner.assign(others, losses) if others else {}
+        return {client: self.ranks.get(client) or given[client] for client in ranks}
 
     def adapt(
         self, ranks: Mapping[str, int], started: Mapping[str, Adapter], updates: Sequence[ClientUpdate]

@@ -36,8 +36,9 @@ def _default_shares(levels: int) -> list[float]:
 
 
 def _round_shares(shares: Sequence[float], clients: int) -> list[int]:
-    exact = [share * clients for share in shares]
-    counts = [math.floor(value + 1e-9) for value in exact]
+    # the decimal numbers that were meant: 0.145 of 100 is 14.5; and the configuration lets shares add up to nearly 1
+    exact = [round(share / sum(shares) * clients, 9) for share in shares]
+    counts = [math.floor(value) for value in exact]
     by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], -i))
     for i in by_remainder[: clients - sum(counts)]:
         counts[i] += 1

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from polyrank.report.figure import Groups, listed
 from polyrank.report.runs import Run
-from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end, paired
+from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end
 from polyrank.words import percent, size
 
 
 def sentence(groups: Groups, comparison: Comparison) -> str:
     """What came out: for one method its accuracy, for several the best one against the reference.
 
-    Where the best is the reference itself, it is set against the second best. A difference is called one only if the
-    confidence interval over the seeds that both have excludes 0.
+    Where the best is the reference itself, it is set against the second best. The best was picked because it came out
+    best, so a difference is called one only if its p-value is small after Holm's correction for the number of methods
+    (see `polyrank.report.statistics.holm`).
     """
     if len(comparison.rows) == 1:
         return _alone(comparison.rows[0], groups[comparison.rows[0].name], comparison.target)
@@ -35,6 +36,15 @@ def notices(groups: Groups) -> list[str]:
             if dropped := sum(len(line.get("dropped") or ()) for line in run.lines):
                 counted = "update of a client was" if dropped == 1 else "updates of clients were"
                 said.append(f"{name}, seed {run.seed}: {dropped} {counted} left out; they are listed below.")
+    everyone = [run for runs in groups.values() for run in runs]
+    if len(everyone) > 1 and any(run.digests is None for run in everyone):
+        said.append(
+            "Some runs are of an earlier PolyRank, which did not keep what their data and model held: that these are "
+            "the same in all runs is not known."
+        )
+    schedules = [_evaluated_until(run, min(other.rounds[-1] for other in everyone)) for run in everyone]
+    if any(schedule != schedules[0] for schedule in schedules):
+        said.append("The runs were not evaluated in the same rounds, so means over rounds are of different rounds.")
     single = [name for name, runs in groups.items() if len(runs) == 1]
     if single:
         who = "Every method" if len(single) == len(groups) > 1 else listed(single)
@@ -47,6 +57,11 @@ def notices(groups: Groups) -> list[str]:
             "rounds."
         )
     return said
+
+
+def _evaluated_until(run: Run, last: int) -> list[int]:
+    """The evaluated rounds up to one that every run has reached; a run's own last round is no part of its schedule."""
+    return [number for number in run.rounds if number < last]
 
 
 def reached(values: Sequence[int | None], words: Sequence[str]) -> str | None:
@@ -96,26 +111,26 @@ def _against(best: Row, other: Row, groups: Groups, comparison: Comparison) -> s
     count = len(comparison.rows)
     scope = "" if count == 2 else f"Of {count} methods, "
     ends = {row.name: {run.seed: at_end(run) for run in groups[row.name]} for row in (best, other)}
-    difference = paired(ends[best.name], ends[other.name])
-    if difference is None:
+    against = (other if best.name == comparison.reference else best).end_difference
+    if against is None:
         gap = f"{100 * (best.end.mean - other.end.mean):.1f}"
         return (
             f"{scope}{best.name} ends at {percent(best.end.mean)} test accuracy and {other.name} at "
             f"{percent(other.end.mean)}, but no seed was run with both, so chance may have made the gap of {gap} points"
             f"{_speed(best, other, comparison.target)}."
         )
+    difference = against.reversed() if best.name == comparison.reference else against
     if difference.mean < 0:  # the best over all its seeds is behind on those that both have
-        best, other = other, best
-        difference = paired(ends[best.name], ends[other.name])
-        assert difference is not None  # the seeds are the same
+        best, other, difference = other, best, difference.reversed()
     seeds = ends[best.name].keys() & ends[other.name].keys()
     theirs, others = (statistics.fmean(ends[row.name][seed] for seed in seeds) for row in (best, other))
     named = other.name if other.name != comparison.reference or count == 2 else f"the reference {other.name}"
     facts = f"{percent(theirs)} against {percent(others)}", f"{100 * difference.mean:.1f} points"
-    return f"{scope}{_verdict(best.name, named, facts, difference)}{_speed(best, other, comparison.target)}."
+    verdict = _verdict(best.name, named, facts, difference, comparison.tests)
+    return f"{scope}{verdict}{_speed(best, other, comparison.target)}."
 
 
-def _verdict(best: str, other: str, facts: tuple[str, str], difference: Difference) -> str:
+def _verdict(best: str, other: str, facts: tuple[str, str], difference: Difference, tests: int) -> str:
     values, gap = facts
     if gap.startswith("0.0 "):
         return f"{best} and {other} end level in test accuracy ({values}; {_counted(difference.pairs)})"
@@ -133,7 +148,13 @@ def _verdict(best: str, other: str, facts: tuple[str, str], difference: Differen
             f"{best} ends {gap} of test accuracy above {other} ({values}), which is within the spread of the seeds "
             f"({interval}: it includes 0)"
         )
-    return f"{best} is ahead of {other} by {gap} of test accuracy at the end ({values}; {interval})"
+    corrected = "" if tests == 1 else f"; p = {difference.p_holm:.2g} by Holm for {tests} comparisons"
+    if not difference.proven:
+        return (
+            f"{best} ends {gap} of test accuracy above {other} ({values}), which chance may have made among so many "
+            f"({interval}, of this comparison by itself{corrected})"
+        )
+    return f"{best} is ahead of {other} by {gap} of test accuracy at the end ({values}; {interval}{corrected})"
 
 
 def _speed(best: Row, other: Row, target: float) -> str:

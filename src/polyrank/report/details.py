@@ -30,8 +30,7 @@ def comparison_table(comparison: Comparison) -> str:
     if several:
         note += (
             " Where a method has several seeds, rounds and MiB to the target stand for one seed each; ± is the "
-            "standard deviation over the seeds; in brackets is the 95 % confidence interval of the paired difference "
-            "in points, not corrected for the number of methods."
+            f"standard deviation over the seeds; in brackets: {tables.BRACKETS}."
         )
     shown = len(rows[0]) if len(rows) > 1 else -2  # the last two columns are differences to another method
     return table("Methods compared", tables.headings(comparison)[:shown], [row[:shown] for row in rows]) + element(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.config import Config
+from polyrank.data.digest import CUT
 from polyrank.errors import RunFolderError
+from polyrank.federation.agreement import SOURCES, differences
 from polyrank.federation.run_folder import RunFolder
 
 _ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
@@ -32,7 +34,7 @@ class Run:
         lines: of metrics.jsonl, one per round.
         clients: client -> ``rank``, ``examples``, ``group`` and what else clients.json says.
         scoring: ``bytes/up`` and ``bytes/down`` of the scoring round.
-        about: labels, versions and machine, of run.json.
+        about: labels, digests, versions and machine, of run.json.
         summary: of summary.json, or None while the run is not finished.
     """
 
@@ -48,6 +50,11 @@ class Run:
     def seed(self) -> int:
         """Of all that was drawn in it."""
         return self.config.federation.seed
+
+    @property
+    def digests(self) -> Mapping[str, str] | None:
+        """What its data and model held; None where an earlier version did not keep it."""
+        return self.about.get("digests")
 
     @cached_property
     def evaluated(self) -> Sequence[Mapping[str, Any]]:
@@ -113,10 +120,14 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ only in their seed together, by name, in the order in which they were found; seeds ascending.
 
     Raises:
-        RunFolderError: two runs are the same but for their folder.
+        RunFolderError: two runs are the same but for their folder, or were measured on other test data or labels; or
+            data or model of two runs changed under a configuration that does not say so.
     """
+    known = [run for run in runs if run.digests is not None]
+    _check_comparable(known)
+    moved = len(known) == len(runs) and all(run.digests == known[0].digests for run in known)
     groups: dict[str, list[Run]] = {}
-    for run, name in zip(runs, names([run.config for run in runs]), strict=True):
+    for run, name in zip(runs, names([run.config for run in runs], sources=not moved), strict=True):
         group = groups.setdefault(name, [])
         for other in group:
             if other.seed == run.seed:
@@ -127,23 +138,76 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
 
 
-def names(configs: Sequence[Config]) -> list[str]:
-    """A name for each: the method with its options, its ranks where they tell runs apart, and whatever else does."""
-    plans = {tuple(config.ranks.levels) for config in configs}
+def _check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs whose accuracies say nothing of each other.
+
+    Methods are compared on one test set with one set of classes. Training data or the model may be what is compared,
+    where the configurations say that they are not the same; where those are alike, what they name must be too.
+    """
+    for run in runs[1:]:
+        if changed := differences(_tested_on(runs[0]), _tested_on(run)):
+            raise RunFolderError(
+                f"{runs[0].path} and {run.path} were not tested on the same data: {'; '.join(changed)}. Accuracies on "
+                "other texts cannot be compared: give each a report of its own"
+            )
+    for section in SOURCES:
+        first: dict[str, Run] = {}
+        for run in runs:
+            alike = first.setdefault(repr(getattr(run.config, section)), run)
+            if changed := differences(_of(section, alike), _of(section, run)):
+                raise RunFolderError(
+                    f"{alike.path} and {run.path} have the same [{section}], but it changed between them: "
+                    f"{'; '.join(changed)}. They are no runs of one comparison: give each a report of its own"
+                )
+
+
+def _tested_on(run: Run) -> dict[str, str]:
+    """What decides the test set, and what a right answer is; the seed is what comparisons are paired by."""
+    options, digests = run.config.data, run.digests or {}
+    parts = ("test", "training") if digests.get("test texts") == CUT else ("test",)
+    told = {name: text for name, text in digests.items() if name.startswith(parts) or name == "classes"}
+    if "training" in parts:
+        told["data.test_share"] = str(options.test_share)
+    return told | {"data.limit_test": "not set" if options.limit_test is None else str(options.limit_test)}
+
+
+def _of(section: str, run: Run) -> dict[str, str]:
+    """The digests of what a section of the configuration names."""
+    ours = ("training", "test", "classes") if section == "data" else ("model", "vocabulary")
+    return {name: text for name, text in (run.digests or {}).items() if name.startswith(ours)}
+
+
+def names(configs: Sequence[Config], *, sources: bool = True) -> list[str]:
+    """A name for each: the method with its options, its ranks where they tell runs apart, and whatever else does.
+
+    ``sources``: whether the places of data and model may tell runs apart; not where they are known to hold the same.
+    """
+    plans = {_plan(config) for config in configs}
     several = sum(len(plan) > 1 for plan in plans) > 1
     flat = [_flat(config) for config in configs]
-    telling = [key for key in flat[0] if len({repr(values.get(key)) for values in flat}) > 1]
+    places = () if sources else {f"{section}.{key}" for section, keys in SOURCES.items() for key in keys}
+    keys = dict.fromkeys(key for values in flat for key in values)
+    telling = [key for key in keys if key not in places and _tells(key, flat)]
     found = []
     for config, values in zip(configs, flat, strict=True):
-        levels = config.ranks.levels
+        plan = _plan(config)
         parts = [method_name(config)]
-        if len(levels) == 1 and len(plans) > 1:
-            parts.append(f"rank {levels[0]}")
-        elif len(levels) > 1 and several:
-            parts.append(f"ranks {'/'.join(map(str, levels))}")
-        parts += [f"{key.rpartition('.')[2]}={values.get(key)}" for key in telling]
+        if len(plan) == 1 and len(plans) > 1:
+            parts.append(f"rank {plan[0]}")
+        elif len(plan) > 1 and several:
+            parts.append(f"ranks {'/'.join(map(str, plan))}")
+        parts += [f"{key.rpartition('.')[2]}={values[key]}" for key in telling if key in values]
         found.append(", ".join(parts))
     return found
+
+
+def _plan(config: Config) -> tuple[int, ...]:
+    """The ranks that clients may have; a single one where all have the same."""
+    return tuple(sorted({*config.ranks.levels, *config.ranks.by_name.values()}))
+
+
+def _tells(key: str, flat: Sequence[Mapping[str, Any]]) -> bool:  # Any: JSON values
+    return len({repr(values[key]) for values in flat if key in values}) > 1
 
 
 def method_name(config: Config) -> str:
@@ -156,6 +220,8 @@ def _flat(config: Config) -> dict[str, Any]:
     """``section.key`` -> value of all that tells runs apart, but for the method and the sizes of the ranks."""
     values = config.model_dump(mode="json", exclude=_ALIKE)
     del values["aggregation"]["method"], values["aggregation"]["options"]
-    for key in ("levels", "shares", "counts"):
-        del values["ranks"][key]
+    del values["ranks"]["levels"]
+    if len(_plan(config)) == 1:  # who has which rank is no question, whatever was written
+        for key in ("shares", "counts", "by_name"):
+            del values["ranks"][key]
     return {f"{section}.{key}": value for section, table in values.items() for key, value in table.items()}

@@ -45,6 +45,11 @@ def sections(groups: Groups, comparison: Comparison) -> list[Section]:
 def _learning(groups: Groups, comparison: Comparison) -> list[Figure | Missing]:
     sent = "sent up and down, MiB"
     accuracy = "Share of the test set that the global adapter classifies correctly, after each evaluated round."
+    for name, runs in groups.items():
+        if stay := runs[0].about.get("stay_with_clients"):
+            accuracy += (
+                f" Of {name}, whose {' and '.join(stay)} stay with the clients: the mean over the round's clients."
+            )
     loss = "Mean cross-entropy on the test set; it also sees how sure the model is of its answers."
     level = {f"target {100 * comparison.target:g} %": comparison.target} | _constant(groups)
     figures: list[Figure | Missing] = []

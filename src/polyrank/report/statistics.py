@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.report.runs import Run
@@ -12,6 +13,10 @@ from polyrank.report.runs import Run
 LAST = 5
 """Evaluated rounds whose mean accuracy is the accuracy at the end: one round's is noisy when few clients take part."""
 CONFIDENCE = 0.95
+LEVEL = 0.05
+"""Probability of calling any method different from the reference where all are the same, however many there are."""
+SAME = 1e-12
+"""Accuracies that differ by less differ by the rounding of a mean."""
 TARGET_SHARE = 0.9
 """Of the best method's accuracy at the end: the target where none is given, rounded down to a whole per cent."""
 
@@ -28,8 +33,13 @@ class Spread:
 class Difference:
     """A method's mean difference to the reference over the seeds that both have.
 
-    ``low`` and ``high`` are the confidence interval of a paired t-test, ``p`` its two-sided p-value; None with fewer
-    than two pairs.
+    Args:
+        mean: of the differences.
+        low: of a paired t-test's confidence interval, of this difference by itself; None with fewer than two pairs.
+        high: of the same.
+        p: two-sided, of the same test; None with fewer than two pairs, and where all differences are equal.
+        pairs: how many seeds.
+        p_holm: `p` corrected for the number of methods that were tested (see `holm`), of this measure.
     """
 
     mean: float
@@ -37,6 +47,17 @@ class Difference:
     high: float | None
     p: float | None
     pairs: int
+    p_holm: float | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether chance would hardly have made it, nor any other of its comparison: ``p_holm`` is below `LEVEL`."""
+        return self.p_holm is not None and self.p_holm < LEVEL
+
+    def reversed(self) -> Difference:
+        """The reference's to the method."""
+        ends = None if self.high is None else -self.high, None if self.low is None else -self.low
+        return replace(self, mean=-self.mean, low=ends[0], high=ends[1])
 
 
 @dataclass(frozen=True)
@@ -84,11 +105,16 @@ class Comparison:
         """The row of this name."""
         return next(row for row in self.rows if row.name == name)
 
+    @property
+    def tests(self) -> int:
+        """How many accuracies at the end were tested against the reference: what p-values are corrected for."""
+        return sum(row.end_difference is not None and row.end_difference.p is not None for row in self.rows)
+
 
 def compare(
     groups: Mapping[str, Sequence[Run]], *, reference: str | None = None, target: float | None = None
 ) -> Comparison:
-    """Every group against the reference.
+    """Every group against the reference; p-values corrected for the number of groups, in each measure.
 
     Args:
         groups: of `polyrank.report.runs.grouped`.
@@ -102,8 +128,12 @@ def compare(
     if target is None:
         best = max(statistics.fmean(at_end(run) for run in runs) for runs in groups.values())
         target = int(100 * TARGET_SHARE * best) / 100 or best
-    rows = tuple(_row(name, runs, groups[reference], target) for name, runs in groups.items())
-    return Comparison(target, reference, rows)
+    rows = [_row(name, runs, groups[reference], target) for name, runs in groups.items()]
+    ends, areas = _corrected([row.end_difference for row in rows]), _corrected([row.area_difference for row in rows])
+    corrected = [
+        replace(row, end_difference=end, area_difference=mean) for row, end, mean in zip(rows, ends, areas, strict=True)
+    ]
+    return Comparison(target, reference, tuple(corrected))
 
 
 def check(names: Collection[str], reference: str | None, target: float | None) -> str:
@@ -159,13 +189,41 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Diffe
     mean = statistics.fmean(gaps)
     if len(gaps) == 1:
         return Difference(mean, None, None, None, 1)
-    if max(gaps) == min(gaps):  # no variance: the test is not defined, and the interval is the value itself
+    if max(gaps) - min(gaps) < SAME:  # no variance: the test is not defined, and the interval is the value itself
         return Difference(mean, mean, mean, None, len(gaps))
-    from scipy import stats
+    from scipy.special import stdtr, stdtrit
 
-    test = stats.ttest_rel([values[seed] for seed in seeds], [reference[seed] for seed in seeds])
-    interval = test.confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), len(gaps))
+    freedom, error = len(gaps) - 1, statistics.stdev(gaps) / math.sqrt(len(gaps))
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    p = 2 * float(stdtr(freedom, -abs(mean) / error))
+    return Difference(mean, mean - half, mean + half, p, len(gaps), p)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, by Holm's step-down procedure.
+
+    Whoever calls different what is below 0.05 errs with a probability of at most 5 % in any of them together, whatever
+    ties the tests to one another (methods share a reference, seeds and data). Source: Holm 1979.
+
+    >>> holm([0.01, 0.5, 0.02])
+    [0.03, 0.5, 0.04]
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    corrected, highest = [0.0] * len(values), 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, values[i] * (len(values) - place)))
+        corrected[i] = highest
+    return corrected
+
+
+def _corrected(differences: Sequence[Difference | None]) -> list[Difference | None]:
+    """The same with ``p_holm`` for all that were tested."""
+    tested = [difference.p for difference in differences if difference and difference.p is not None]
+    values = iter(holm(tested))
+    return [
+        replace(difference, p_holm=next(values)) if difference and difference.p is not None else difference
+        for difference in differences
+    ]
 
 
 def _row(name: str, runs: Sequence[Run], reference: Sequence[Run], target: float) -> Row:

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from polyrank.report.statistics import CONFIDENCE, LAST, Comparison, Difference, Row, Spread
+from polyrank.report.statistics import CONFIDENCE, LAST, LEVEL, Comparison, Difference, Row, Spread
 
-NOTE = (
-    f"end: mean of the last {LAST} evaluated rounds; ±: standard deviation over the seeds; in brackets: "
-    f"{100 * CONFIDENCE:g} % confidence interval of the paired difference, in points"
+BRACKETS = (
+    f"{100 * CONFIDENCE:g} % confidence interval of the paired difference by itself, in points; *: a difference at the "
+    f"level of {100 * LEVEL:g} % after Holm's correction for the number of methods"
 )
+"""What brackets and stars mean; the correction is made in each of the two columns."""
+NOTE = f"end: mean of the last {LAST} evaluated rounds; ±: standard deviation over the seeds; in brackets: {BRACKETS}"
 """What the columns of `cells` mean."""
+_PARTS = ("mean", "low", "high", "p", "p_holm")
+"""Of a difference, as CSV has them."""
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: plain JSON values
@@ -24,6 +28,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: plain JSON values
         "target": comparison.target,
         "reference": comparison.reference,
         "end_rounds": LAST,
+        "correction": "Holm",
+        "level": LEVEL,
         "methods": [asdict(row) for row in comparison.rows],
     }
 
@@ -41,14 +47,14 @@ def as_csv(comparison: Comparison) -> str:
         [
             *("method", "seeds", "target", "rounds_to_target", "bytes_to_target", "end_mean", "end_deviation"),
             *("area_mean", "area_deviation", "bytes_per_round", "reference"),
-            *(f"{of}_difference_{part}" for of in ("end", "area") for part in ("mean", "low", "high", "p")),
+            *(f"{of}_difference_{part}" for of in ("end", "area") for part in _PARTS),
         ]
     )
     for row in comparison.rows:
         differences = [
             getattr(difference, part) if difference else None
             for difference in (row.end_difference, row.area_difference)
-            for part in ("mean", "low", "high", "p")
+            for part in _PARTS
         ]
         spreads = (row.end.mean, row.end.deviation, row.area.mean, row.area.deviation)
         lists = (_listed(row.rounds_to_target, " "), _listed(row.bytes_to_target, " "))
@@ -102,17 +108,20 @@ def spread_text(spread: Spread) -> str:
 
 
 def difference_text(difference: Difference | None) -> str:
-    """Points with their confidence interval, where there is one.
+    """Points with their confidence interval, where there is one; a star where they are no chance by Holm's correction.
 
-    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3)), difference_text(None)
-    ('-3.1 (-5.2 to -1.0)', '-')
+    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3, p_holm=0.04)), difference_text(None)
+    ('-3.1 (-5.2 to -1.0) *', '-')
+    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3, p_holm=0.36))
+    '-3.1 (-5.2 to -1.0)'
     """
     if difference is None:
         return "-"
     mean = f"{100 * difference.mean:+.1f}"
     if difference.low is None or difference.high is None:
         return mean
-    return f"{mean} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    star = " *" if difference.proven else ""
+    return f"{mean} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f}){star}"
 
 
 def _listed(values: Sequence[object], between: str) -> str:

@@ -102,7 +102,7 @@ def attend(connection: socket.socket, worker: Worker, report: Report, patience: 
         report(f"refused a request: {error}")
         _reply(connection, messages.error_reply(error, ""), report, patience)
         return
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         report(f"gave up on a client that had not sent its request: {error or type(error).__name__}")
         return
     if _hung_up(connection):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from polyrank import errors, packed
 from polyrank.adapter import Adapter
@@ -17,7 +18,10 @@ from polyrank.training.job import Penalty
 
 Frame = tuple[dict[str, Any], bytes]
 
-T = TypeVar("T")
+T = TypeVar("T", bound=BaseModel)
+
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class _Message(BaseModel):
@@ -30,8 +34,8 @@ class _Layout(_Message):
 
 
 class _Penalty(_Message):
-    kept: int
-    weight: float
+    kept: Count
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class FactsRequest(_Message):
@@ -57,7 +61,7 @@ class TrainRequest(_WithAdapters):
     """One task."""
 
     kind: Literal["train"]
-    round: int = Field(ge=0)
+    round: Count
     seed: int
     trains: list[Literal["a", "b", "head"]]
     penalty: _Penalty | None
@@ -83,9 +87,22 @@ _REQUESTS: Mapping[str, type[Request]] = {"facts": FactsRequest, "train": TrainR
 
 class _Update(_Message):
     client: str
-    weight: float
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     metrics: dict[str, float | int]
     adapter: _Layout
+
+
+class _Facts(_Message):
+    examples: Count
+    labels: list[Count]
+    parameters: dict[str, tuple[Count, Count]]
+    names: list[str]
+
+
+class _Scores(_Message):
+    loss: float
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    macro_f1: Annotated[float, Field(ge=0, le=1)]
 
 
 class _Error(_Message):
@@ -182,7 +199,8 @@ def error_reply(error: Exception, what: str) -> Frame:
     """What went wrong, to be raised again on the other side: as it was if a user can mend it, else as a `SiteError`."""
     if isinstance(error, PolyRankError):
         return {"error": {"kind": type(error).__name__, "message": str(error)}}, b""
-    message = f"the site failed at {what}: {type(error).__name__}: {error} (its log has the traceback; it goes on)"
+    # not its text: it may quote the site's data, and who asked may pass it on
+    message = f"the site failed at {what}: {type(error).__name__} (its log has the traceback; it goes on)"
     return {"error": {"kind": "SiteError", "message": message}}, b""
 
 
@@ -208,7 +226,13 @@ def read_facts(header: Mapping[str, Any], body: bytes) -> Facts:  # noqa: ARG001
     found = header.get("facts")
     if not isinstance(found, dict):
         raise SiteError(_instead("facts", header))
-    return _parsed(Facts, found, "the facts", strict=False)
+    said = _parsed(_Facts, found, "the facts")
+    if len(said.names) != len(said.labels) or sum(said.labels) != said.examples:
+        raise SiteError(
+            f"the facts make no sense: {len(said.names)} labels, and {len(said.labels)} counts with the sum "
+            f"{sum(said.labels)} for {said.examples} examples"
+        )
+    return Facts(said.examples, tuple(said.labels), said.parameters, tuple(said.names))
 
 
 def read_update(header: Mapping[str, Any], body: bytes) -> ClientUpdate:
@@ -234,17 +258,19 @@ def read_scores(header: Mapping[str, Any], body: bytes) -> Scores:  # noqa: ARG0
     found = header.get("scores")
     if not isinstance(found, dict):
         raise SiteError(_instead("scores", header))
-    return _parsed(Scores, found, "the scores", strict=False)
+    return Scores(**_parsed(_Scores, found, "the scores").model_dump())
 
 
 def _instead(expected: str, header: Mapping[str, Any]) -> str:
     return f"the site replied {', '.join(sorted(header)) or 'nothing'}; expected {expected}: is it of this version?"
 
 
-def _parsed(kind: type[T], value: Any, where: str, *, strict: bool = True) -> T:  # Any: JSON
+def _parsed(kind: type[T], value: Any, where: str) -> T:  # Any: JSON
     try:
-        return TypeAdapter(kind).validate_python(value, strict=strict)
+        return kind.model_validate_json(json.dumps(value))  # as JSON: an array is a tuple then
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SiteError(f"{where} cannot be read: {place or 'it'}: {first['msg']}") from None
+        place = ".".join(str(part)[:60] for part in first["loc"])
+        raise SiteError(f"{where} cannot be read: {place or 'it'}: {first['msg'][:200]}") from None
+    except (ValueError, RecursionError) as error:  # JSON in JSON, as deep as Python just about reads it
+        raise SiteError(f"{where} cannot be read: {type(error).__name__}") from None

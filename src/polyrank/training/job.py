@@ -69,7 +69,13 @@ def in_order(jobs: Sequence[Job], updates: Iterable[ClientUpdate]) -> Iterator[C
 
 
 class Engine(Protocol):
-    """A way to run jobs; every engine gives the sequential one's result."""
+    """A way to run jobs; every engine gives the sequential one's result.
+
+    Args:
+        wire: dtype of tensors on their way to clients and back, which a run keeps to its end.
+    """
+
+    wire: str = "float32"
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
         """One update per job, in the order of the jobs."""

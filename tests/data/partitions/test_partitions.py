@@ -212,6 +212,12 @@ def test_balanced_share_at_its_ends():
     assert counts == {0: 0, 0.01: 1, 1: 4}
 
 
+def test_the_number_of_balanced_clients_is_rounded_half_up():
+    """A tenth of 25 is 2.5, so 3."""
+    groups = partition(dataset([50, 50]), "quality-groups", 25, seed=0, options={"balanced_share": 0.1}).groups
+    assert list(groups.values()).count(BALANCED) == 3
+
+
 def test_more_clients_than_examples():
     for name in DRAWN:
         with pytest.raises(DataError, match=r"11 clients, but only 10 training examples"):

@@ -37,8 +37,9 @@ class FedHL(ProductMethod):
 
     The adapter is ``trunc_R(W)`` in SVD form and the base change the rest of W; clients are sent their cut only. The
     weights are ``q_i ~ 1 / (tail_i^2 / |W|^2 + eps)`` with the tail ``|W - trunc_{r_i}(W)|_F`` over all layers: a
-    client that lost little by its cut counts more. The paper's own text could not be read in full; that the tail is
-    relative to ``|W|``, and eps, are ours. Source: arXiv 2505.18494.
+    client that lost little by its cut counts more. That weights fall with the tail is the paper's; how is ours: the
+    power of 2, which is not the paper's, the tail relative to ``|W|``, and eps. Source: arXiv 2505.18494, whose text
+    could not be read in full.
 
     Args:
         weights: ``"tail"``, as above, or ``"examples"``: ``q_i = p_i``.

@@ -1,4 +1,4 @@
-"""LoRA-FAIR: the factor mean with a correction of B."""
+"""The factor mean with a correction of B, after LoRA-FAIR."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from polyrank.state import ServerState
 class LoraFair(ProductMethod):
     """``B + dB`` with ``dB = (delta* / s - B A) A^T (A A^T + lam I)^-1``: ridge regression of what B A misses on A.
 
-    A and B are the owners' means; the paper has equal ranks. ``lam`` keeps B near its mean. Source: LoRA-FAIR, ICCV
-    2025.
+    A and B are the owners' means; ``lam`` keeps B near its mean. The idea, to correct B towards the mean of the
+    products while A stays, is that of LoRA-FAIR (ICCV 2025); the problem that is solved for it is ours: the paper
+    minimises a cosine distance with a penalty on ``dB`` by SGD, for equal ranks, here it is least squares, in closed
+    form.
 
     Args:
         lam: above 0, added to the Gram matrix of A.

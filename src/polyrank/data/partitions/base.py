@@ -36,14 +36,23 @@ class Partitioner(Protocol):
         ...
 
 
+def client_names(count: int) -> list[str]:
+    """Of so many clients without names of their own: as wide as the last one needs, and at least two digits.
+
+    >>> client_names(2)
+    ['client-00', 'client-01']
+    """
+    width = max(len(str(count - 1)), 2)
+    return [f"client-{i:0{width}d}" for i in range(count)]
+
+
 def named(parts: Sequence[np.ndarray], groups: Sequence[str] = ()) -> Partition:
-    """Parts as clients "client-00", "client-01", ..., as wide as the last one needs and at least two digits.
+    """Parts as clients, by the names of `client_names`.
 
     >>> list(named([np.array([1]), np.array([0, 2])], groups=["a", "b"]).groups.items())
     [('client-00', 'a'), ('client-01', 'b')]
     """
-    width = max(len(str(len(parts) - 1)), 2)
-    names = [f"client-{i:0{width}d}" for i in range(len(parts))]
+    names = client_names(len(parts))
     examples = {name: np.sort(part).astype(np.int64) for name, part in zip(names, parts, strict=True)}
     return Partition(examples, dict(zip(names, groups, strict=True)) if groups else {})
 

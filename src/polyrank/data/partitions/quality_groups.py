@@ -12,6 +12,7 @@ from polyrank.data.partitions.base import Partition, even_sizes, named, positive
 from polyrank.data.partitions.deck import Deck
 from polyrank.data.partitions.dirichlet import draw_proportions
 from polyrank.errors import ConfigError
+from polyrank.shares import part_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,10 @@ class QualityGroups:
     """The share `balanced_share` of the clients has nearly balanced labels, the others have Dirichlet-skewed ones.
 
     Balanced clients draw ``p_k ~ Dir(balanced_alpha, ..., balanced_alpha)`` over the L labels that occur; skewed ones
-    ``p_k ~ Dir(alpha * L * prior)`` as in `Dirichlet`. The number of balanced clients is rounded, at least one if the
-    share is above zero. Which ones they are is drawn; `Partition.groups` tells "balanced" from "skewed". Sizes are
-    equal up to one, or `size`. Balanced clients are served first, so that no label has run out; if one does (a rare
-    label), a warning says so. What remains at the end goes to the skewed clients that are served last.
+    ``p_k ~ Dir(alpha * L * prior)`` as in `Dirichlet`. The number of balanced clients is rounded half up, at least
+    one if the share is above zero. Which ones they are is drawn; `Partition.groups` tells "balanced" from "skewed".
+    Sizes are equal up to one, or `size`. Balanced clients are served first, so that no label has run out; if one does
+    (a rare label), a warning says so. What remains at the end goes to the skewed clients that are served last.
 
     The setting of Byun and Lee 2024, https://arxiv.org/abs/2406.17477: 100 clients, 10 % of them balanced. Its
     Dirichlet values are not known to us; 0.1 and 100 are our choices.
@@ -50,7 +51,7 @@ class QualityGroups:
         sizes = even_sizes(len(dataset), count, self.size, generator)
         prior = dataset.label_counts() / len(dataset)
         uniform = (prior > 0) / np.count_nonzero(prior)
-        n_balanced = max(round(count * self.balanced_share), 1) if self.balanced_share > 0 else 0
+        n_balanced = max(part_of(count, self.balanced_share), 1) if self.balanced_share > 0 else 0
 
         deck = Deck(dataset.labels, len(prior), generator)
         parts = [np.empty(0, np.int64)] * count

@@ -1,0 +1,110 @@
+"""What a run that goes on makes of the folder: as if it had been asked from the start for what is asked for now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polyrank.errors import RunFolderError
+from polyrank.federation.agreement import differences
+from polyrank.federation.metrics import TEST, is_due, test_metrics
+from polyrank.federation.round import cohort
+from polyrank.federation.run_folder import RunFolder
+from polyrank.federation.setup import Federation
+from polyrank.hf.digest import model_digests
+from polyrank.state import ServerState
+
+log = logging.getLogger(__name__)
+
+
+def check_same(federation: Federation, folder: RunFolder) -> None:
+    """Refuse what would go on in another way, and say which clients' data are not what they were.
+
+    Data on this machine are compared by their digests before. A site's data are its own and may grow from one day to
+    the next, so all that is known of them is how many examples of each label the site says that it has.
+
+    Raises:
+        RunFolderError: the classes have another order, or tensors would travel in another dtype.
+    """
+    about, wire = folder.read_json("run"), federation.engine.wire
+    if about["labels"] != list(federation.labels):
+        raise RunFolderError(
+            f"{folder.path}: the classes were {', '.join(about['labels'])} and are {', '.join(federation.labels)}; a "
+            "head knows them by their order, so start a new run with another --out"
+        )
+    if about.get("wire", wire) != wire:
+        raise RunFolderError(
+            f"{folder.path}: tensors travelled as {about['wire']} and would travel as {wire}; go on with wire = "
+            f"{about['wire']!r}, or start a new run with another out"
+        )
+    saved = folder.read_json("clients")["clients"]
+    for client in federation.clients:
+        before, now = saved.get(client, {}).get("labels"), federation.label_counts(client)
+        if before is not None and before != now:
+            log.warning("%s had %s examples of the labels when the run began, and has %s now", client, before, now)
+
+
+def check_model(folder: RunFolder) -> None:
+    """Refuse a base that is not the one under which a run's adapter was trained; an earlier version's run does not say.
+
+    Raises:
+        RunFolderError: weights, configuration or vocabulary changed.
+    """
+    kept, model = folder.read_json("run").get("digests"), folder.read_config().model
+    if not isinstance(kept, dict):
+        return
+    found = model_digests(model)
+    if changed := differences({name: kept.get(name, "none") for name in found}, found):
+        raise RunFolderError(
+            f"{folder.path}: the base {model.name} changed since the run was made: {'; '.join(changed)}. The adapter "
+            "belongs to the old one; put that back"
+        )
+
+
+def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to the state's round, as an uninterrupted run of the asked length has them.
+
+    Lines of rounds whose checkpoint was never finished are left out; the last round of all is evaluated if it was not.
+
+    Raises:
+        RunFolderError: as `on_schedule`; or clients have shrunk since the last round, and it is their own models that
+            were to be measured after it.
+    """
+    rounds, every = federation.config.federation.rounds, federation.config.evaluation.every
+    lines = [line for line in folder.read_metrics() if line["round"] <= state.round]
+    lines = on_schedule(lines, every, rounds)
+    if lines and lines[-1]["round"] == rounds and f"{TEST}accuracy" not in lines[-1]:
+        if federation.policy.prunes and federation.parts(rounds).keeps:
+            raise RunFolderError(
+                f"round {rounds} was not evaluated before its clients shrank; raise federation.rounds to go on"
+            )
+        options = federation.config.federation
+        names = cohort(federation.clients, options.participation, options.seed, rounds)
+        lines[-1] = {"round": rounds, **test_metrics(federation, state, names), **lines[-1]}
+    return lines
+
+
+def on_schedule(lines: Sequence[Mapping[str, Any]], every: int, rounds: int) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl as an uninterrupted run of so many rounds would have them.
+
+    Where it would not have evaluated, as in the last round of a run that was made longer, the scores are left out:
+    figures over the evaluated rounds ("end", "area") are then of the same rounds.
+
+    Raises:
+        RunFolderError: a round was not evaluated that would have been; only the last one's state is still there.
+    """
+    missing = [
+        line["round"]
+        for line in lines
+        if is_due(line["round"], every, rounds) and line["round"] != rounds and f"{TEST}accuracy" not in line
+    ]
+    if missing:
+        raise RunFolderError(
+            f"round {missing[0]} was not evaluated, and with evaluation.every {every} it would have been; go on with "
+            "the evaluation.every that the run had, or start a new run with another --out"
+        )
+    return [
+        {key: value for key, value in line.items() if is_due(line["round"], every, rounds) or not key.startswith(TEST)}
+        for line in lines
+    ]

@@ -1,0 +1,87 @@
+"""Which nodes take part: what a node says of itself, held against the federation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flwr.app import RecordDict
+
+from polyrank.errors import FlowerError
+from polyrank.flower.facts import About, Place, read_answer
+from polyrank.flower.nodes import Member
+
+if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
+    from polyrank.federation.setup import Federation
+
+
+@dataclass(frozen=True, eq=False)
+class Admission:
+    """Reads a node's answer. One that does not fit is left out, and the federation goes on without it.
+
+    Args:
+        federation: on the server.
+        most_examples: that a client may have.
+    """
+
+    federation: Federation
+    most_examples: int
+
+    def __call__(self, node: int, records: RecordDict) -> Sequence[Member]:
+        """The node's clients; none where it has a place beyond the last of them.
+
+        Raises:
+            FlowerError: it cannot be read, or does not fit.
+        """
+        said = read_answer(records, self.most_examples)
+        self._check_rank(said.rank)
+        names = self._names(said)
+        own = said.client is not None and said.client not in self.federation.examples
+        for client, counts in zip(names, said.clients, strict=True):
+            if len(counts.labels) != len(self.federation.labels):
+                raise FlowerError(
+                    f"{client} counts {len(counts.labels)} labels, the server has {len(self.federation.labels)}"
+                )
+            if said.place is not None and list(counts.labels) != self.federation.label_counts(client):
+                raise FlowerError(
+                    f"{client} has other data than the server's part of that name; give both the same data, or the "
+                    "node a name (client) and data-train of its own"
+                )
+        if names:
+            self._check_shapes(names[0], said)
+        pairs = zip(names, said.clients, strict=True)
+        return [Member(node, client, said.rank, counts.labels, own) for client, counts in pairs]
+
+    def _names(self, said: About) -> Sequence[str]:
+        """Its clients: as it calls its one, or those at its places."""
+        if said.client is not None:
+            return [said.client]
+        assert said.place is not None  # one of the two, as was checked
+        names = Place(said.place, said.step).of(self.federation.clients)
+        if len(names) != len(said.clients):
+            raise FlowerError(
+                f"it serves {len(said.clients)} clients, and {len(names)} of the federation's are its own"
+            )
+        return names
+
+    def _check_rank(self, rank: int | None) -> None:
+        from polyrank.federation.setup import global_rank
+
+        highest = global_rank(self.federation.config)
+        if rank is not None and rank > highest:
+            raise FlowerError(
+                f"it declares rank {rank}, and the global adapter has {highest}; add the rank to ranks.levels"
+            )
+        if rank is not None and rank != highest and self.federation.method.info.equal_ranks:
+            raise FlowerError(
+                f"it declares rank {rank}, and {self.federation.method.info.name} needs equal ranks, {highest} each"
+            )
+
+    def _check_shapes(self, client: str, said: About) -> None:
+        if different := sorted(said.shapes.items() ^ self.federation.resident.shapes.items()):
+            name, shape = different[0]
+            raise FlowerError(
+                f"{client} and the server adapt different modules, such as {name[:100]} {shape}; give both the same "
+                "model.name and model.targets"
+            )
