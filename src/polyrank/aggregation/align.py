@@ -42,7 +42,7 @@ class Aligned(Method):
     def info(self) -> MethodInfo:  # type: ignore[override]  # a wrapper's facts are those of what it wraps
         """Those of the method; a merge has no last global adapter."""
         inner = self.method.info
-        return replace(inner, averages=f"{inner.averages}, rotated towards the last global adapter", merges=False)
+        return replace(inner, averages=f"{inner.averages}, aligned with the last global adapter", merges=False)
 
     def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
         if self.how == "rectangular":

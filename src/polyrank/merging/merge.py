@@ -104,7 +104,9 @@ def _checked_method(method: Method, weights: Sequence[float] | None) -> Method:
             f"have in common; methods that can: {able}"
         )
     if info.own_weights and weights is not None:
-        raise ConfigError(f"{info.name} weighs adapters by what they hold; leave the weights out")
+        raise ConfigError(
+            f"{info.name} weighs adapters by what they hold, such as the norms of their updates; leave the weights out"
+        )
     return method
 
 
