@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import METHODS, build
+from polyrank.aggregation import METHODS, build, options
 from polyrank.aggregation.align import Alignment, aligned
-from polyrank.aggregation.method import options
 from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import DTYPES, UNEQUAL, aggregate
 
 HOW = pytest.mark.parametrize("how", ["rotation", "rectangular"])
-ALIGNED = [name for name in METHODS if "align" in options(METHODS[name])]
+ALIGNED = [name for name in METHODS if "align" in options(name)]
 
 
 def _normal(seed: int, *shape: int) -> Tensor:

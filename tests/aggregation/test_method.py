@@ -7,7 +7,7 @@ import torch
 
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Kernel, Levels, Method, Parts, build
-from polyrank.aggregation.method import method, options
+from polyrank.aggregation.method import method
 from polyrank.state import ServerState
 from tests.conformance.fixtures import UNEQUAL
 
@@ -33,10 +33,6 @@ def test_facts_are_attached_with_modest_defaults():
     assert not info.equal_ranks
     assert not info.changes_base
     assert info.merges
-
-
-def test_options_are_fields_with_their_types():
-    assert options(Twice) == {"times": "int", "how": "str"}
 
 
 def test_a_method_must_start():

@@ -4,8 +4,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 
 import pytest
 
-from polyrank.aggregation import METHODS, build
-from polyrank.aggregation.method import options
+from polyrank.aggregation import METHODS, build, options
 from polyrank.aggregation.methods.replication import Replication
 from polyrank.errors import ConfigError
 
@@ -47,7 +46,7 @@ def test_what_the_registry_says_of_methods():
 
 def test_options_are_passed_on():
     assert build("replication", {"donor": "owners", "min_owners": 2}) == Replication("owners", 2)
-    assert options(Replication).keys() == {"donor", "min_owners", "align"}
+    assert options("replication").keys() == {"donor", "min_owners", "align"}
 
 
 def test_an_unknown_method_names_the_nearest():

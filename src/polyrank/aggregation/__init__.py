@@ -1,7 +1,7 @@
 """Clients -> server: one file per method, two kernels, one registry."""
 
 from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts
-from polyrank.aggregation.registry import METHODS, build
+from polyrank.aggregation.registry import METHODS, build, options
 from polyrank.aggregation.sums import Partial, Sums
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Parts",
     "Sums",
     "build",
+    "options",
 ]

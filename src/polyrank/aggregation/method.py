@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from polyrank.adapter import Adapter
@@ -195,9 +195,3 @@ def method(
         return cls
 
     return attach
-
-
-def options(cls: type[Method]) -> dict[str, str]:
-    """The options of a method and their types, as written in its dataclass; ``align`` where it can be aligned."""
-    own = {f.name: str(f.type) for f in fields(cls)}  # type: ignore[arg-type]  # every method is a dataclass
-    return own | ({"align": "Alignment"} if cls.info.aligns else {})

@@ -47,15 +47,14 @@ def facts(method: Method) -> dict[str, Any]:
 
     ``base_change`` is ``"no"``, ``"sent"`` where clients are sent it, or ``"kept"`` where only the server has it.
     """
-    from polyrank.aggregation import METHODS
-    from polyrank.aggregation.method import options
+    from polyrank.aggregation import options
 
     first, second = method.parts(1), method.parts(2)
     changes = "no" if not method.info.changes_base else "sent" if _sends_change(method) else "kept"
     return {
         **asdict(method.info),
         "base_change": changes,
-        "options": options(METHODS[method.info.name]),
+        "options": options(method.info.name),
         "sends": sorted(first.sends),
         "receives": sorted(first.receives),
         "keeps": sorted(first.keeps),

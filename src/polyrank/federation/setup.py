@@ -6,13 +6,14 @@ import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from polyrank import aggregation, data, ranks
 from polyrank.aggregation import Method, Parts
-from polyrank.config import Config
+from polyrank.config import Config, DataConfig
 from polyrank.data import Partition, Split, TextDataset
 from polyrank.errors import ConfigError, ModelError
 from polyrank.federation.agreement import Record
@@ -282,6 +283,15 @@ def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[Te
     return train.subset(rest), train.subset(held)
 
 
+def _partition_options(options: DataConfig) -> dict[str, Any]:  # Any: TOML values
+    """Options of the partition, from keys of their own in ``[data]`` and from ``data.options``."""
+    keys = DataConfig.model_fields.keys()
+    if twice := sorted(options.options.keys() & keys):
+        raise ConfigError(f"data.options has {twice[0]!r}, which has a key of its own; expected data.{twice[0]}")
+    named = {name: getattr(options, name) for name in data.PARTITIONS.options(options.partition) if name in keys}
+    return named | options.options
+
+
 def share_out(train: TextDataset, config: Config) -> Partition:
     """Who holds what of the training data."""
     options = config.data
@@ -294,7 +304,7 @@ def share_out(train: TextDataset, config: Config) -> Partition:
         clients,
         seed=config.federation.seed,
         min_examples=options.min_examples,
-        options={name: getattr(options, name) for name in data.option_names(options.partition)},
+        options=_partition_options(options),
     )
 
 

@@ -31,6 +31,7 @@ from polyrank.flower.node_ranks import QUESTION, NodeRanks
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
 from polyrank.flower.records import shown
+from polyrank.ranks import policy
 from polyrank.state import ClientUpdate, ServerState
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -101,10 +102,11 @@ class RankStrategy(Strategy):
                 f"fraction_train is {fraction_train}, expected more than 0 and at most 1; min_available_nodes is "
                 f"{min_available_nodes}, expected 1 or more"
             )
-        if ranks and ranks.policy == "validation" and len(ranks.levels) > 1 and validate is None:
-            raise ConfigError("ranks.policy is validation; expected validate, the loss of an adapter, beside it")
-        if ranks and ranks.policy == "self_pruning":
-            raise ConfigError("ranks.policy is self_pruning, whose regulariser plain ClientApps know nothing of")
+        chosen = policy(ranks) if ranks else None
+        if ranks and chosen and chosen.scores and len(ranks.levels) > 1 and validate is None:
+            raise ConfigError(f"ranks.policy is {ranks.policy}; expected validate, the loss of an adapter, beside it")
+        if ranks and chosen and chosen.prunes:
+            raise ConfigError(f"ranks.policy is {ranks.policy}, whose regulariser plain ClientApps know nothing of")
         self.ranks, self.declared, self.validate = ranks, declared, validate
         self.fraction_train, self.min_available_nodes = fraction_train, min_available_nodes
         self.min_replies, self.repeats, self.seed, self.uniform = min_replies, repeats, seed, uniform
