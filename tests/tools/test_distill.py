@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tools.distill import CHUNK_WORDS, Recipe, batches, chunks, distillation_loss, gather
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from polyrank.errors import DataError
-from polyrank.quickstart import distill
-from polyrank.quickstart.distill import CHUNK_WORDS, Recipe, batches, chunks, distillation_loss, gather
 from polyrank.quickstart.stdlib_docs import split
+from tools import distill
 
 TINY = Recipe(vocabulary=300, hidden=16, layers=1, heads=2, feed_forward=32, positions=32, epochs=1, batch=8)
 TEXTS = [document.text for document in split()[0][:16]]

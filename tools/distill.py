@@ -1,6 +1,6 @@
 """The script that made the backbone: a small BERT that learns the sentence embeddings of a larger teacher.
 
-    python -m polyrank.quickstart.distill --teacher DIR --dbpedia CSV --dolly JSONL -o DIR
+    python -m tools.distill --teacher DIR --dbpedia CSV --dolly JSONL -o DIR
 
 For a batch of texts with teacher embeddings `t` and student embeddings `s` (mean-pooled, through a linear map that is
 thrown away afterwards; both normalised), the loss is `1 - cos(s, t)` plus half the Kullback-Leibler divergence between
@@ -30,8 +30,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTo
 
 from polyrank.errors import DataError
 from polyrank.quickstart import stdlib_docs
-from polyrank.quickstart.probes import embed, mean_pool, read_csv
 from polyrank.seeds import derive, torch_generator
+from tools.probes import embed, mean_pool, read_csv
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What a frozen encoder knows: mean-pooled embeddings and a linear probe on them.
 
-    python -m polyrank.quickstart.probes MODEL... [--ag-news DIR]
+    python -m tools.probes MODEL... [--ag-news DIR]
 
 prints one line for each model and probe. The model card of the backbone reports these figures.
 """
