@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from polyrank import config as configuration
 from polyrank.aggregation import METHODS
 from polyrank.errors import ConfigError, DataError, ModelError, PolyRankError
-from polyrank.federation.setup import DEFAULT_CLIENTS, build, global_rank
+from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
+from polyrank.federation.setup import build
 from tests import models
 from tests.federation.conftest import Configure
 
