@@ -1,8 +1,18 @@
-"""Numbers as a person reads them, on a terminal and on a page."""
+"""Numbers, and other people's words, as a person reads them, on a terminal and on a page."""
 
 from __future__ import annotations
 
 import math
+
+
+def one_line(text: str, most: int) -> str:
+    r"""What somebody else wrote, for a log: on one line, without a terminal's commands, and cut.
+
+    >>> one_line("red\x1b[31m\nround 2: all is well", 12)
+    'red [31m rou...'
+    """
+    cut = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(letter if letter.isprintable() else " " for letter in cut)
 
 
 def size(number: float) -> str:

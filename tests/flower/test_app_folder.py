@@ -90,3 +90,5 @@ def test_nothing_is_overwritten(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(FlowerError, match="is not empty"):
         app_folder.write(tmp_path, configuration.load())
+    with pytest.raises(FlowerError, match=r"mine\.txt is a file; name a new folder for the app, and the configuration"):
+        app_folder.write(tmp_path / "mine.txt", configuration.load())

@@ -101,6 +101,8 @@ LIARS = {
         lying(client="stranger", place=None),
         "it has data of its own, and the nodes before it have clients of the configuration",
     ),
+    "a terminal's commands": (lying(shapes={"\x1b[2J\nall is well": [4, 4]}), r"such as  \[2J all is well \(4, 4\)"),
+    "a key of commands": (lying(**{"\x1b[2J\n": 1}), r"read:  \[2J : Extra"),
     "nothing": (NOT_A_RECORD, "cannot be read: KeyError"),
 }
 
@@ -118,6 +120,7 @@ def test_a_node_that_lies_of_itself_is_left_out_and_the_others_go_on(
     assert lines(tmp_path / "run")[0]["clients"] == [f"client-0{i}" for i in range(5)]
     assert "node 105 is left out" in caplog.text
     assert re.search(reason, caplog.text)
+    assert all(record.getMessage().isprintable() for record in caplog.records if "left out" in record.getMessage())
 
 
 def test_a_rank_that_the_method_cannot_do_with_is_left_out(

@@ -197,6 +197,33 @@ def test_what_fails_in_training_is_told_without_its_text(configure: Configure, t
     assert "fever" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["model", "site-socket", "data-train"])
+def test_no_path_of_a_sites_own_leaves_it(configure: Configure, tmp_path: Path, key: str):
+    """A folder may be called after a patient or a user; what is wrong is told by its kind."""
+    (tmp_path / "Ann Lee").mkdir()
+    config = configure(*ONE_ROUND)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"labels": ["fruit", "pets"]})})
+    nodes = InProcess(make_client_app(), {1: {"partition-id": 0, key: str(tmp_path / "Ann Lee" / "here")}})
+    kind, content = question(configuration.dump(config))
+    nodes.push_messages([Message(content, 1, kind)])
+    said = everything(list(nodes.pull_messages(["m0"])))
+    assert re.search(
+        r"site.{1,2}s (base|daemon|data) .*\((ModelError|SiteError|DataError)\); its log has the reason", said
+    )
+    assert "Ann" not in said
+    assert str(tmp_path) not in said
+
+
+@pytest.mark.parametrize("number", [1.5, True, float("inf"), float("nan"), "one", "1.0"])
+@pytest.mark.parametrize("key", ["partition-id", "num-partitions"])
+def test_a_part_of_a_client_is_no_client(configure: Configure, key: str, number: bool | float | str):
+    """``partition-id=1.5`` was client 1."""
+    config = configure(*ONE_ROUND)
+    node = {"partition-id": 0, key: number, "data-train": str(config.data.train)}
+    with pytest.raises(FlowerError, match=f"the node's {key} is .*; expected a whole number"):
+        client.served(worker(config, node), node, config)
+
+
 def test_another_base_is_refused(configure: Configure, tmp_path: Path):
     config = anyhow(configure(*ONE_ROUND))
 
@@ -211,7 +238,12 @@ def test_another_base_is_refused(configure: Configure, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("own", "reason"),
-    [({"data-test": "x.csv"}, "has data-test, expected data-train"), ({"evaluate": "yes"}, "evaluate is 'yes'")],
+    [
+        ({"data-test": "x.csv"}, "has data-test, expected data-train"),
+        ({"evaluate": "yes"}, "evaluate is 'yes'"),
+        ({"lora-rank": 4.0}, "its lora-rank is 4.0; expected a whole number of 1 or more"),
+        ({"lora-rank": "4"}, "its lora-rank is '4'"),
+    ],
 )
 def test_what_a_node_says_of_itself_must_make_sense(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, own: dict[str, Any], reason: str

@@ -17,7 +17,7 @@ import polyrank
 from polyrank.config import Config
 from polyrank.errors import ConfigError, FlowerError, RunFolderError
 from polyrank.federation.run_folder import RunFolder
-from polyrank.flower import client
+from polyrank.flower import make_client_app
 from polyrank.flower.messages import ADAPTER
 from polyrank.flower.server import read_settings, serve
 from tests.federation.conftest import Configure
@@ -159,7 +159,7 @@ def test_a_site_whose_data_are_not_what_they_were_is_named(
     serve(nodes, config, settings)
     before = RunFolder(tmp_path / "run").read_json("clients")["clients"]["site-2"]["labels"]
     sites[2].write_text("text,label\n" + "an apple,fruit\na cat,pets\n" * 50, encoding="utf-8")
-    client._workers.clear()  # as a node that was started again
+    nodes.app = make_client_app()  # as nodes that were started again
     more = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": 2})})
     with caplog.at_level(logging.WARNING):
         serve(nodes, more, replace(settings, resume=True))
@@ -235,6 +235,13 @@ def test_the_run_configuration_is_the_federations():
         ({"wire": "int8"}, "int8"),
         ({"resume": "yes"}, "resume is 'yes'"),
         ({"federation.round": 3}, "rounds"),
+        ({"min-nodes": 1.5}, "min-nodes is 1.5; expected a whole number of 0 or more"),
+        ({"min-replies": -1}, "min-replies is -1"),
+        ({"repeats": -1}, "repeats is -1"),
+        ({"most-examples": 0}, "most-examples is 0; expected a whole number of 1 or more"),
+        ({"wait": float("nan")}, "wait is nan; expected a finite number of 0 or more"),  # which never ends
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"timeout": 0}, "timeout is 0; expected a finite number of 0.001 or more"),
     ):
         with pytest.raises(ConfigError, match=said):
             read_settings(wrong)

@@ -31,6 +31,16 @@ def test_a_directory_that_others_can_reach_is_refused(tmp_path: Path, mode: int)
         pass
 
 
+def test_nobody_is_told_to_close_a_directory_that_all_share(tmp_path: Path):
+    """To root, whose /tmp is, ``chmod 700 /tmp`` was advised."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    with pytest.raises(SiteError, match=r"mode 1777.*expected 0700: give the socket") as caught, claimed(folder / "s"):
+        pass
+    assert "chmod" not in str(caught.value)
+
+
 def test_a_link_to_a_directory_is_refused(tmp_path: Path, private: Path):
     (tmp_path / "link").symlink_to(private)
     with pytest.raises(SiteError, match="link"), claimed(tmp_path / "link" / "s"):

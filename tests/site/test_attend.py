@@ -85,6 +85,17 @@ def test_a_client_that_hung_up_before_its_turn_is_passed_over(pair: tuple[socket
     assert worker.done == []
 
 
+@pytest.mark.parametrize("kind", ["x\n" * 10**4, ["\x1b[2J"]])
+def test_what_a_client_calls_itself_is_reported_on_one_line(pair: tuple[socket.socket, socket.socket], kind: object):
+    """Neither a terminal's commands, nor a second line that looks like the daemon's own, nor ten thousand letters."""
+    for header in ({**TRAIN[0], "client": "\x1b[2Jann\nready at /other" + "n" * 10**4}, {"kind": kind}):
+        send(pair[0], header, TRAIN[1], Deadline(1))
+        for line in attended(pair[1], Idle()):
+            assert line.isprintable()
+            assert len(line) < 1100
+        assert receive(pair[0], Deadline(1)) is not None
+
+
 def test_a_client_that_looks_in_and_leaves_is_not_even_reported(pair: tuple[socket.socket, socket.socket]):
     pair[0].close()
     assert attended(pair[1], Idle()) == []

@@ -68,7 +68,9 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
     Raises:
         FlowerError: there is something in the folder.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise FlowerError(f"{folder} is a file; name a new folder for the app, and the configuration after it")
+    if folder.exists() and any(folder.iterdir()):
         raise FlowerError(f"{folder} is not empty; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     config = _found_from_anywhere(config)

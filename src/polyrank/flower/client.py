@@ -20,6 +20,7 @@ from polyrank.errors import AdapterError, ConfigError, DataError, FlowerError, L
 from polyrank.flower.facts import RECORD, Place, answer, unknown_labels
 from polyrank.flower.held import Held, NodeConfig
 from polyrank.flower.messages import read_task, reply
+from polyrank.flower.records import shown
 from polyrank.site.worker import LocalWorker, Worker
 
 MakeWorker: TypeAlias = Callable[[Config, NodeConfig], Worker]
@@ -28,6 +29,12 @@ OWN = {
     "data-quoting": "quoting",
 }
 """Keys of a node's configuration that replace those of the federation's ``[data]``."""
+FAILED = {
+    DataError: "the site's data do not fit the configuration",
+    ModelError: "the site's base cannot be used",
+    SiteError: "the site's daemon failed or cannot be reached",
+}
+"""What the server is told of errors that quote the site's data or name its files."""
 ALONE = {
     **{"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None},
     **{"partition": "iid", "quoting": "auto"},
@@ -100,13 +107,13 @@ def _only_what_may_leave() -> Iterator[None]:
 
 
 def _for_the_server(error: Exception) -> str:
-    """Why a node failed: in full where it cannot quote the site's data."""
+    """Why a node failed: in full where it can neither quote the site's data nor name its files."""
     if isinstance(error, LabelError) and error.unknown:
         return unknown_labels(error.known, error.unknown)
-    if isinstance(error, FlowerError | ModelError | AdapterError | SiteError):
+    if isinstance(error, FlowerError | AdapterError):
         return str(error)
-    data = "the site's data do not fit the configuration" if isinstance(error, DataError) else "the node failed"
-    return f"{data} ({type(error).__name__}); its log has the reason"
+    what = next((words for kind, words in FAILED.items() if isinstance(error, kind)), "the node failed")
+    return f"{what} ({type(error).__name__}); its log has the reason"
 
 
 def worker(config: Config, node: NodeConfig) -> Worker:
@@ -137,6 +144,22 @@ def worker(config: Config, node: NodeConfig) -> Worker:
     return LocalWorker.from_config(configuration.override(config, overrides))
 
 
+def _whole(key: str, node: NodeConfig) -> int:
+    """A number of the node's configuration, which may be in quotes there; 1.5 is not rounded to some client.
+
+    Raises:
+        FlowerError: it is no whole number.
+    """
+    found = node[key]
+    try:
+        number = int(found)
+        if isinstance(found, str) or (number == found and not isinstance(found, bool)):
+            return number
+    except (ValueError, OverflowError):
+        pass
+    raise FlowerError(f"the node's {key} is {shown(found)}; expected a whole number of 0 or more")
+
+
 def scores_own(node: NodeConfig) -> bool:
     """Whether a node scores what it is sent, on its own test set: ``evaluate``, by default where it has own data.
 
@@ -163,10 +186,7 @@ def served(own: Worker, node: NodeConfig, federation: Config) -> tuple[str | Pla
         return (name := str(node["client"])), [name]
     if "partition-id" not in node:
         raise FlowerError("the node has no name; give it client=NAME in --node-config (and lora-rank=R)")
-    try:
-        place = Place(int(node["partition-id"]), int(node["num-partitions"]) if "num-partitions" in node else None)
-    except ValueError:
-        raise FlowerError("the node's partition-id or num-partitions is no whole number; expected 0, 1, ...") from None
+    place = Place(_whole("partition-id", node), _whole("num-partitions", node) if "num-partitions" in node else None)
     if isinstance(own, LocalWorker) and "data-train" not in node:
         clients = own.federation.clients
         if len(clients) > 1 or len(clients) == federation.federation.clients:

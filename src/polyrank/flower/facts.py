@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from polyrank.errors import FlowerError
+from polyrank.flower.records import shown
 from polyrank.site.worker import Facts
 
 RECORD = "facts"
@@ -98,8 +99,10 @@ def answer(who: str | Place, rank: object, labels: Sequence[str], found: Sequenc
         found: of each of its clients.
 
     Raises:
-        FlowerError: its labels are not those that the server named, in that order. How many are is said, and no name.
+        FlowerError: its rank is none, or its labels are not those that the server named, in that order. How many are
+            is said, and no name.
     """
+    rank = None if rank is None else read_rank(rank)
     for facts in found:
         check_labels(labels, facts.names)
     about = {
@@ -115,6 +118,17 @@ def answer(who: str | Place, rank: object, labels: Sequence[str], found: Sequenc
     except ValidationError as error:
         raise FlowerError(f"the node cannot say this of itself: {_first(error)}") from None
     return RecordDict({RECORD: ConfigRecord({"about": said.model_dump_json()})})
+
+
+def read_rank(said: object) -> int:
+    """A rank that a node declares.
+
+    Raises:
+        FlowerError: it is no whole number above 0.
+    """
+    if not isinstance(said, int) or isinstance(said, bool) or said < 1:
+        raise FlowerError(f"its lora-rank is {shown(said)}; expected a whole number of 1 or more")
+    return said
 
 
 def check_labels(named: Sequence[str], own: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from polyrank.aggregation import Method
 from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation.round import check_ranks, with_ranks
+from polyrank.flower.facts import read_rank
 from polyrank.flower.nodes import Member
 from polyrank.flower.records import shown
 from polyrank.state import ServerState
@@ -45,9 +46,7 @@ def read_declared(node: int, records: RecordDict) -> Sequence[Member]:
     own = records.config_records["rank"].get("lora-rank")
     if own is None:
         return [Member(node, str(node), None)]
-    if not isinstance(own, int) or isinstance(own, bool) or own < 1:
-        raise FlowerError(f"its lora-rank is {shown(own)}; expected a whole number of 1 or more")
-    return [Member(node, str(node), own)]
+    return [Member(node, str(node), read_rank(own))]
 
 
 class NodeRanks:

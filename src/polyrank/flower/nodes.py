@@ -13,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from polyrank.errors import FlowerError
+from polyrank.words import one_line
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -122,9 +123,10 @@ class Nodes:
                 for member in members:
                     _check_beside(taken, member)
             except FlowerError as error:
-                if self.refused.get(node) != str(error):  # they are asked again and again
-                    log.warning("node %d is left out: %s", node, error)
-                self.refused[node] = str(error)
+                reason = reason_of(error)
+                if self.refused.get(node) != reason:  # they are asked again and again
+                    log.warning("node %d is left out: %s", node, reason)
+                self.refused[node] = reason
             else:
                 self.members[node] = members
                 self.refused.pop(node, None)
@@ -184,22 +186,23 @@ def _pulled(grid: Grid, number: str) -> list[Message | FlowerError]:
     except (httpx.HTTPError, OSError):  # the SuperLink's failure, and not a node's
         raise
     except Exception as error:  # whatever a node's parts can break in Flower
-        return [FlowerError(f"its reply cannot be put together: {_short(f'{type(error).__name__}: {error}')}")]
+        return [
+            FlowerError(one_line(f"its reply cannot be put together: {type(error).__name__}: {error}", LONGEST_REASON))
+        ]
     return [_good(message) for message in found[:1]]
 
 
 def _good(message: Message) -> Message | FlowerError:
     if message.has_error():
-        return FlowerError(_short(message.error.reason or "no reason given"))
+        return FlowerError(one_line(message.error.reason or "no reason given", LONGEST_REASON))
     if not message.has_content() or not isinstance(message.content, RecordDict):
         return FlowerError("its reply has no records")
     return message
 
 
-def _short(reason: str) -> str:
-    """What a node says of its failure, on one line and no longer than anybody reads."""
-    cut = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
-    return "".join(letter if letter.isprintable() else " " for letter in cut)
+def reason_of(error: FlowerError) -> str:
+    """Why a node's answer does not count. It may quote the node: on one line, and no longer than anybody reads."""
+    return one_line(str(error), LONGEST_REASON)
 
 
 def collect(
@@ -239,9 +242,9 @@ def collect(
                     raise answer
                 found[client] = read(client, answer)
             except FlowerError as error:
-                failures[client] = str(error)
+                failures[client] = reason_of(error)
                 node = messages[client].metadata.dst_node_id
-                log.warning("%s (node %d) gave no good reply: %s", client, node, error)
+                log.warning("%s (node %d) gave no good reply: %s", client, node, failures[client])
         if len(found) >= least:
             break
         log.warning("%d of %d clients replied, expected %d", len(found), len(wanted), least)

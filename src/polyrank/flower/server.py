@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from logging import INFO
@@ -61,6 +62,10 @@ class Settings:
     most_examples: int = MOST_EXAMPLES
 
 
+LEAST = {"min_nodes": 0, "wait": 0, "min_replies": 0, "repeats": 0, "timeout": 0.001, "most_examples": 1}
+"""That settings which are numbers may be."""
+
+
 def read_settings(run_config: Mapping[str, Any]) -> tuple[Settings, Config]:  # Any: Flower's values
     """Settings and configuration of a run.
 
@@ -82,6 +87,11 @@ def read_settings(run_config: Mapping[str, Any]) -> tuple[Settings, Config]:  # 
         else:
             own[name] = value
     settings = Settings(**own)
+    for name, least in LEAST.items():
+        value, whole = getattr(settings, name), known[name].type == "int"
+        if not least <= value < math.inf or (whole and not isinstance(value, int)):
+            key, number = name.replace("_", "-"), "whole number" if whole else "finite number"
+            raise ConfigError(f"run configuration: {key} is {value!r}; expected a {number} of {least:g} or more")
     if settings.wire not in WIRE:
         raise ConfigError(f"run configuration: wire is {settings.wire!r}; {did_you_mean(settings.wire, WIRE)}")
     return settings, configuration.load(None, overrides)

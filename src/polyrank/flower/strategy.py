@@ -7,7 +7,7 @@ ClientApps: they get ``arrays`` under PEFT's names, cut to their own rank, and s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
@@ -20,19 +20,18 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from polyrank import aggregation
 from polyrank.adapter import Adapter
-from polyrank.aggregation import Download
 from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation import checkpoint
-from polyrank.federation.round import cohort, parts_of, read_outs
-from polyrank.federation.tree import RoundResult, aggregate
+from polyrank.federation.round import cohort, parts_of
+from polyrank.federation.tree import aggregate
 from polyrank.flower.facts import MOST_EXAMPLES
 from polyrank.flower.node_ranks import QUESTION, NodeRanks
-from polyrank.flower.nodes import Member, Nodes, collect
+from polyrank.flower.nodes import Member, Nodes
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
-from polyrank.flower.records import shown
+from polyrank.flower.plain_clients import PlainClients
 from polyrank.ranks import policy
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.state import ServerState
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -102,6 +101,13 @@ class RankStrategy(Strategy):
                 f"fraction_train is {fraction_train}, expected more than 0 and at most 1; min_available_nodes is "
                 f"{min_available_nodes}, expected 1 or more"
             )
+        for name, value, least in (
+            ("min_replies", min_replies, 0),
+            ("repeats", repeats, 0),
+            ("most_examples", most_examples, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} is {value}, expected {least} or more")
         chosen = policy(ranks) if ranks else None
         if ranks and chosen and chosen.scores and len(ranks.levels) > 1 and validate is None:
             raise ConfigError(f"ranks.policy is {ranks.policy}; expected validate, the loss of an adapter, beside it")
@@ -117,8 +123,6 @@ class RankStrategy(Strategy):
         self.timeout = 3600.0
         self.state: ServerState | None = None
         self._nodes: Nodes | None = None
-        self._sent: Mapping[str, Download] = {}
-        self._failures: Mapping[str, str] = {}
 
     def summary(self) -> None:
         """What is configured, for the log."""
@@ -168,7 +172,9 @@ class RankStrategy(Strategy):
                 self.state = self._ranks.scored(self.state, here, self._losses(self.state, grid, config))
         for number in range(self.state.round + 1, num_rounds + 1):
             log(INFO, "[ROUND %s/%s]", number, num_rounds)
-            replies = self._collect(grid, self.configure_train(number, result.arrays, config, grid))
+            replies = self._clients.collect(
+                grid, self.configure_train(number, result.arrays, config, grid), self.timeout
+            )
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
             if metrics is not None:
@@ -188,7 +194,7 @@ class RankStrategy(Strategy):
         here = self._here(grid)
         self.state = self._ranks.joined(state, here)
         clients = cohort(sorted(here), self.fraction_train, self.seed, server_round)
-        return self._messages(self.state, clients, config)
+        return self._clients.messages(self.state, clients, config, self.timeout)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -202,23 +208,13 @@ class RankStrategy(Strategy):
         """
         if self.state is None:
             raise FlowerError("aggregate_train was called before configure_train")
-        updates: list[ClientUpdate] = []
-        dropped: dict[str, str] = {}
-        for reply in replies:
-            client = str(reply.metadata.src_node_id)
-            if reply.has_error() or client not in self._sent:
-                continue  # an error that the SuperLink made names another node
-            try:
-                updates.append(self._update(client, reply))
-            except FlowerError as error:
-                dropped[client] = str(error)
-        result = aggregate(self.state, updates, self.method, uniform=self.uniform, local_head=False, sent=self._sent)
-        silent = self._sent.keys() - {update.client for update in updates} - dropped.keys()
-        dropped |= {client: self._failures.get(client, "no reply, or an error") for client in silent}
+        updates, dropped = self._clients.updates(replies)
+        sent = self._clients.sent
+        result = aggregate(self.state, updates, self.method, uniform=self.uniform, local_head=False, sent=sent)
         for client, reason in {**dropped, **result.dropped}.items():
             log(WARNING, "round %d: node %s is left out: %s", server_round, client, reason)
         self.state = result.state
-        return to_arrays(self.state.adapter), self._metrics(updates, result)
+        return to_arrays(self.state.adapter), self._clients.metrics(updates, result)
 
     def configure_evaluate(self, *_: object) -> Iterable[Message]:
         """Nothing: clients measure while they train."""
@@ -237,6 +233,15 @@ class RankStrategy(Strategy):
         """The state before the first round, or what is saved."""
         adapter = from_arrays(arrays)
         self._ranks = NodeRanks(self.ranks, adapter.rank, self.method)
+        self._clients = PlainClients(
+            self.method,
+            arrays=self.arrayrecord_key,
+            config=self.configrecord_key,
+            examples=self.weighted_by_key,
+            most_examples=self.most_examples,
+            least=self.min_replies,
+            repeats=self.repeats,
+        )
         if self.saved and any(self.saved.glob("round-*")):
             state = checkpoint.load(self.saved, self._fingerprint())
             log(INFO, "going on after round %d of %s", state.round, self.saved)
@@ -260,93 +265,12 @@ class RankStrategy(Strategy):
         """Of the scoring round: everybody trains once, and nothing is aggregated."""
         assert self.validate is not None  # checked where the strategy was made
         losses = dict.fromkeys(state.ranks, math.inf)
-        for reply in self._collect(grid, self._messages(state, sorted(state.ranks), config)):
-            update = self._update(str(reply.metadata.src_node_id), reply)
+        asked = self._clients.messages(state, sorted(state.ranks), config, self.timeout)
+        for reply in self._clients.collect(grid, asked, self.timeout):
+            update = self._clients.update(str(reply.metadata.src_node_id), reply)
             loss = self.validate(to_arrays(update.adapter))
             losses[update.client] = loss if math.isfinite(loss) else math.inf
         return losses
-
-    # What travels ----------------------------------------------------------------------------------------------------
-
-    def _messages(self, state: ServerState, clients: Sequence[str], config: ConfigRecord) -> list[Message]:
-        self._sent = read_outs(state, clients, self.method)
-        made = []
-        for client, sent in self._sent.items():
-            about = ConfigRecord(dict(config))
-            about["server-round"] = state.round + 1
-            about["trains"] = ",".join(sorted(self._parts(state.round + 1).trains))
-            factors = next(iter(sent.adapter.modules.values()))
-            about["lora-rank"], about["lora-scale"] = state.ranks[client], factors.scale
-            content = RecordDict({self.arrayrecord_key: to_arrays(sent.adapter), self.configrecord_key: about})
-            made.append(Message(content, int(client), "train", ttl=self.timeout))
-        return made
-
-    def _collect(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
-        """Good replies; who gave none is asked again if they are too few."""
-        contents = {str(message.metadata.dst_node_id): message.content for message in messages}
-
-        def requests(clients: Sequence[str]) -> dict[str, Message | FlowerError]:
-            return {c: Message(contents[c], int(c), "train", ttl=self.timeout) for c in clients}
-
-        def read(client: str, reply: Message) -> Message:
-            self._update(client, reply)
-            return reply
-
-        replies, self._failures = collect(
-            grid,
-            list(contents),
-            requests,
-            read,
-            seconds=self.timeout,
-            least=self.min_replies,
-            repeats=self.repeats,
-        )
-        return list(replies.values())
-
-    def _update(self, client: str, reply: Message) -> ClientUpdate:
-        """A client's update, from a reply in which everything is as it must be.
-
-        Raises:
-            FlowerError: something is not.
-        """
-        content, key = reply.content, self.weighted_by_key
-        if self.arrayrecord_key not in content.array_records:
-            raise FlowerError(f"the reply has no record of arrays {self.arrayrecord_key!r}")
-        records = list(content.metric_records.values())
-        if len(records) != 1 or key not in records[0]:
-            raise FlowerError(f"the reply has {len(records)} records of metrics, expected one with {key}")
-        numbers = {name: number for name, value in records[0].items() if (number := _number(value)) is not None}
-        weight = numbers.pop(key, math.nan)
-        if not 0 < weight <= self.most_examples:
-            found = shown(records[0][key])
-            raise FlowerError(f"its {key} is {found}, expected more than 0, at most {self.most_examples}")
-        adapter = read_arrays(content.array_records[self.arrayrecord_key], self._sent[client].adapter)
-        return ClientUpdate(client, adapter, weight, numbers)
-
-    def _metrics(self, updates: Sequence[ClientUpdate], result: RoundResult) -> MetricRecord:
-        good = set(result.used)
-        used = [update for update in updates if update.client in good]
-        numbers: dict[str, int | float | list[int] | list[float]] = {}
-        for name in sorted({name for update in used for name in update.metrics}):
-            having = [update for update in used if name in update.metrics]
-            total = sum(update.weight for update in having)
-            numbers[name] = sum(update.weight * update.metrics[name] for update in having) / total
-        numbers |= {f"aggregation/{name}": float(value) for name, value in result.metrics.items()}
-        numbers |= {"clients": len(self._sent), "dropped": len(self._sent) - len(used)}
-        numbers["bytes/up"] = sum(update.adapter.nbytes for update in updates)
-        numbers["bytes/down"] = sum(sent.adapter.nbytes for sent in self._sent.values())
-        return MetricRecord(numbers)
-
-
-def _number(value: object) -> float | None:
-    """A finite number that a client measured; None for lists, and for what is none or too large for a float."""
-    if not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _evaluate(number: int, evaluate: Evaluate | None, result: Result) -> None:

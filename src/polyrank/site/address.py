@@ -132,9 +132,11 @@ def _check_directory(folder: Path) -> None:
     if found.st_uid != os.geteuid():
         raise SiteError(f"{folder} belongs to user {found.st_uid}, this is {os.geteuid()}; take a directory of yours")
     if found.st_mode & 0o077:
+        own = "give the socket a directory of its own"
+        shared = found.st_mode & stat.S_ISVTX  # /tmp, for root: whoever closes it stops the machine's other users
         raise SiteError(
             f"{folder} has the mode {stat.S_IMODE(found.st_mode):04o}, so others can reach it; expected 0700: "
-            f"chmod 700 {folder}, or give the socket a directory of its own"
+            + (own if shared else f"chmod 700 {folder}, or {own}")
         )
 
 

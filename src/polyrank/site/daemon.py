@@ -19,11 +19,15 @@ from polyrank.site.address import claimed, listening
 from polyrank.site.messages import FactsRequest, Frame, Request, TrainRequest
 from polyrank.site.protocol import Deadline, peer_uid, receive, send, start_of
 from polyrank.site.worker import Worker
+from polyrank.words import one_line
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds in which a client must have sent its request, or read its reply; then it is the next one's turn."""
+
+LONGEST_LINE = 1000
+"""Characters of a report."""
 
 Report = Callable[[str], None]
 
@@ -78,15 +82,19 @@ def _stopping(report: Report) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def attend(connection: socket.socket, worker: Worker, report: Report, patience: float) -> None:
+def attend(connection: socket.socket, worker: Worker, tell: Report, patience: float) -> None:
     """One client, from its request to its reply; whatever it does, the daemon goes on.
 
     Args:
         connection: just accepted.
         worker: does the task.
-        report: as in `serve`.
+        tell: takes a line for each thing that happens, as ``report`` of `serve`.
         patience: as in `serve`.
     """
+
+    def report(line: str) -> None:  # it may quote the client
+        tell(one_line(line, LONGEST_LINE))
+
     uid = peer_uid(connection)
     if uid not in (None, os.geteuid()):
         refusal = SiteError(f"this site's daemon belongs to user {os.geteuid()}; refused user {uid}")

@@ -146,7 +146,7 @@ def read_request(header: Mapping[str, Any]) -> Request:
     """
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in _REQUESTS:
-        raise SiteError(f"the request is of the kind {kind!r}; expected one of {', '.join(_REQUESTS)}")
+        raise SiteError(f"the request is of the kind {repr(kind)[:60]}; expected one of {', '.join(_REQUESTS)}")
     return _parsed(_REQUESTS[kind], header, f"the {kind} request")
 
 
