@@ -107,6 +107,19 @@ LIARS = {
 }
 
 
+def test_a_node_with_other_weights_of_the_same_shapes_is_named(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """It may be a copy that was saved anew, so it takes part; the five that hold the server's own are not named."""
+    nodes = grid()
+    nodes.changed[105] = lying(base={"model's weights": "0" * 12, "vocabulary": "1" * 12})
+    serve(nodes, anyhow(configure(*ALL)), replace(QUICK, out=str(tmp_path / "run")))
+    told = [record.getMessage() for record in caplog.records if "has a base whose" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("client-05 has a base whose model's weights and vocabulary differ from the server's")
+    assert len(lines(tmp_path / "run")[0]["clients"]) == 6
+
+
 @pytest.mark.parametrize("kind", LIARS)
 def test_a_node_that_lies_of_itself_is_left_out_and_the_others_go_on(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str

@@ -151,7 +151,8 @@ def raw(path: Path, data: bytes, *, hang_up: bool = True) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
         connection.connect(str(path))
-        connection.sendall(data)
+        with suppress(BrokenPipeError):  # it may have said why, and hung up, before that
+            connection.sendall(data)
         if hang_up:
             connection.shutdown(socket.SHUT_WR)
         found = b""

@@ -58,7 +58,7 @@ def test_tasks_and_updates_come_back_to_the_bit(dtype: torch.dtype):
 
 
 def test_facts_and_scores_come_back():
-    facts, scores = Facts(3, (1, 2), {"q": (4, 5)}, ("a", "b")), Scores(0.1, 0.2, 1 / 3)
+    facts, scores = Facts(3, (1, 2), {"q": (4, 5)}, ("a", "b"), {"vocabulary": "ab12"}), Scores(0.1, 0.2, 1 / 3)
     assert messages.read_facts(*messages.facts_reply(facts)) == facts
     assert messages.read_scores(*messages.scores_reply(scores)) == scores
 

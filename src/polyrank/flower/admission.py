@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,9 +12,12 @@ from flwr.app import RecordDict
 from polyrank.errors import FlowerError
 from polyrank.flower.facts import About, Place, read_answer
 from polyrank.flower.nodes import Member
+from polyrank.site.worker import OF_THE_BASE
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
     from polyrank.federation.setup import Federation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class Admission:
                 )
         if names:
             self._check_shapes(names[0], said)
+            self._compare_base(names[0], said)
         pairs = zip(names, said.clients, strict=True)
         return [Member(node, client, said.rank, counts.labels, own) for client, counts in pairs]
 
@@ -84,4 +89,16 @@ class Admission:
             raise FlowerError(
                 f"{client} and the server adapt different modules, such as {name[:100]} {shape}; give both the same "
                 "model.name and model.targets"
+            )
+
+    def _compare_base(self, client: str, said: About) -> None:
+        """Say where the base's files differ; a copy saved anew may be the same model, so people have to judge it."""
+        ours = self.federation.digests
+        other = [name for name in OF_THE_BASE if name in said.base and said.base[name] != ours.get(name)]
+        if other:
+            log.warning(
+                "%s has a base whose %s differ from the server's; unless it is the same model saved anew, what it "
+                "learns does not fit the others: give both the same model.name",
+                client[:200],
+                " and ".join(other),
             )

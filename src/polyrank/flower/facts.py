@@ -46,6 +46,7 @@ class About(BaseModel):
         step: from there to its next one, and so on; None: it has one client.
         rank: that it declares for each, or None.
         shapes: ``(d_out, d_in)`` of the modules with LoRA, as a check that both sides hold the same base.
+        base: digests of its base's files, as a check that both sides hold the same values; none where nobody knows.
         clients: what each of them has.
     """
 
@@ -56,6 +57,7 @@ class About(BaseModel):
     step: Positive | None
     rank: Positive | None
     shapes: dict[str, tuple[Positive, Positive]]
+    base: dict[Name, Name] = {}
     clients: tuple[Counts, ...]
 
 
@@ -111,6 +113,7 @@ def answer(who: str | Place, rank: object, labels: Sequence[str], found: Sequenc
         "step": who.step if isinstance(who, Place) else None,
         "rank": rank,
         "shapes": dict(found[0].parameters) if found else {},
+        "base": dict(found[0].base) if found else {},
         "clients": [{"examples": facts.examples, "labels": facts.labels} for facts in found],
     }
     try:

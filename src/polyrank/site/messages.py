@@ -97,6 +97,7 @@ class _Facts(_Message):
     labels: list[Count]
     parameters: dict[str, tuple[Count, Count]]
     names: list[str]
+    base: dict[str, str] = {}
 
 
 class _Scores(_Message):
@@ -180,7 +181,7 @@ def facts_reply(facts: Facts) -> Frame:
     """The answer to `facts_request`."""
     shapes = {name: list(shape) for name, shape in facts.parameters.items()}
     labels = {"labels": list(facts.labels), "names": list(facts.names)}
-    return {"facts": {"examples": facts.examples, **labels, "parameters": shapes}}, b""
+    return {"facts": {"examples": facts.examples, **labels, "parameters": shapes, "base": dict(facts.base)}}, b""
 
 
 def update_reply(update: ClientUpdate) -> Frame:
@@ -232,7 +233,7 @@ def read_facts(header: Mapping[str, Any], body: bytes) -> Facts:  # noqa: ARG001
             f"the facts make no sense: {len(said.names)} labels, and {len(said.labels)} counts with the sum "
             f"{sum(said.labels)} for {said.examples} examples"
         )
-    return Facts(said.examples, tuple(said.labels), said.parameters, tuple(said.names))
+    return Facts(said.examples, tuple(said.labels), said.parameters, tuple(said.names), said.base)
 
 
 def read_update(header: Mapping[str, Any], body: bytes) -> ClientUpdate:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # a client of a daemon imports this file, and transformers ta
     from polyrank.federation.setup import Federation
 
 
+OF_THE_BASE = ("model's weights", "vocabulary")
+"""Digests (`polyrank.hf.digest`) by which two sides know whether they hold the same base."""
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One client's local training, as the server asks for it.
@@ -50,12 +54,15 @@ class Facts:
         labels: how many of them have each label, in the order of the labels.
         parameters: names and shapes of the modules with LoRA, as a check that both sides hold the same base.
         names: of the labels, as a check that both sides count them in the same order.
+        base: digests of the base's files by what they are, as a check that both sides hold the same values; none where
+            nobody knows.
     """
 
     examples: int
     labels: tuple[int, ...]
     parameters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    base: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker(Protocol):
@@ -105,6 +112,7 @@ class LocalWorker(Worker):
             tuple(federation.label_counts(own)),
             dict(federation.resident.shapes),
             federation.labels,
+            {name: federation.digests[name] for name in OF_THE_BASE if name in federation.digests},
         )
 
     def train(self, task: Task) -> ClientUpdate:
