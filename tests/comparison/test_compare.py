@@ -239,6 +239,24 @@ def test_a_folder_of_an_earlier_version_is_not_reused(configure: Configure, tmp_
         finished(todo[0])
 
 
+def test_a_finished_run_without_its_measurements_is_not_finished(configure: Configure, tmp_path: Path):
+    todo = plan(entries(few(configure), METHODS[:1]), [0], tmp_path)
+    compare(todo, tmp_path)
+    RunFolder(todo[0].folder).metrics.unlink()
+    assert not finished(todo[0])
+    with pytest.raises(RunFolderError, match=r"has no line of round 1"):
+        compare(todo, tmp_path)
+    with pytest.raises(RunFolderError, match=r"finished after 2 rounds, and its metrics\.jsonl has 0"):
+        find([tmp_path])
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"engine": "none"}'])
+def test_what_was_measured_for_all_runs_is_not_guessed(configure: Configure, tmp_path: Path, text: str):
+    (tmp_path / "settled.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"settled\.json is damaged"):
+        compare(plan(entries(configure("training.engine=auto"), METHODS[:1]), [0], tmp_path), tmp_path)
+
+
 def test_a_run_that_had_saved_nothing_is_begun_anew(configure: Configure, tmp_path: Path):
     """Stopped between its first two files."""
     todo = plan(entries(few(configure), METHODS[:1]), [0], tmp_path)

@@ -1,5 +1,7 @@
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from polyrank.data.files import looks_like_path, read_file
@@ -98,6 +100,22 @@ def test_class_names_in_parquet_written_by_datasets(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        b"no json",
+        b"[]",
+        b'{"info": {"features": null}}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": null}}}}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "a"]}}}}',
+    ],
+)
+def test_what_another_program_wrote_beside_the_columns_of_a_parquet_file_declares_nothing(tmp_path, written):
+    table = pyarrow.table({"text": ["a", "b"], "label": [1, 0]}).replace_schema_metadata({b"huggingface": written})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    assert read_file(str(tmp_path / "x.parquet")).declared == {}
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("x.csv", b"", "x.csv is empty"),
@@ -108,6 +126,8 @@ def test_class_names_in_parquet_written_by_datasets(tmp_path):
         ("x.csv", b'text,label\n"a" b,c\n', "line 2: .*quotation mark"),
         ("x.tsv", b"text\tlabel\na\tb\tc\n", 'line 2: 3 fields, expected 2 .*data.quoting = "quotes"'),
         ("x.csv", b"text,label\na,b\ntext,label\nc,d\n", "line 3: the first line once more"),
+        ("x.csv", b"text,label\na,b\n\xef\xbb\xbftext,label\nc,d\n", "line 3: the first line once more"),
+        ("x.csv", b"text,label\na,b\n text, label\nc,d\n", "line 3: the first line once more"),
         ("x.csv", b'"text,label\na,b",c\n', "line 1: a quotation mark opens a text that ends in line 2"),
         ("x.csv", b"text,text\na,b\n", "names a column twice"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: broken json .*one object per line"),

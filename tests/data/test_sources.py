@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -171,3 +172,31 @@ def test_named_classes_where_a_file_lacks_some(tmp_path):
     for wrong in ([], ["a"], ["a", "c", "a"]):
         with pytest.raises(ConfigError, match=r"data\.labels is .*; expected two different names or more"):
             load(str(path), labels=wrong)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["neg", "pos", " pos", "neg"], "' pos' and 'pos'"),
+        (["0", "1", "1.0", "0"], "'1' and '1.0'"),
+        (["Neg", "pos", "pos", "neg"], "'Neg' and 'neg'"),
+        (["neg", "pos", '"pos"', "neg"], "'\"pos\"' and 'pos'"),
+        (["neg", "pos", "\ufeffpos", "neg"], "'pos' and '\\ufeffpos'"),
+        (["c++", "c#", "c", "-1"], None),
+    ],
+)
+def test_labels_that_look_like_one_are_named(tmp_path, caplog, labels, said):
+    """A file from a spreadsheet has a space behind a label here and there, and each would be a class more."""
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps({"text": f"t{i}", "label": name}) + "\n" for i, name in enumerate(labels * 2)))
+    assert len(load(str(path)).train.label_names) == len(set(labels))
+    told = [message for message in caplog.messages if "look like one" in message]
+    assert len(told) == (said is not None)
+    assert said is None or f"the labels {said} of {path} look like one and are taken as different" in told[0]
+
+
+def test_labels_that_were_named_are_taken_at_their_word(tmp_path, caplog):
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\n" + "x,a\ny,A\n" * 3)
+    assert load(str(path), labels=["a", "A"]).train.label_names == ("a", "A")
+    assert not caplog.messages

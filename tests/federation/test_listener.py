@@ -195,3 +195,17 @@ def test_a_full_disk_under_the_run_folder_itself_is_still_an_error(configure: Co
     summary = run(configure(), tmp_path, resume=True)
     assert summary["rounds"] == 3
     assert "not_tracked" not in summary
+
+
+class Nameless(Diary):
+    """Raises when it is asked what it is called, too."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no name")
+
+
+def test_a_listener_that_cannot_even_say_its_name_ends_no_run(caplog: pytest.LogCaptureFixture):
+    told = told_all(Nameless("round 2"), other := Diary())
+    assert told.missed() == {"not_tracked": ["Nameless: round 2 (ConnectionError: no network at round 2)"]}
+    assert [m for m in caplog.messages if m.startswith("Nameless failed, and the run goes on")]
+    assert other.told == EVERYTHING

@@ -33,6 +33,13 @@ def test_a_run_made_longer_has_the_evaluations_of_one_of_that_length(
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
 
 
+def test_scores_that_are_left_out_are_named(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Three rounds were evaluated; of four with ``evaluation.every = 2`` the first and the third are not."""
+    run(configure("federation.rounds=3", "evaluation.every=1"), tmp_path)
+    run(configure("federation.rounds=4", "evaluation.every=2"), tmp_path, resume=True)
+    assert "the scores of round 1, 3 are left out, since a run of 4 rounds with evaluation.every 2" in caplog.text
+
+
 @pytest.mark.parametrize("head", ["mean", "local"])
 def test_a_run_that_ends_earlier_than_planned_is_evaluated_at_its_end(configure: Configure, tmp_path: Path, head: str):
     """Evaluated every ninth round, stopped after the second, and then said to be two rounds long."""
@@ -50,6 +57,18 @@ def test_evaluations_that_were_left_out_cannot_be_asked_for_later(configure: Con
     with pytest.raises(RunFolderError, match=r"round 1 was not evaluated, and with evaluation\.every 1 it would have"):
         run(configure("federation.rounds=4", "evaluation.every=1"), tmp_path, resume=True)
     assert len(metrics(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_run_whose_measurements_are_gone_does_not_go_on(configure: Configure, tmp_path: Path, left: int):
+    """Its best, mean and total figures would be of the rounds that are left."""
+    interrupt(configure(), tmp_path, after_round=2)
+    file = tmp_path / "metrics.jsonl"
+    kept = file.read_text().splitlines(keepends=True)[:left]
+    file.write_text("".join(kept))
+    with pytest.raises(RunFolderError, match=rf"no line of round {left + 1}, and the checkpoint is of round 2"):
+        run(configure(), tmp_path, resume=True)
+    assert file.read_text() == "".join(kept)
 
 
 def test_a_trial_is_not_taken_for_the_run(configure: Configure, tmp_path: Path):

@@ -177,6 +177,30 @@ def test_a_line_that_a_crash_cut_off_is_left_out_and_then_replaced(tmp_path: Pat
     assert [line["round"] for line in folder.read_metrics()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"round": 2}\n', 1),
+        ('{"round": 1}\n{"round": 3}\n', 2),
+        ('{"round": 1}\n{"round": 1}\n', 2),
+        ('{"round": 1}\nno json\n{"round": 3}\n', 2),
+        ("[]\n", 1),
+        ("{}\n", 1),
+    ],
+)
+def test_metrics_that_were_changed_by_hand_are_refused(tmp_path: Path, text: str, line: int):
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text(text)
+    with pytest.raises(RunFolderError, match=rf"metrics\.jsonl, line {line}: expected what .* in round {line}"):
+        folder.read_metrics()
+
+
+def test_json_that_is_no_object_is_damaged(tmp_path: Path):
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(RunFolderError, match=r"run\.json holds a list; expected an object"):
+        RunFolder(tmp_path).read_json("run")
+
+
 def test_a_folder_of_an_earlier_version_is_not_taken_on_trust(tmp_path: Path):
     """It says neither what was asked for nor what its data held, so nothing can be compared with either."""
     folder = RunFolder(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from polyrank.comparison.entries import Entry
 from polyrank.config import Config
+from polyrank.config.sections import TrainingConfig
 from polyrank.errors import RunFolderError
 from polyrank.federation.listener import Listener
 from polyrank.federation.population import digests_of
@@ -105,8 +106,8 @@ def finished(one: Planned) -> bool:
     shown = on_schedule(lines, wanted.evaluation.every, rounds)
     if not (one.folder / "summary.json").is_file():
         return False
-    done: int = folder.read_json("summary")["rounds"]
-    return done == rounds and shown == lines and "test/accuracy" in lines[-1]
+    done = folder.read_json("summary").get("rounds")
+    return done == rounds == len(lines) and shown == lines and "test/accuracy" in lines[-1]
 
 
 def _begun(one: Planned) -> bool:
@@ -144,7 +145,14 @@ def _settled(config: Config, out: Path) -> Config:
     path = out / SETTLED
     if not path.is_file():
         return config
-    measured = json.loads(path.read_text(encoding="utf-8"))
     open_keys = [key for key in _AUTO if getattr(config.training, key) == "auto"]
-    training = config.training.model_copy(update={key: measured[key] for key in open_keys})
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        values = config.training.model_dump() | {key: measured[key] for key in open_keys}
+        training = TrainingConfig.model_validate(values)
+    except (OSError, ValueError, LookupError, TypeError):
+        raise RunFolderError(
+            f"{path} is damaged: it says what was measured for all runs ({', '.join(_AUTO)}); put back what was there, "
+            "or delete it to have that measured anew"
+        ) from None
     return config.model_copy(update={"training": training})

@@ -57,7 +57,7 @@ def read_delimited(name: str, text: str, delimiter: str, quoting: Quoting, label
                 f"{name}, line {row.first}: {len(row.fields)} fields, expected {len(header.fields)} as in the first "
                 f"line; {mend}"
             )
-        if row.fields == header.fields:
+        if _bare(row.fields) == _bare(header.fields):
             raise DataError(
                 f"{name}, line {row.first}: the first line once more, as where files were put together; remove it"
             )
@@ -71,6 +71,11 @@ def read_delimited(name: str, text: str, delimiter: str, quoting: Quoting, label
         _warn_of_quotes(name, header, rows)
     columns = zip(*(row.fields for row in rows), strict=True) if rows else [() for _ in header.fields]
     return Table(name, dict(zip(header.fields, columns, strict=True)))
+
+
+def _bare(fields: Sequence[str]) -> list[str]:
+    """Fields without what does not show: spaces around them, and the byte order mark of a file that was put behind."""
+    return [field.strip().lstrip("\ufeff") for field in fields]
 
 
 def _rows(name: str, text: str, delimiter: str, *, quotes: bool) -> list[_Row]:

@@ -144,10 +144,18 @@ def _parquet(name: str, path: Path) -> Table:
 
 
 def _declared(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """Class names that `datasets` wrote beside the columns."""
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return {
-        column: tuple(feature["names"])
-        for column, feature in features.items()
+    """Class names that `datasets` wrote beside the columns; what is not of its form declares nothing."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"].items()
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    classes = {
+        column: feature.get("names")
+        for column, feature in features
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+    return {
+        column: tuple(names)
+        for column, names in classes.items()
+        if isinstance(names, list) and all(isinstance(each, str) for each in names) and len(set(names)) == len(names)
     }

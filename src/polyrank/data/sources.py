@@ -13,7 +13,7 @@ from polyrank.data.digest import CUT, classes, described
 from polyrank.data.files import looks_like_path, read_file
 from polyrank.data.hub import HubName, choose, read_hub
 from polyrank.data.sampling import stratified
-from polyrank.data.tables import Table, examples
+from polyrank.data.tables import Table, alike, examples
 from polyrank.errors import ConfigError, DataError
 from polyrank.seeds import numpy_generator
 from polyrank.shares import part_of
@@ -90,6 +90,8 @@ def load(
     digests = {**described("training", training), "classes": classes(names)}  # in the data's order, whatever the head's
     if labels is None and set(order) == set(names):
         names = tuple(order)
+    if labels is None and training.declared is None:
+        _warn_of_alike(training.where, names)
     train_set = training.encode(names)
     read = {train_table.where: len(train_set)}
     if test_table is None:
@@ -123,6 +125,18 @@ def _check(test_share: float, limit_train: int | None, limit_test: int | None, l
     for name, limit in {"data.limit_train": limit_train, "data.limit_test": limit_test}.items():
         if limit is not None and limit < 1:
             raise ConfigError(f"{name} is {limit}; expected 1 or more, or leave it out to use all examples")
+
+
+def _warn_of_alike(where: str, names: Sequence[str]) -> None:
+    """Say so where several classes are most likely one, written in several ways."""
+    if groups := alike(names):
+        more = f", and {len(groups) - 1} more like that" if len(groups) > 1 else ""
+        log.warning(
+            "the labels %s of %s look like one and are taken as different classes%s; if they are one, mend the file",
+            " and ".join(map(repr, groups[0])),
+            where,
+            more,
+        )
 
 
 def _same_file(train: str, test: str | None) -> bool:

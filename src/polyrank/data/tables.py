@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from polyrank.errors import DataError, LabelError, did_you_mean
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # "01" is not one: it must not become the label 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\0"))
 _SHOWN = 5
 
 
@@ -121,6 +123,30 @@ def examples(table: Table, text: str | Sequence[str], label: str, extra_columns:
         columns={name: _strings(table.where, name, values) for name, values in extras.items()},
         declared=table.declared.get(label),
     )
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that are most likely one, each group in its order.
+
+    They differ only in spaces, quotation marks or signs that do not show, in case, in the form of Unicode, or in how
+    a number is written.
+
+    >>> alike(["neg", "Pos", "pos ", "1", "1.0"])
+    [('Pos', 'pos '), ('1', '1.0')]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_gist(name), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _gist(name: str) -> str:
+    plain = unicodedata.normalize("NFKC", name).casefold().translate(_UNSEEN)
+    bare = " ".join(plain.split()).strip("\"' ")
+    try:
+        return str(float(bare))
+    except ValueError:
+        return bare or name
 
 
 def _texts(where: str, parts: Sequence[Sequence[object]], names: str | Sequence[str]) -> tuple[str, ...]:

@@ -56,6 +56,11 @@ class _Member:
     rounds: list[int] = field(default_factory=list)
     others: dict[str, None] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        return _said(self.listener)
+
     def tell(self, what: str | int, call: Callable[[Listener], None]) -> None:
         """Make the call, and note what was missed where it raises; an interrupt or an exit is let through.
 
@@ -69,9 +74,9 @@ class _Member:
             call(self.listener)
         except Exception as error:  # a tracker's network, quota or disk, or whatever a user's own listener raises
             if self.error is None:
-                self.error = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
-                log.warning("%s failed, and the run goes on: %s", self.listener, self.error)
-                log.debug("%s failed", self.listener, exc_info=True)
+                self.error = " ".join(f"{type(error).__name__}: {_said(error)}".split())[:LONGEST]
+                log.warning("%s failed, and the run goes on: %s", self.name, self.error)
+                log.debug("%s failed", self.name, exc_info=True)
             if isinstance(what, int):
                 self.rounds.append(what)
             else:
@@ -82,9 +87,7 @@ class _Member:
         if self.error is None:
             return None
         rounds = [f"round{'s' if len(self.rounds) > 1 else ''} {spans(self.rounds)}"] if self.rounds else []
-        return (
-            f"{self.listener}: {'everything' if self.left_alone else ', '.join([*rounds, *self.others])} ({self.error})"
-        )
+        return f"{self.name}: {'everything' if self.left_alone else ', '.join([*rounds, *self.others])} ({self.error})"
 
 
 class Listeners(Listener):
@@ -137,6 +140,14 @@ def spans(numbers: Sequence[int]) -> str:
         else:
             runs.append((number, number))
     return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
+
+
+def _said(thing: object) -> str:
+    """Somebody else's object as text; its type where it raises at that, too."""
+    try:
+        return str(thing)
+    except Exception:
+        return type(thing).__name__
 
 
 def _flat(listener: Listener) -> list[Listener]:

@@ -68,12 +68,25 @@ def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -
     Lines of rounds whose checkpoint was never finished are left out; the last round of all is evaluated if it was not.
 
     Raises:
-        RunFolderError: as `on_schedule`; or clients have shrunk since the last round, and it is their own models that
-            were to be measured after it.
+        RunFolderError: as `on_schedule`; the line of a round is missing; or clients have shrunk since the last round,
+            and it is their own models that were to be measured after it.
     """
     rounds, every = federation.config.federation.rounds, federation.config.evaluation.every
     lines = [line for line in folder.read_metrics() if line["round"] <= state.round]
-    lines = on_schedule(lines, every, rounds)
+    if len(lines) < state.round:  # a round's line is on disk before its checkpoint
+        raise RunFolderError(
+            f"{folder.metrics} has no line of round {len(lines) + 1}, and the checkpoint is of round {state.round}: "
+            "the file was changed; put back what was there, or replace the run: polyrank run --overwrite"
+        )
+    before, lines = lines, on_schedule(lines, every, rounds)
+    if left_out := [str(old["round"]) for old, new in zip(before, lines, strict=True) if old.keys() != new.keys()]:
+        log.warning(
+            "%s: the scores of round %s are left out, since a run of %d rounds with evaluation.every %d has none there",
+            folder.path,
+            ", ".join(left_out),
+            rounds,
+            every,
+        )
     if lines and lines[-1]["round"] == rounds and f"{TEST}accuracy" not in lines[-1]:
         if federation.policy.prunes and federation.parts(rounds).keeps:
             raise RunFolderError(

@@ -153,9 +153,12 @@ class RunFolder:
         """
         path = self.path / f"{name}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read: {error}; is {self.path} a run folder?") from None
+        if not isinstance(value, dict):
+            raise RunFolderError(f"{path} holds a {type(value).__name__}; expected an object: put back what was there")
+        return value
 
     def target(self) -> Target:
         """What the run's adapter belongs to.
@@ -176,15 +179,29 @@ class RunFolder:
             os.fsync(file.fileno())  # the round's checkpoint follows, and must not outlive its line
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All lines that are whole, in order; a last line that was cut off by a crash is left out."""
+        """All lines, one per round from the first on; a last line that was cut off by a crash is left out.
+
+        Raises:
+            RunFolderError: a line is damaged, missing, or there twice: figures over the rounds would be wrong.
+        """
         if not self.metrics.is_file():
             return []
         lines: list[dict[str, Any]] = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+        texts = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, text in enumerate(texts, start=1):
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except ValueError:
-                break
+                if not any(texts[number:]):
+                    break
+                line = None
+            if not isinstance(line, dict) or line.get("round") != number:
+                raise RunFolderError(
+                    f"{self.metrics}, line {number}: expected what was measured in round {number}, and found "
+                    f"{text[:40]!r}: the file was changed; put back what was there, or replace the run: polyrank run "
+                    "--overwrite"
+                )
+            lines.append(line)
         return lines
 
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -112,8 +112,13 @@ def read(folder: Path) -> Run:
     files = RunFolder(folder)
     clients = files.read_json("clients") if (folder / "clients.json").is_file() else {"clients": {}, "scoring": {}}
     summary = files.read_json("summary") if (folder / "summary.json").is_file() else None
-    config, about = files.read_config(), files.read_json("run")
-    return Run(folder, config, files.read_metrics(), clients["clients"], clients["scoring"], about, summary)
+    config, about, lines = files.read_config(), files.read_json("run"), files.read_metrics()
+    if summary is not None and len(lines) < (done := summary.get("rounds", 0)):
+        raise RunFolderError(
+            f"{folder} is finished after {done} rounds, and its metrics.jsonl has {len(lines)} of them: the file was "
+            "changed; put back what was there"
+        )
+    return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary)
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
