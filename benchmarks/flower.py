@@ -127,7 +127,7 @@ def beside(work: Path) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with Simulation(folder) as call:
-            call("polyrank", "run", "--out", "run", *sets(QUICKSTART))
+            call("polyrank", "run", "--out", "run", *sets(QUICKSTART), seconds=1800)
             call("polyrank", "flower", "init", "app", *sets(QUICKSTART), "--out", folder / "simulation")
             options = f"num-supernodes={NODES} client-resources-num-cpus=1"
             call("flwr", "run", "app", "--stream", "--federation-config", options, seconds=1800)

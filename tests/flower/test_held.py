@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from ray import cloudpickle
 
 from polyrank.flower import client as module
 from polyrank.flower import make_client_app
-from polyrank.flower.held import Held, NodeConfig, Watched
+from polyrank.flower.held import NodeConfig, Watched, worker
 from polyrank.flower.server import serve
 from polyrank.site.worker import LocalWorker
 from tests.federation.conftest import Configure
@@ -34,15 +37,18 @@ def test_a_worker_is_for_all_nodes_that_say_the_same_where_it_looked():
         made.append(int(node.get("gpu", 0)))
         return Own(text, node)
 
-    held = Held(make)
-    first = held.worker("a", {"partition-id": 0})
-    assert held.worker("a", {"partition-id": 1}) is first
-    assert held.worker("a", {"partition-id": 2, "gpu": 1}) is not first
-    assert held.worker("b", {"partition-id": 2, "gpu": 1}).text == "b"
+    def held(text: str, node: dict[str, Any], app: str = "app") -> Any:
+        return worker(app, make, text, node)
+
+    first = held("a", {"partition-id": 0})
+    assert held("a", {"partition-id": 1}) is first
+    assert held("a", {"partition-id": 2, "gpu": 1}) is not first
+    assert held("b", {"partition-id": 2, "gpu": 1}).text == "b"
     assert made == [0, 1, 1]
-    late: Any = held.worker("b", {"gpu": 1, "partition-id": 2})
+    late = held("b", {"gpu": 1, "partition-id": 2})
     assert late.looked_at("partition-id") == 2  # from now on it counts, as what it was made from
-    assert held.worker("b", {"gpu": 1, "partition-id": 3}) is not late
+    assert held("b", {"gpu": 1, "partition-id": 3}) is not late
+    assert held("b", {"gpu": 1, "partition-id": 3}, app="another") is not held("b", {"gpu": 1, "partition-id": 3})
 
 
 @pytest.mark.parametrize("look", [dict, len, sorted])
@@ -63,7 +69,10 @@ def test_a_key_that_is_missing_was_looked_at_too():
 def test_base_and_data_are_loaded_once_for_all_nodes_of_a_process(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Six nodes in turn, asked once and then trained in two rounds: one load, and not eighteen."""
+    """Six nodes in turn, asked once and then trained in two rounds: one load, and not eighteen.
+
+    Ray copies the app for every message, so what the app itself kept would be lost.
+    """
     loads: list[None] = []
     load = LocalWorker.from_config
 
@@ -72,7 +81,14 @@ def test_base_and_data_are_loaded_once_for_all_nodes_of_a_process(
         return load(config)
 
     monkeypatch.setattr(module.LocalWorker, "from_config", staticmethod(counted))
-    nodes = InProcess(make_client_app(), {100 + i: {"partition-id": i, "num-partitions": 6} for i in range(6)})
+    app = make_client_app()
+
+    def copied(message: Message, context: Context) -> Message:
+        again: ClientApp = cloudpickle.loads(cloudpickle.dumps(app))
+        return again(message, context)
+
+    nodes = InProcess(app, {100 + i: {"partition-id": i, "num-partitions": 6} for i in range(6)})
+    nodes.changed = dict.fromkeys(nodes.contexts, copied)
     config = configure("federation.participation=1.0", "federation.rounds=2")
     serve(nodes, config, replace(QUICK, out=str(tmp_path / "run")))
     assert len(loads) == 1

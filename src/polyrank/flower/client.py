@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,9 @@ from flwr.common import log
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.errors import AdapterError, ConfigError, DataError, FlowerError, LabelError, ModelError, SiteError
+from polyrank.flower import held
 from polyrank.flower.facts import RECORD, Place, answer, unknown_labels
-from polyrank.flower.held import Held, NodeConfig
+from polyrank.flower.held import NodeConfig
 from polyrank.flower.messages import read_task, reply
 from polyrank.flower.records import shown
 from polyrank.site.worker import LocalWorker, Worker
@@ -49,9 +51,11 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
         make_worker: a worker for the federation's configuration and the node's, for data or models of your own. It is
             kept for all nodes of the process whose configurations say the same where it looked; by default `worker`.
     """
-    app = ClientApp()
+    app, name = ClientApp(), secrets.token_hex(8)
     make = make_worker or worker
-    held = Held(lambda text, node: make(_parsed(text), node))
+
+    def made(text: str, node: NodeConfig) -> Worker:
+        return make(_parsed(text), node)
 
     @app.query()
     def facts(message: Message, context: Context) -> Message:
@@ -62,7 +66,7 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
             federation = _parsed(text)
             if not federation.data.labels:
                 raise FlowerError("the server names no labels (data.labels), and a site says none that was not sent")
-            own = held.worker(text, context.node_config)
+            own = held.worker(name, made, text, context.node_config)
             who, clients = served(own, context.node_config, federation)
             rank = context.node_config.get("lora-rank")
             content = answer(who, rank, federation.data.labels, [own.facts(client) for client in clients])
@@ -73,7 +77,7 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
         """One client's local training; before it, what was sent is scored on the node's own test set, if it has one."""
         with _only_what_may_leave():
             task, token, text, wire = read_task(message.content)
-            own, scores = held.worker(text, context.node_config), None
+            own, scores = held.worker(name, made, text, context.node_config), None
             if task.round > 0 and scores_own(context.node_config):
                 scores = own.score(task.client, task.adapter, task.base_change)
             start = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from polyrank.site.worker import Worker
@@ -46,24 +47,42 @@ class Watched(Mapping[str, Value]):
         return all(self._config.get(key) == other.get(key) for key in self._read)
 
 
+@dataclass
 class Held:
-    """The worker of a process. Only one is kept: a base is too large for two.
-
-    In a simulation a process serves one node after another. They share the worker as far as it was made from, and has
-    since looked at, what their configurations have in common: with ``partition-id`` alone they all do.
+    """A worker, and for whom it is.
 
     Args:
-        make: a worker for the federation's configuration (TOML) and the node's.
+        app: of the ClientApp that made it.
+        text: the federation's configuration.
+        node: the node's, as the worker has looked at it.
+        worker: that is held.
     """
 
-    def __init__(self, make: Callable[[str, NodeConfig], Worker]) -> None:
-        self._make = make
-        self._held: tuple[str, Watched, Worker] | None = None
+    app: str
+    text: str
+    node: Watched
+    worker: Worker
 
-    def worker(self, text: str, node: NodeConfig) -> Worker:
-        """The one that is held, if it is for this configuration and node; else a new one in its place."""
-        if self._held is None or self._held[0] != text or not self._held[1].agrees(node):
-            self._held = None  # before the next one is made: both need not fit
-            watched = Watched(node)
-            self._held = text, watched, self._make(text, watched)
-        return self._held[2]
+
+_held: list[Held] = []
+
+
+def worker(app: str, make: Callable[[str, NodeConfig], Worker], text: str, node: NodeConfig) -> Worker:
+    """The worker that this process holds, if it is for this app, configuration and node; else a new one in its place.
+
+    In a simulation a process serves one node after another. They share the worker as far as it was made from, and has
+    since looked at, what their configurations have in common: with ``partition-id`` alone they all do. Only one is
+    kept: a base is too large for two. It is kept by this module and not by the app, since Ray sends each message with
+    a copy of the app.
+
+    Args:
+        app: a name of the app's own.
+        make: a worker for a configuration (TOML) and a node's.
+        text: the federation's configuration.
+        node: the node's.
+    """
+    if not _held or (_held[0].app, _held[0].text) != (app, text) or not _held[0].node.agrees(node):
+        _held.clear()  # before the next one is made: both need not fit
+        watched = Watched(node)
+        _held.append(Held(app, text, watched, make(text, watched)))
+    return _held[0].worker
