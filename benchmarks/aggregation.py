@@ -34,7 +34,7 @@ from torch import Tensor
 from benchmarks.machine import machine
 from polyrank import lowrank
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import build
+from polyrank.aggregation import Levels, build
 from polyrank.state import ClientUpdate, ServerState
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +115,11 @@ def start_of(layers: int, width: int, rank: int) -> ServerState:
     return ServerState(0, random_adapter(layers, width, rank, torch.float32, 0), {}, {})
 
 
+def levels_of(server: ServerState, ranks: Iterable[int]) -> Levels:
+    """The same ranks in every module."""
+    return dict.fromkeys(server.adapter.modules, tuple(sorted(set(ranks))))
+
+
 # What runs in a process of its own -----------------------------------------------------------------------------------
 
 
@@ -133,13 +138,14 @@ def _status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def fold(method: str, server: ServerState, updates: Iterable[ClientUpdate]) -> None:
+def fold(method: str, server: ServerState, levels: Levels, updates: Iterable[ClientUpdate]) -> None:
     """The server's part of a round; every update is dropped once it is added."""
-    accumulator = build(method).start(server)
+    kernel = build(method).start(server, levels)
+    sums = kernel.empty()
     for update in updates:
-        accumulator.add(update)
+        sums = kernel.fold(sums, update)
         del update
-    accumulator.finish()
+    kernel.conclude(sums)
 
 
 def stream_memory(sizes: Sizes, folder: Path, method: str, reading: bool) -> int:
@@ -161,7 +167,7 @@ def stream_memory(sizes: Sizes, folder: Path, method: str, reading: bool) -> int
             else:
                 yield ClientUpdate(f"client {number}", there[rank], 1.0 + number % 7)
 
-    return peak_of(lambda: fold(method, server, updates()))
+    return peak_of(lambda: fold(method, server, levels_of(server, sizes.ranks), updates()))
 
 
 def clients_memory(method: str, count: int) -> int:
@@ -172,8 +178,9 @@ def clients_memory(method: str, count: int) -> int:
     def updates(number: int) -> Iterator[ClientUpdate]:
         return (ClientUpdate(f"client {i}", small[i % len(small)], 1.0 + i % 7) for i in range(number))
 
-    fold(method, server, updates(16))  # what torch allocates once
-    return peak_of(lambda: fold(method, server, updates(count)))
+    levels = levels_of(server, range(1, 9))
+    fold(method, server, levels, updates(16))  # what torch allocates once
+    return peak_of(lambda: fold(method, server, levels, updates(count)))
 
 
 def child(task: str, *arguments: Any) -> int:  # Any: JSON values
@@ -245,7 +252,8 @@ def stream_times(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
     nothing is strided.
     """
     server = start_of(sizes.layers, sizes.width, sizes.rank)
-    accumulators = {method: build(method).start(server) for method in sizes.methods}
+    kernels = {method: build(method).start(server, levels_of(server, sizes.ranks)) for method in sizes.methods}
+    totals = {method: kernel.empty() for method, kernel in kernels.items()}
     sums = {
         rank: {
             key: torch.zeros_like(tensor, dtype=torch.float32)
@@ -267,7 +275,7 @@ def stream_times(sizes: Sizes, folder: Path) -> dict[str, list[float]]:
             if name == PLAIN:
                 plain(rank)
             else:
-                accumulators[name].add(read(folder, rank, number))
+                totals[name] = kernels[name].fold(totals[name], read(folder, rank, number))
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -355,12 +363,13 @@ def compress(sizes: Sizes) -> list[dict[str, Any]]:
         updates = [update(number) for number in range(count)]
         reference: Adapter | None = None
         for tolerance in (None, 1e-3, 1e-2, 0.1):
-            accumulator: Any = build("flexlora", {"compress": tolerance}).start(server)  # Any: its stacks are looked at
+            kernel = build("flexlora", {"compress": tolerance}).start(server, levels_of(server, sizes.ranks))
+            stacks = kernel.empty()
             highest, start = 0, time.perf_counter()
             for one in updates:
-                accumulator.add(one)
-                highest = max(highest, *(sum(t.factors.rank for t in ts) for ts in accumulator._terms.values()))
-            result = accumulator.finish().adapter
+                stacks = kernel.fold(stacks, one)
+                highest = max(highest, *(sum(t.factors.rank for t in ts) for ts in stacks.terms.values()))
+            result = kernel.conclude(stacks).adapter
             seconds = time.perf_counter() - start
             reference = reference or result
             pairs = [(f, reference.modules[name]) for name, f in result.modules.items()]

@@ -134,10 +134,10 @@ class Received:
 def warm_up(method: str) -> None:
     """What is loaded and allocated once, by a small adapter."""
     state, received = server(TINY, 2), Received(TINY)
-    node = Node(state, build(method))
+    node = Node(state, build(method), state.ranks)
     for client, rank in state.ranks.items():
         node.add(received.update(client, rank))
-    root = Node(state, build(method))
+    root = Node(state, build(method), state.ranks)
     root.fold(node.pack())
     root.finish()
 
@@ -159,7 +159,7 @@ def measure_fold(sizes: Sizes, method: str, count: int) -> dict[str, Any]:
 
     def work() -> None:
         start = time.process_time()
-        node = Node(state, build(method))
+        node = Node(state, build(method), state.ranks)
         nodes.append(node)
         for client, rank in state.ranks.items():
             node.add(received.update(client, rank))
@@ -186,7 +186,7 @@ def measure_root(sizes: Sizes, method: str, edges: int) -> dict[str, Any]:
     state, received = server(sizes, 10 * edges), Received(sizes)
     clients, messages = list(state.ranks.items()), []
     for i in range(edges):
-        edge = Node(state, build(method))
+        edge = Node(state, build(method), state.ranks)
         for client, rank in clients[10 * i : 10 * i + 10]:
             edge.add(received.update(client, rank))
         messages.append(edge.pack())
@@ -195,7 +195,7 @@ def measure_root(sizes: Sizes, method: str, edges: int) -> dict[str, Any]:
 
     def work() -> None:
         start = time.process_time()
-        root = Node(state, build(method))
+        root = Node(state, build(method), state.ranks)
         roots.append(root)
         for message in messages:
             root.fold(message)
@@ -210,8 +210,8 @@ def measure_root(sizes: Sizes, method: str, edges: int) -> dict[str, Any]:
 def measure_same(sizes: Sizes, method: str, edges: int) -> dict[str, Any]:
     """The largest difference of any value between a tree of uneven edges and the flat result, beside the values."""
     state, received = server(sizes, 20 * edges), Received(sizes)
-    flat, root = Node(state, build(method)), Node(state, build(method))
-    parts = [Node(state, build(method)) for _ in range(edges)]
+    flat, root = Node(state, build(method), state.ranks), Node(state, build(method), state.ranks)
+    parts = [Node(state, build(method), state.ranks) for _ in range(edges)]
     for i, (client, rank) in enumerate(state.ranks.items()):
         flat.add(received.update(client, rank))
         parts[i * i % edges].add(received.update(client, rank))

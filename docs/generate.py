@@ -47,7 +47,7 @@ def methods_table() -> str:
             _parts(cls().parts(1).sends, cls().parts(2).sends),
             _parts(cls().parts(1).receives, cls().parts(2).receives),
             {"no": "-", "sent": "sent down", "kept": "on the server"}[fact["base_change"]],
-            "yes" if fact["linear"] else "no",
+            "yes" if fact["fixed_sums"] else "no",
             ", ".join(f"`{name}`" for name in fact["options"]) or "-",
             paper,
         )

@@ -24,7 +24,7 @@ KEPT = (
     *("aggregation/error", "rank/effective", "rank/energy_in_lowest", "rows/owners_weight", "rows/energy"),
 )
 DIGITS = 6
-LATER = {"data": {"labels": None, "quoting": "auto"}}
+LATER = {"data": {"labels": None, "quoting": "auto", "options": {}}, "ranks": {"options": {}}}
 """Keys of the configuration that are younger than the archive: where they have these values a run is the older one."""
 
 

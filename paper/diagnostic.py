@@ -22,8 +22,9 @@ from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.federation.evaluation import score
 from polyrank.federation.job import job
-from polyrank.federation.round import aggregate, cohort, personalise, read_out, read_outs
+from polyrank.federation.round import cohort, personalise, read_out, read_outs
 from polyrank.federation.setup import build
+from polyrank.federation.tree import aggregate
 
 ORACLE = ("ranks.policy=fixed", "ranks.by_name={balanced=20, skewed=5}")
 METHODS = ("zero_padding", "replication", "owner_mean", "tempered", "flexlora")

@@ -32,8 +32,8 @@ from polyrank import config as configuration
 from polyrank.comparison.compare import Planned, compare
 from polyrank.comparison.entries import Entry, entries
 from polyrank.config import Config
+from polyrank.federation.population import digests_of
 from polyrank.federation.scoring import Scores
-from polyrank.federation.setup import digests_of
 from polyrank.report.runs import read
 
 HERE = Path(__file__).parent

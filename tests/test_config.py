@@ -109,10 +109,6 @@ def test_a_value_is_no_section():
         ),
         ("federation.clients=0", "federation.clients: found 0; input should be greater than or equal to 1"),
         ("federation.head=none", "federation.head: found 'none'; input should be 'mean' or 'local'"),
-        (
-            "ranks.policy=best",
-            "ranks.policy: found 'best'; input should be 'fixed', 'random', 'validation' or 'self_pruning'",
-        ),
         ("aggregation.weights=size", "aggregation.weights: found 'size'; input should be 'examples' or 'uniform'"),
         ("training.engine=both", "training.engine: found 'both'; input should be 'auto', 'sequential' or 'batched'"),
         ("training.workers=0", "training.workers: found 0; input should be greater than or equal to 1"),
@@ -136,10 +132,6 @@ def test_a_value_is_no_section():
         ("ranks.shares=[nan, 1]", "ranks.shares.0: found nan; input should be a finite number"),
         ("ranks.counts=[5]", "ranks.counts: found 1 values for 2 levels; expected one each"),
         ("ranks.counts=[-1, 5]", "ranks.counts: found [-1, 5]; expected no negative value"),
-        (
-            "ranks.by_name={a = 8}",
-            "ranks.by_name: found the policy validation, which takes no names; expected fixed or self_pruning",
-        ),
         ("ranks.prune_keep=0", "ranks.prune_keep: found 0; input should be greater than 0"),
         ("ranks.prune_keep=1", "ranks.prune_keep: found 1; input should be less than 1"),
         ("ranks.prune_weight=-0.1", "ranks.prune_weight: found -0.1; input should be greater than or equal to 0"),

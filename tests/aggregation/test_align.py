@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import METHODS, build
-from polyrank.aggregation.align import Alignment, aligner
-from polyrank.aggregation.method import options
+from polyrank.aggregation import METHODS, build, options
+from polyrank.aggregation.align import Alignment, aligned
 from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import DTYPES, UNEQUAL, aggregate
 
 HOW = pytest.mark.parametrize("how", ["rotation", "rectangular"])
-ALIGNED = [name for name in METHODS if "align" in options(METHODS[name])]
+ALIGNED = [name for name in METHODS if "align" in options(name)]
 
 
 def _normal(seed: int, *shape: int) -> Tensor:
@@ -33,7 +32,7 @@ def _server(factors: Factors) -> ServerState:
 
 def _align(reference: Factors, factors: Factors, how: Alignment) -> Factors:
     update = ClientUpdate("ann", Adapter({"m": factors}), 1.0)
-    return aligner(_server(reference), how)(update).adapter.modules["m"]
+    return aligned(update, _server(reference).adapter, how).adapter.modules["m"]
 
 
 shapes = given(
@@ -139,15 +138,15 @@ def test_clients_that_learned_the_same_in_rotated_coordinates_do_not_cancel(how:
 
 
 def test_none_changes_nothing():
-    update = ClientUpdate("ann", Adapter({"m": Factors(torch.ones(2, 3), torch.ones(4, 2))}), 1.0)
-    assert aligner(_server(update.adapter.modules["m"]), "none")(update) is update
+    for name in ALIGNED:
+        assert build(name, {"align": "none"}) == build(name)
 
 
 @HOW
 def test_the_rest_of_an_update_stays(how: Alignment):
     it = UNEQUAL["module_ranks"](torch.float64)
     for update in it.updates:
-        found = aligner(it.server, how)(update)
+        found = aligned(update, it.server.adapter, how)
         assert (found.client, found.weight, found.metrics) == (update.client, update.weight, update.metrics)
         assert found.adapter.dense is update.adapter.dense
         assert list(found.adapter.modules) == list(update.adapter.modules)
@@ -158,7 +157,7 @@ def test_the_rest_of_an_update_stays(how: Alignment):
 def test_rotated_in_float32_or_wider(how: Alignment, dtype: torch.dtype):
     """Rounding to bfloat16 once more would lose half of its bits; the sums take the wider factors as they are."""
     it = UNEQUAL["three_levels"](dtype)
-    for factors in aligner(it.server, how)(it.updates[1]).adapter.modules.values():
+    for factors in aligned(it.updates[1], it.server.adapter, how).adapter.modules.values():
         assert factors.a.dtype == factors.b.dtype == torch.promote_types(dtype, torch.float32)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import METHODS, Accumulator, Method, Parts, build
-from polyrank.aggregation.method import method, options
+from polyrank.aggregation import METHODS, Kernel, Levels, Method, Parts, build
+from polyrank.aggregation.method import method
 from polyrank.state import ServerState
 from tests.conformance.fixtures import UNEQUAL
 
@@ -15,7 +15,7 @@ A, B, HEAD = frozenset("a"), frozenset("b"), frozenset({"head"})
 ALL = A | B | HEAD
 
 
-@method("twice", paper="", averages="nothing", exact="no", linear=False)
+@method("twice", paper="", averages="nothing", exact="no", fixed_sums=False)
 @dataclass(frozen=True)
 class Twice(Method):
     """A method that says no more than it must."""
@@ -23,20 +23,16 @@ class Twice(Method):
     times: int = 2
     how: str = "plain"
 
-    def start(self, server: ServerState) -> Accumulator:
+    def start(self, server: ServerState, levels: Levels) -> Kernel:
         raise NotImplementedError
 
 
 def test_facts_are_attached_with_modest_defaults():
     info = Twice.info
-    assert (info.name, info.exact, info.linear) == ("twice", "no", False)
+    assert (info.name, info.exact, info.fixed_sums) == ("twice", "no", False)
     assert not info.equal_ranks
     assert not info.changes_base
     assert info.merges
-
-
-def test_options_are_fields_with_their_types():
-    assert options(Twice) == {"times": "int", "how": "str"}
 
 
 def test_a_method_must_start():

@@ -4,9 +4,8 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 
 import pytest
 
-from polyrank.aggregation import METHODS, build
-from polyrank.aggregation.method import options
-from polyrank.aggregation.replication import Replication
+from polyrank.aggregation import METHODS, build, options
+from polyrank.aggregation.methods.replication import Replication
 from polyrank.errors import ConfigError
 
 
@@ -42,12 +41,12 @@ def test_what_the_registry_says_of_methods():
     assert by_exactness["up to rank R"] == {"flexlora"}
     assert {name for name, cls in METHODS.items() if cls.info.equal_ranks} == {"fedavg"}
     assert {name for name, cls in METHODS.items() if cls.info.changes_base} == {"flora", "florist", "fedhl", "fedex"}
-    assert not any(cls.info.linear for cls in METHODS.values() if cls.info.changes_base)
+    assert not any(cls.info.fixed_sums for cls in METHODS.values() if cls.info.changes_base)
 
 
 def test_options_are_passed_on():
     assert build("replication", {"donor": "owners", "min_owners": 2}) == Replication("owners", 2)
-    assert options(Replication).keys() == {"donor", "min_owners", "align"}
+    assert options("replication").keys() == {"donor", "min_owners", "align"}
 
 
 def test_an_unknown_method_names_the_nearest():

@@ -22,7 +22,7 @@ def test_methods_share_everything_but_aggregation():
 def test_options_have_the_types_of_toml():
     (entry,) = entries(config.load(), ["tempered:gamma=0.25:min_owners=2:align=rotation"])
     method = aggregation.build(entry.config.aggregation.method, entry.config.aggregation.options)
-    assert (method.gamma, method.min_owners, method.align) == (0.25, 2, "rotation")
+    assert (method.method.gamma, method.method.min_owners, method.how) == (0.25, 2, "rotation")
 
 
 def test_the_configurations_own_method_keeps_its_options():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import Aggregate, Method
+from polyrank.aggregation import Aggregate, Levels, Method
 from polyrank.state import ClientUpdate, ServerState
 
 SHAPES: Mapping[str, tuple[int, int]] = {"layer.0.q": (7, 10), "layer.1.v": (12, 8)}  # d_out, d_in
@@ -171,12 +171,38 @@ UNEQUAL: Mapping[str, Callable[[torch.dtype], Round]] = {
 }
 
 
+def levels_of(server: ServerState, updates: Sequence[ClientUpdate]) -> Levels:
+    """The ranks of the clients that count, by module; that of the server where there is none."""
+    levels = {}
+    for name, factors in server.adapter.modules.items():
+        owners = [u.adapter.modules[name] for u in updates if u.weight > 0 and name in u.adapter.modules]
+        levels[name] = tuple(sorted({own.rank for own in owners})) or (factors.rank,)
+    return levels
+
+
+class Adding:
+    """Sums that grow, for tests that add in many ways."""
+
+    def __init__(self, method: Method, server: ServerState, updates: Sequence[ClientUpdate] = ()) -> None:
+        self.kernel = method.start(server, levels_of(server, updates))
+        self.sums = self.kernel.empty()
+
+    def add(self, update: ClientUpdate) -> None:
+        self.sums = self.kernel.fold(self.sums, update)
+
+    def merge(self, other: Adding) -> None:
+        self.sums += other.sums
+
+    def finish(self) -> Aggregate:
+        return self.kernel.conclude(self.sums)
+
+
 def conclude(method: Method, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregate:
-    """One round through one accumulator."""
-    accumulator = method.start(server)
+    """One round, one update after the other."""
+    adding = Adding(method, server, updates)
     for update in updates:
-        accumulator.add(update)
-    return accumulator.finish()
+        adding.add(update)
+    return adding.finish()
 
 
 def aggregate(method: Method, server: ServerState, updates: Sequence[ClientUpdate]) -> Adapter:

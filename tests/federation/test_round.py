@@ -14,8 +14,6 @@ from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, build
 from polyrank.errors import ConfigError
 from polyrank.federation.round import (
-    RoundResult,
-    aggregate,
     as_received,
     check_ranks,
     cohort,
@@ -31,6 +29,7 @@ from polyrank.federation.round import (
     travelling,
     with_ranks,
 )
+from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.state import ClientUpdate, ServerState
 
 
@@ -223,7 +222,7 @@ def test_updates_count_by_their_weight_or_alike():
     alike = fold([ANN, BOB], uniform=True)
     assert rows(alike.state.adapter) == [4.0, 8.0]
     assert alike.state.adapter.dense["head"].tolist() == [18.0]
-    assert [update.weight for update in alike.used] == [1.0, 1.0]
+    assert [update.weight for update in alike.received] == [1.0, 1.0]
 
 
 def test_only_the_adapter_and_the_round_go_on():
@@ -243,7 +242,7 @@ def test_the_order_of_arrival_does_not_matter():
     ranks = dict.fromkeys(("bob", "eve", "zoe"), 2)
     state = ServerState(0, SERVER.adapter, ranks, dict.fromkeys(ranks, 1.0))
     forth, back = fold(sent, state=state), fold(sent[::-1], state=state)
-    assert [update.client for update in back.used] == ["bob", "eve", "zoe"]
+    assert [update.client for update in back.received] == ["bob", "eve", "zoe"]
     assert forth.state.adapter.identical(back.state.adapter)
 
 
@@ -251,7 +250,7 @@ def test_the_order_of_arrival_does_not_matter():
 def test_a_client_that_diverged_is_left_out_by_name_and_the_others_count(value: float):
     result = fold([ANN, ClientUpdate("bob", line(6.0, value, head=22.0), 1.0)])
     assert dict(result.dropped) == {"bob": "NaN or infinite values in m.a after local training"}
-    assert [update.client for update in result.used] == ["ann"]
+    assert [update.client for update in result.received] == ["ann"]
     assert result.state.adapter.identical(fold([ANN]).state.adapter)
 
 
@@ -277,7 +276,7 @@ def test_local_heads_stay_with_their_clients():
     result = fold([ANN, BOB], local_head=True)
     assert {client: own["head"].item() for client, own in result.state.personal.items()} == {"ann": 14.0, "bob": 22.0}
     assert result.state.adapter.dense["head"].tolist() == [10.0]
-    assert all(not update.adapter.dense for update in result.used)
+    assert all(not update.adapter.dense for update in result.received)
     assert rows(result.state.adapter) == [3.0, 8.0]
 
 

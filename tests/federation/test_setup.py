@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from polyrank import config as configuration
 from polyrank.aggregation import METHODS
 from polyrank.errors import ConfigError, DataError, ModelError, PolyRankError
-from polyrank.federation.setup import DEFAULT_CLIENTS, build, global_rank
+from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
+from polyrank.federation.setup import build
 from tests import models
 from tests.federation.conftest import Configure
 
@@ -163,7 +164,7 @@ def test_the_validation_set_is_balanced_and_no_client_holds_it(configure: Config
         ("ranks.counts=[4, 4]", ConfigError, r"ranks\.counts: found 4 at rank 2, 4 at rank 4, 8 in all; expected 6 cl"),
         ("aggregation.method=replicaton", ConfigError, "did you mean 'replication'"),
         ("aggregation.options={donors = 1}", ConfigError, "replication has no option 'donors': did you mean 'donor'"),
-        ("data.partition=idd", ConfigError, "unknown partition 'idd'; did you mean 'iid'"),
+        ("data.partition=idd", ConfigError, "there is no partition 'idd': did you mean 'iid'"),
         ("data.train=/no/such.csv", DataError, "no such file"),
         ("federation.clients=500", DataError, "500 clients, but only 192 training examples"),
         ("model.name=/no/such/model", ModelError, "there is no such folder"),

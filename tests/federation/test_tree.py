@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,16 +12,15 @@ import torch
 
 from polyrank import packed
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import Aggregate, Method, Portable, build
-from polyrank.aggregation.method import method
-from polyrank.errors import AdapterError, ConfigError
+from polyrank.aggregation import Aggregate, Method, Partial, Sums, build
+from polyrank.errors import AdapterError
 from polyrank.federation.job import job
-from polyrank.federation.round import aggregate, read_out, read_outs
+from polyrank.federation.round import read_out, read_outs
 from polyrank.federation.setup import build as build_federation
-from polyrank.federation.tree import Node, TreeResult
+from polyrank.federation.tree import Hooks, Node, RoundResult, aggregate
 from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.compare import same_model
-from tests.conformance.fixtures import Round, as_trained, conclude
+from tests.conformance.fixtures import Adding, Round, as_trained, conclude
 from tests.conformance.test_conformance import Variant, every_method, every_round
 from tests.conformance.test_conformance import _round as round_of
 from tests.federation.conftest import Configure
@@ -35,18 +34,14 @@ TREES: dict[str, Tree] = {
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
-def through(variant: Variant, it: Round, tree: Tree) -> Portable:
+def through(variant: Variant, it: Round, tree: Tree) -> Adding:
     """The tree's sums; every branch goes through bytes."""
-    sums = variant.method.start(it.server)
-    assert isinstance(sums, Portable)
+    sums = Adding(variant.method, it.server, it.updates)
     for branch in tree:
         if isinstance(branch, list):
-            below = through(variant, it, branch).dump()
+            below = through(variant, it, branch).sums.partial()
             header, tensors = packed.unpack(packed.pack({"sums": below.about}, below.tensors))
-            other = variant.method.start(it.server)
-            assert isinstance(other, Portable)
-            other.restore(replace(below, about=header["sums"], tensors=tensors))
-            sums.merge(other)
+            sums.sums += sums.kernel.received(Partial(tensors, header["sums"]))
         elif branch < len(it.updates):
             sums.add(it.updates[branch])
     return sums
@@ -123,11 +118,12 @@ def federation(
     return state, updates
 
 
-def in_tree(state: ServerState, updates: Sequence[ClientUpdate], chosen: Method, uniform: bool = False) -> TreeResult:
+def in_tree(state: ServerState, updates: Sequence[ClientUpdate], chosen: Method, uniform: bool = False) -> RoundResult:
     """Edges of 1, 2, 3, ... clients, every second pair of edges behind a node of its own."""
-    root, between, taken, size = Node(state, chosen, uniform=uniform), Node(state, chosen, uniform=uniform), 0, 1
+    root, between = (Node(state, chosen, state.ranks, uniform=uniform) for _ in range(2))
+    taken, size = 0, 1
     while taken < len(updates):
-        edge = Node(state, chosen, uniform=uniform)
+        edge = Node(state, chosen, state.ranks, uniform=uniform)
         for update in updates[taken : taken + size]:
             edge.add(update)
         (between if size % 2 else root).fold(edge.pack())
@@ -150,7 +146,7 @@ def test_a_round_in_a_tree_is_the_flat_round(name: str, uniform: bool):
     found = in_tree(state, updates, chosen, uniform)
     assert found.dropped == flat.dropped
     assert list(found.dropped) == ["c003"]
-    assert found.used == tuple(update.client for update in flat.used)
+    assert found.used == flat.used == tuple(update.client for update in flat.received)
     assert found.state.round == flat.state.round == 5
     for one, other in ((found.state.adapter, flat.state.adapter), (found.state.base_change, flat.state.base_change)):
         assert (one is None) == (other is None)
@@ -173,7 +169,7 @@ def test_three_rounds_of_training_are_the_same_in_a_tree(configure: Configure, n
             jobs = [job(it, state, client, number, sent[client]) for client in it.clients]
             results.append(list(it.engine.train(jobs)))
         flat = aggregate(flat, results[0], it.method, uniform=False, local_head=False).state
-        root, edges = Node(tree, it.method), [Node(tree, it.method) for _ in range(3)]
+        root, *edges = (Node(tree, it.method, it.clients) for _ in range(4))
         for update, node in zip(results[1], (edges[0], root, edges[1], edges[2], edges[1], edges[0]), strict=True):
             node.add(update)
         edges[1].fold(edges[2].pack())
@@ -185,26 +181,32 @@ def test_three_rounds_of_training_are_the_same_in_a_tree(configure: Configure, n
         torch.testing.assert_close(tree.adapter.modules[module].delta(), factors.delta(), rtol=1e-5, atol=1e-5)
 
 
-def test_an_edge_sends_no_more_for_many_clients_and_no_row_that_nobody_owns():
-    """Owner mean, ranks 1 and 2 of 6: sums of rank 2 of q, and the head, in float64: (2 (10 + 7) + 21) numbers."""
-    state, updates = federation([1, 2] * 50)
-    few, many = (Node(state, build("owner_mean")) for _ in range(2))
-    for update in updates:
-        many.add(update)
-        if update.client < "c002":
-            few.add(update)
-    sizes = [sum(t.nbytes for t in packed.unpack(node.pack())[1].values()) for node in (few, many)]
-    weights_and_owners = 2 * 2 * 8
-    assert sizes[0] == sizes[1] == (2 * 17 + 21) * 8 + weights_and_owners
+@pytest.mark.parametrize(("name", "rows", "width"), [("owner_mean", 6, 17), ("replication", 8, 17), ("ffa", 6, 7)])
+def test_what_an_edge_sends_is_of_a_fixed_shape(name: str, rows: int, width: int):
+    """Ranks 1, 2 and 6 of 6, however many clients and of whichever ranks they are.
+
+    A row or column of q has 10 or 7 numbers, the head 21. Owner mean has sums of all six, replication of the donors'
+    six and the others' two, ffa of B alone. Beside them a weight and a number of owners for each of those rows, and a
+    weight in all for q and for the head; 8 bytes each.
+    """
+    state, updates = federation([1, 2, 6] * 30)
+    messages = []
+    for chosen in ([], updates[:1], updates[2:3], updates):
+        node = Node(state, build(name), state.ranks)
+        for update in chosen:
+            node.add(update)
+        messages.append({key: tuple(t.shape) for key, t in packed.unpack(node.pack())[1].items()})
+    assert all(message == messages[0] for message in messages)
+    assert sum(math.prod(shape) for shape in messages[0].values()) == rows * (width + 2) + 21 + 2
 
 
 def test_without_updates_or_with_an_overflow_the_adapter_stays():
     state, updates = federation([2, 2])
-    root = Node(state, build("owner_mean"))
-    root.fold(Node(state, build("owner_mean")).pack())
+    root = Node(state, build("owner_mean"), state.ranks)
+    root.fold(Node(state, build("owner_mean"), state.ranks).pack())
     assert root.finish().state.adapter is state.adapter
     huge = [replace(u, adapter=u.adapter.map(lambda t: torch.full_like(t, 1.7e308)), weight=1.0) for u in updates]
-    root = Node(state, build("owner_mean"))
+    root = Node(state, build("owner_mean"), state.ranks)
     for update in huge:
         root.add(update)
     found = root.finish()
@@ -215,11 +217,11 @@ def test_without_updates_or_with_an_overflow_the_adapter_stays():
 
 def test_an_edge_whose_sums_overflow_is_refused_and_the_others_count():
     state, updates = federation([2, 2, 3])
-    edge, root = Node(state, build("owner_mean")), Node(state, build("owner_mean"))
+    edge, root = Node(state, build("owner_mean"), state.ranks), Node(state, build("owner_mean"), state.ranks)
     for update in updates[:2]:
         edge.add(replace(update, adapter=update.adapter.map(lambda t: torch.full_like(t, 1.7e308))))
     root.add(updates[2])
-    expected = Node(state, build("owner_mean"))
+    expected = Node(state, build("owner_mean"), state.ranks)
     expected.add(updates[2])
     with pytest.raises(AdapterError, match="NaN or infinite"):
         root.fold(edge.pack())
@@ -228,11 +230,11 @@ def test_an_edge_whose_sums_overflow_is_refused_and_the_others_count():
 
 def test_sums_of_another_round_method_or_option_are_refused():
     state, updates = federation([2])
-    root = Node(state, build("owner_mean"))
+    root = Node(state, build("owner_mean"), state.ranks)
     for other, said in (
-        (Node(replace(state, round=3), build("owner_mean")), "round 4; expected 5"),
-        (Node(state, build("tempered")), "method 'tempered'; expected 'owner_mean'"),
-        (Node(state, build("owner_mean", {"min_owners": 2})), "options"),
+        (Node(replace(state, round=3), build("owner_mean"), state.ranks), "round 4; expected 5"),
+        (Node(state, build("tempered"), state.ranks), "method 'tempered'; expected 'owner_mean'"),
+        (Node(state, build("owner_mean", {"min_owners": 2}), state.ranks), "options"),
     ):
         other.add(updates[0])
         with pytest.raises(AdapterError, match=said):
@@ -242,7 +244,7 @@ def test_sums_of_another_round_method_or_option_are_refused():
 
 def test_a_client_counts_once():
     state, updates = federation([2, 2])
-    root, edge = Node(state, build("owner_mean")), Node(state, build("owner_mean"))
+    root, edge = Node(state, build("owner_mean"), state.ranks), Node(state, build("owner_mean"), state.ranks)
     edge.add(updates[0])
     root.add(updates[0])
     with pytest.raises(AdapterError, match="client c000 has been counted already"):
@@ -257,49 +259,40 @@ def damaged(message: bytes) -> dict[str, bytes]:
     """One message, broken in many ways."""
     header, tensors = packed.unpack(message)
 
-    def header_with(change: str, **values: object) -> bytes:
-        again = json.loads(json.dumps(header))
-        place = again["sums"]["modules"]["q"]
-        for key in filter(None, change.split(".")):
-            place = place[key]
-        place.update(values)
-        return packed.pack(again, tensors)
-
-    def tensors_with(**values: torch.Tensor) -> bytes:
+    def with_(**values: torch.Tensor) -> bytes:
         return packed.pack(header, tensors | {f"modules/q/others/{name}": value for name, value in values.items()})
 
-    a, owners = tensors["modules/q/others/a"], tensors["modules/q/others/owners"]
+    a, weight, owners = (tensors[f"modules/q/others/{name}"] for name in ("a", "weight", "owners"))
     return {
         "cut": message[:-5],
         "empty": b"",
         "pickle": b"\x80\x04K\x01.",
-        "total": header_with("", total=-1.0),
-        "nan total": header_with("", total=float("nan")),
-        "true total": header_with("", total=True),
-        "no donors": header_with("", donor_rank=3),
-        "rank": header_with("others", rank=7),
-        "rank below": header_with("others", rank=-1),
-        "shape": tensors_with(a=a.T.contiguous()),
-        "dtype": tensors_with(a=a.float()),
-        "nan": tensors_with(a=a * float("nan")),
-        "owners": tensors_with(owners=owners * 0),
+        "negative": with_(weight=-weight),
+        "nan weight": with_(weight=weight * float("nan")),
+        "negative owners": with_(owners=-owners),
+        "shape": with_(a=a.T.contiguous()),
+        "narrower": with_(a=a[:2]),
+        "dtype": with_(a=a.float()),
+        "nan": with_(a=a * float("nan")),
         "missing": packed.pack(header, {k: t for k, t in tensors.items() if not k.endswith("weight")}),
         "names": packed.pack({**header, "used": [1]}, tensors),
         "no sums": packed.pack({**header, "sums": None}, tensors),
-        "unknown module": packed.pack({**header, "sums": {**header["sums"], "modules": {"k": {}}}}, tensors),
+        "unknown module": packed.pack(header, {**tensors, "modules/k/others/a": a}),
+        "stranger": packed.pack({**header, "used": ["who"]}, tensors),
+        "other ranks": packed.pack({**header, "ranks": [1]}, tensors),
     }
 
 
 WAYS = (
-    "cut", "empty", "pickle", "total", "nan total", "true total", "no donors", "rank", "rank below", "shape", "dtype",
-    "nan", "owners", "missing", "names", "no sums", "unknown module",
+    "cut", "empty", "pickle", "negative", "nan weight", "negative owners", "shape", "narrower", "dtype", "nan",
+    "missing", "names", "no sums", "unknown module", "stranger", "other ranks",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_a_damaged_message_changes_nothing(how: str):
     state, updates = federation([2, 3])
-    edge, root, expected = (Node(state, build("owner_mean")) for _ in range(3))
+    edge, root, expected = (Node(state, build("owner_mean"), state.ranks) for _ in range(3))
     edge.add(updates[0])
     root.add(updates[1])
     expected.add(updates[1])
@@ -309,28 +302,85 @@ def test_a_damaged_message_changes_nothing(how: str):
     assert root.finish().state.adapter.identical(expected.finish().state.adapter)
 
 
-@method("plain_sums", paper="", averages="", exact="no", linear=True)
-@dataclass(frozen=True)
-class NotPortable(Method):
-    """A method of somebody's own, whose accumulator stays where it is."""
-
-    def start(self, server: ServerState) -> Sums:
-        return Sums(server)
-
-
-class Sums:
-    def __init__(self, server: ServerState) -> None:
-        self.server = server
-
-    def add(self, update: ClientUpdate) -> None: ...
-
-    def merge(self, other: Sums) -> None: ...
-
-    def finish(self) -> Aggregate:
-        return Aggregate(self.server.adapter)
+def test_a_client_that_was_not_asked_is_refused():
+    state, updates = federation([2, 3, 4])
+    root, edge = Node(state, build("owner_mean"), ["c000", "c001"]), Node(state, build("owner_mean"), state.ranks)
+    with pytest.raises(AdapterError, match="client c002 was not asked in this round"):
+        root.add(updates[2])
+    edge.add(updates[2])
+    with pytest.raises(AdapterError, match=r"ranks \[2, 3, 4\]; expected \[2, 3\]"):
+        root.fold(edge.pack())
 
 
-def test_a_method_whose_sums_cannot_be_sent_is_named():
-    state, _ = federation([2])
-    with pytest.raises(ConfigError, match=r"plain_sums cannot be aggregated in a tree: its accumulator \(Sums\)"):
-        Node(state, NotPortable())
+def test_where_no_donor_comes_rows_are_filled_with_the_owners_mean():
+    """Asked: ranks 1, 2 and 6. The one of rank 6 does not answer: as with donor = "owners"."""
+    state, updates = federation([1, 2, 6])
+    sent = read_outs(state, state.ranks, build("replication"))
+    found = aggregate(state, updates[:2], build("replication"), sent=sent).state.adapter
+    expected = aggregate(state, updates[:2], build("owner_mean"), sent=sent).state.adapter
+    torch.testing.assert_close(found.modules["q"].a, expected.modules["q"].a)
+    torch.testing.assert_close(found.modules["q"].b, expected.modules["q"].b)
+
+
+# Hooks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["replication", "zero_padding_delta", "shrinkage", "flexlora", "rolora"])
+def test_contributions_that_are_added_are_the_sums_that_are_folded(name: str):
+    """A hook that changes nothing makes the server add contribution to contribution, each made on its own."""
+    chosen = build(name)
+    state, updates = federation([1, 2, 6, 2, 5, 3], method=chosen)
+    seen = []
+    hooks = Hooks(contribution=lambda one: seen.append(one) or one)
+    found = aggregate(state, updates, chosen, hooks=hooks).state.adapter
+    expected = aggregate(state, updates, chosen).state.adapter
+    assert len(seen) == len(updates)
+    for module, factors in expected.modules.items():
+        torch.testing.assert_close(found.modules[module].delta(), factors.delta(), rtol=1e-11, atol=1e-11)
+
+
+def test_a_client_may_halve_and_the_server_double_what_is_added():
+    """Clipping and noise are such hooks: here one client's contribution is clipped to nothing, and the sum doubled.
+
+    Of the clients with weights 1 and 2, the first one's sums and weights are 0, so the mean over owners is the second.
+    Doubling sums and weights alike changes no mean.
+    """
+    state, updates = federation([2, 2])
+    order = iter([0.0, 1.0])
+
+    def clipped(one: Sums) -> Sums:
+        factor = next(order)
+        return Sums({key: (t * factor).to(t.dtype) for key, t in one.tensors.items()})
+
+    hooks = Hooks(contribution=clipped, total=lambda sums: sums + sums)
+    found = aggregate(state, updates, build("owner_mean"), hooks=hooks).state.adapter
+    expected = aggregate(state, updates[1:], build("owner_mean")).state.adapter
+    assert found.identical(expected)
+
+
+def test_a_server_optimiser_sees_the_state_and_the_aggregate():
+    """Half a step: the mean of the adapter before and of what the method made."""
+    state, updates = federation([6, 6])
+
+    def half(before: ServerState, made: Aggregate) -> Aggregate:
+        old = dict(before.adapter.tensors())
+        return replace(made, adapter=made.adapter.replaced({n: (t + old[n]) / 2 for n, t in made.adapter.tensors()}))
+
+    found = aggregate(state, updates, build("owner_mean"), hooks=Hooks(aggregate=half)).state.adapter
+    whole = aggregate(state, updates, build("owner_mean")).state.adapter
+    for (name, tensor), (_, full) in zip(found.tensors(), whole.tensors(), strict=True):
+        torch.testing.assert_close(tensor, (full + dict(state.adapter.tensors())[name]) / 2)
+
+
+def test_a_noised_sum_is_another_adapter():
+    """Noise of a known size on B alone, for ffa with one client of weight 4: B moves by noise / 4."""
+    chosen = build("ffa")
+    state, updates = federation([6], method=chosen)
+    updates = [replace(updates[0], weight=4.0)]
+
+    def noised(sums: Sums) -> Sums:
+        return Sums({key: t + 1 if key.endswith("/b") else t for key, t in sums.tensors.items()})
+
+    found = aggregate(state, updates, chosen, hooks=Hooks(total=noised)).state.adapter.modules["q"]
+    plain = aggregate(state, updates, chosen).state.adapter.modules["q"]
+    torch.testing.assert_close(found.b, plain.b + 0.25)

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError, RunFolderError
-from polyrank.federation.round import aggregate
+from polyrank.federation.tree import aggregate
 from polyrank.flower import RankStrategy, declare_rank
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
 from polyrank.seeds import torch_generator

@@ -11,7 +11,8 @@ import torch
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Method, build
 from polyrank.aggregation.as_sent import AsSent
-from polyrank.federation.round import aggregate, read_outs
+from polyrank.federation.round import read_outs
+from polyrank.federation.tree import aggregate
 from polyrank.flower.records import WIRE, from_record, shapes_of, to_record
 from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.oracle import plain, target

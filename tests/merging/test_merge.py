@@ -21,6 +21,7 @@ from polyrank.hf.adapter_file import AdapterFile
 from polyrank.merging.merge import merge
 from polyrank.merging.result import Loss, Merged
 from polyrank.state import ClientUpdate, ServerState
+from tests.conformance.fixtures import conclude
 from tests.merging.folders import SHAPES, best, deltas, edit, mean_of, replace_tensors, tensors_of, write
 
 WEIGHTS = [3.0, 1.0, 2.0]
@@ -145,10 +146,8 @@ def test_every_method_does_what_it_does_on_whole_adapters(tmp_path: Path, method
         n: Factors(torch.zeros(max(ranks), d_in), torch.zeros(d_out, max(ranks)), 2.0)
         for n, (d_out, d_in) in SHAPES.items()
     }
-    accumulator = build(method).start(ServerState(0, Adapter(start), {}, {}))
-    for i, adapter in enumerate(adapters):
-        accumulator.add(ClientUpdate(str(i), adapter, (weights or [1.0, 1.0])[i]))
-    result = accumulator.finish()
+    updates = [ClientUpdate(str(i), adapter, (weights or [1.0, 1.0])[i]) for i, adapter in enumerate(adapters)]
+    result = conclude(build(method), ServerState(0, Adapter(start), {}, {}), updates)
     for name, factors in merged.adapter.modules.items():
         expected = result.adapter.modules[name].delta()
         if result.base_change:
@@ -287,14 +286,14 @@ SPARE = 8
 """Values of loops that are through, and steps between the input and the result."""
 
 
-@pytest.mark.parametrize("method", [name for name in MERGING if METHODS[name].info.linear])
+@pytest.mark.parametrize("method", [name for name in MERGING if METHODS[name].info.fixed_sums])
 def test_methods_of_sums_hold_one_module_of_one_adapter(many: list[Path], most_alive: Callable[[], int], method: str):
     """4 of the start, 4 of the result; the sums are no factors."""
     merge(many, method=method)
     assert most_alive() <= 4 + 4 + SPARE
 
 
-@pytest.mark.parametrize("method", [name for name in MERGING if not METHODS[name].info.linear])
+@pytest.mark.parametrize("method", [name for name in MERGING if not METHODS[name].info.fixed_sums])
 def test_the_others_hold_one_module_of_all_adapters(many: list[Path], most_alive: Callable[[], int], method: str):
     """1 of the start, 20 of the module, 4 of the result."""
     merge(many, method=method)

@@ -8,7 +8,7 @@ from paper.studies import TABLES
 
 from polyrank import aggregation
 from polyrank.comparison.entries import entries
-from polyrank.federation.setup import global_rank
+from polyrank.federation.population import global_rank
 from polyrank.ranks import level_counts
 
 STUDIES = [(table, study) for table, studies in TABLES.items() for study in studies]

@@ -1,10 +1,10 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from tools.probes import embed
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from polyrank.quickstart import backbone_path
-from polyrank.quickstart.probes import embed
 
 TRIPLES = [
     (

@@ -1,17 +1,20 @@
 """Clients -> server: one file per method, two kernels, one registry."""
 
-from polyrank.aggregation.method import Accumulator, Aggregate, Download, Method, MethodInfo, Partial, Parts, Portable
-from polyrank.aggregation.registry import METHODS, build
+from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts
+from polyrank.aggregation.registry import METHODS, build, options
+from polyrank.aggregation.sums import Partial, Sums
 
 __all__ = [
     "METHODS",
-    "Accumulator",
     "Aggregate",
     "Download",
+    "Kernel",
+    "Levels",
     "Method",
     "MethodInfo",
     "Partial",
     "Parts",
-    "Portable",
+    "Sums",
     "build",
+    "options",
 ]

@@ -7,43 +7,83 @@ nearest to the global A (orthogonal Procrustes): ``M = A_k A_ref^T = U S V^T``, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
 from polyrank.adapter import Adapter, Factors
+from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts, S
+from polyrank.aggregation.sums import Partial
 from polyrank.lowrank import wide
 from polyrank.state import ClientUpdate, ServerState
 
 Alignment = Literal["none", "rotation", "rectangular"]
 
 
-def aligner(server: ServerState, how: Alignment) -> Callable[[ClientUpdate], ClientUpdate]:
-    """What is done to an update before it is added.
+@dataclass(frozen=True)
+class Aligned(Method):
+    """A method whose clients are rotated towards the last global adapter before they are added up.
 
     Args:
-        server: its adapter's A is the reference.
-        how: ``"none"``; ``"rotation"``: Q is ``r_k x r_k``, the client keeps its rank and the reference is the first
-            r_k rows; ``"rectangular"``: Q is ``r_k x R``, so that every client owns all R rows, of which zero padding
-            is the special case ``Q = [I 0]`` (our own, unpublished).
+        method: what is done with them then.
+        how: ``"rotation"``: Q is ``r_k x r_k``, the client keeps its rank and the reference is the first r_k rows;
+            ``"rectangular"``: Q is ``r_k x R``, so that every client owns all R rows, of which zero padding is the
+            special case ``Q = [I 0]`` (our own, unpublished).
 
     ``"rotation"`` is ours after FedRot (arXiv 2602.23638), which aligns A and B in turns, softly (a lambda between no
     rotation and the whole one) and by rotations alone (SO); here A alone is aligned, wholly, and Q may reflect.
     """
-    if how == "none":
-        return lambda update: update
 
-    def align(update: ClientUpdate) -> ClientUpdate:
-        reference = server.adapter.modules
-        modules = {
-            name: _aligned(factors, reference[name].prefix(factors.rank) if how == "rotation" else reference[name])
-            for name, factors in update.adapter.modules.items()
-        }
-        return replace(update, adapter=Adapter(modules, update.adapter.dense))
+    method: Method
+    how: Alignment
 
-    return align
+    @property
+    def info(self) -> MethodInfo:  # type: ignore[override]  # a wrapper's facts are those of what it wraps
+        """Those of the method; a merge has no last global adapter."""
+        inner = self.method.info
+        return replace(inner, averages=f"{inner.averages}, aligned with the last global adapter", merges=False)
+
+    def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
+        if self.how == "rectangular":
+            levels = {name: (factors.rank,) for name, factors in server.adapter.modules.items()}
+        return _AlignedKernel(self.method.start(server, levels), server, self.how)
+
+    def parts(self, round_number: int) -> Parts:
+        return self.method.parts(round_number)
+
+    def read_out(self, server: ServerState, rank: int) -> Download:
+        return self.method.read_out(server, rank)
+
+
+class _AlignedKernel(Kernel[S]):
+    def __init__(self, inner: Kernel[S], server: ServerState, how: Alignment) -> None:
+        self._inner, self._server, self._how = inner, server, how
+
+    def empty(self) -> S:
+        return self._inner.empty()
+
+    def check(self, update: ClientUpdate) -> None:
+        self._inner.check(update)
+
+    def fold(self, sums: S, update: ClientUpdate) -> S:
+        self.check(update)
+        return self._inner.fold(sums, aligned(update, self._server.adapter, self._how) if update.weight > 0 else update)
+
+    def conclude(self, sums: S) -> Aggregate:
+        return self._inner.conclude(sums)
+
+    def received(self, partial: Partial) -> S:
+        return self._inner.received(partial)
+
+
+def aligned(update: ClientUpdate, reference: Adapter, how: Alignment) -> ClientUpdate:
+    """The update in coordinates near to those of ``reference``; see `Aligned`."""
+    modules = {}
+    for name, factors in update.adapter.modules.items():
+        known = reference.modules[name]
+        modules[name] = _aligned(factors, known.prefix(factors.rank) if how == "rotation" else known)
+    return replace(update, adapter=Adapter(modules, update.adapter.dense))
 
 
 def _aligned(factors: Factors, reference: Factors) -> Factors:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from polyrank.aggregation.method import Accumulator, Download, Method, Parts
+from polyrank.aggregation.method import Download, Kernel, Levels, Method, MethodInfo, Parts
 from polyrank.state import ServerState
 
 
@@ -27,19 +28,18 @@ class AsSent(Method):
     inner: Method
     dtype: torch.dtype
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "info", self.inner.info)
+    @property
+    def info(self) -> MethodInfo:  # type: ignore[override]  # a wrapper's facts are those of what it wraps
+        """The inner method's."""
+        return self.inner.info
 
-    def start(self, server: ServerState) -> Accumulator:
-        """The inner method's, beside the rounded factor."""
-        return self.inner.start(self._rounded(server))
+    def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
+        return self.inner.start(self._rounded(server), levels)
 
     def parts(self, round_number: int) -> Parts:
-        """The inner method's."""
         return self.inner.parts(round_number)
 
     def read_out(self, server: ServerState, rank: int) -> Download:
-        """The inner method's, of the rounded factor."""
         return self.inner.read_out(self._rounded(server), rank)
 
     def _rounded(self, server: ServerState) -> ServerState:

@@ -1,15 +1,14 @@
-"""What an aggregation method is: an object that starts an accumulator, and the facts about it for the registry."""
+"""What an aggregation method is: what it adds up in a round, and the facts about it for the registry."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
-
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from polyrank.adapter import Adapter
+from polyrank.aggregation.sums import Partial, Summed
 from polyrank.state import ClientUpdate, ServerState
 
 Exactness = Literal["no", "up to rank R", "yes"]
@@ -30,48 +29,62 @@ class Aggregate:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class Accumulator(Protocol):
-    """Folds client updates one by one; two accumulators of disjoint clients can be merged.
+Levels: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Module -> the different ranks of the clients that were asked, ascending; known before anyone answers."""
 
-    Adding updates one by one, or in two halves that are merged, gives the same result up to rounding.
+S = TypeVar("S", bound=Summed)
+
+
+class Kernel(ABC, Generic[S]):
+    """One round of a method: what is added up over the clients, and what becomes of it.
+
+    Adding contributions one by one, or in groups whose sums are added, gives the same result up to rounding. Between
+    the three steps stands whatever a federation wants to do to the values: a client to its contribution before it
+    leaves, the server to the sum before it is concluded.
     """
 
-    def add(self, update: ClientUpdate) -> None:
-        """Fold one update in; it may be dropped afterwards."""
+    @abstractmethod
+    def empty(self) -> S:
+        """The sum over no clients."""
 
-    def merge(self, other: Self) -> None:
-        """Fold in all that another accumulator of the same method and server state has seen."""
-
-    def finish(self) -> Aggregate:
-        """The result; the accumulator is not used afterwards."""
-
-
-@dataclass(frozen=True, eq=False)
-class Partial:
-    """All that an accumulator has seen, as data that can be sent.
-
-    Args:
-        about: JSON values.
-        tensors: by name; views of the accumulator's own memory.
-    """
-
-    about: Mapping[str, Any]  # Any: JSON
-    tensors: Mapping[str, Tensor]
-
-
-@runtime_checkable
-class Portable(Accumulator, Protocol):
-    """An accumulator that can be taken to another machine; those of both kernels can."""
-
-    def dump(self) -> Partial:
-        """What it has seen."""
-
-    def restore(self, partial: Partial) -> None:
-        """See all that again, in an accumulator of the same method and server state that has seen nothing.
+    @abstractmethod
+    def check(self, update: ClientUpdate) -> None:
+        """Refuse an update that the sums have no place for.
 
         Raises:
-            AdapterError: it is not of such an accumulator: a tensor is missing, of another shape or not finite, or a
-                weight is negative or not finite.
+            AdapterError: as `polyrank.aggregation.kernels.updates.check_update`, or the method takes no such ranks; the
+                client is named.
+        """
+
+    @abstractmethod
+    def fold(self, sums: S, update: ClientUpdate) -> S:
+        """``sums + contribution(update)`` in the memory of ``sums``, rounded once where the two steps round twice.
+
+        The caller may reuse the memory of the update afterwards.
+
+        Raises:
+            AdapterError: as `check`; nothing has been added then.
+        """
+
+    def contribution(self, update: ClientUpdate) -> S:
+        """What one client contributes.
+
+        Raises:
+            AdapterError: as `check`.
+        """
+        return self.fold(self.empty(), update)
+
+    @abstractmethod
+    def conclude(self, sums: S) -> Aggregate:
+        """The result; the sums are used up, since it is made in their memory."""
+
+    @abstractmethod
+    def received(self, partial: Partial) -> S:
+        """Sums that another machine made for the same round.
+
+        Raises:
+            AdapterError: they are not of this round: a tensor is missing, of another shape or not finite, or a weight
+                is negative or not finite.
         """
 
 
@@ -115,10 +128,12 @@ class MethodInfo:
         averages: what is averaged, in a few words.
         exact: whether the change of the global model is the weighted mean of the clients' products: never, but for the
             cut to the global rank, or always (for a method that shares one factor: of the part that is trained).
-        linear: whether the result is a function of sums over clients whose size does not depend on the number of
-            clients, so that a secure sum can compute it.
+        fixed_sums: whether what is added up has a fixed shape (`Sums`), however many clients there are, so that a
+            secure sum can compute it. Else every client's factors are kept (`Stacks`).
         equal_ranks: whether all clients must have the same rank.
         changes_base: whether it keeps a base change.
+        aligns: whether clients can be rotated before it (`align.py`), by the option ``align``.
+        own_weights: whether it weighs clients by what they send, whatever weights it is given.
         merges: whether merging adapters once with it makes sense.
     """
 
@@ -126,9 +141,11 @@ class MethodInfo:
     paper: str
     averages: str
     exact: Exactness
-    linear: bool
+    fixed_sums: bool
     equal_ranks: bool = False
     changes_base: bool = False
+    aligns: bool = False
+    own_weights: bool = False
     merges: bool = True
 
 
@@ -137,9 +154,12 @@ class Method(ABC):
 
     info: ClassVar[MethodInfo]
 
+    max_rank: int | None = None
+    """Of its base change, where it makes one; None for the smaller side of each layer."""
+
     @abstractmethod
-    def start(self, server: ServerState) -> Accumulator:
-        """An empty accumulator for the round that follows ``server``."""
+    def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
+        """The round that follows ``server``, with clients of these ranks."""
 
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # some methods alternate
         """What is trained and what travels in a round; everything, unless a method says otherwise."""
@@ -159,20 +179,19 @@ def method(
     paper: str,
     averages: str,
     exact: Exactness,
-    linear: bool,
+    fixed_sums: bool,
     equal_ranks: bool = False,
     changes_base: bool = False,
+    aligns: bool = False,
+    own_weights: bool = False,
     merges: bool = True,
 ) -> Callable[[type[M]], type[M]]:
     """Class decorator that attaches `MethodInfo`; registry.py lists the classes."""
 
     def attach(cls: type[M]) -> type[M]:
-        cls.info = MethodInfo(name, paper, averages, exact, linear, equal_ranks, changes_base, merges)
+        cls.info = MethodInfo(
+            name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, merges
+        )
         return cls
 
     return attach
-
-
-def options(cls: type[Method]) -> dict[str, str]:
-    """The options of a method and their types, as written in its dataclass."""
-    return {f.name: str(f.type) for f in fields(cls)}  # type: ignore[arg-type]  # every method is a dataclass

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from polyrank.aggregation.fedavg import FedAvg
-from polyrank.aggregation.fedex import FedEx
-from polyrank.aggregation.fedhl import FedHL
-from polyrank.aggregation.fedsa import FedSA
-from polyrank.aggregation.fedsvd import FedSVD
-from polyrank.aggregation.ffa import FFA
-from polyrank.aggregation.flexlora import FlexLoRA
-from polyrank.aggregation.flora import Flora
-from polyrank.aggregation.florist import Florist
-from polyrank.aggregation.hetlora import HetLoRA
-from polyrank.aggregation.lora_fair import LoraFair
-from polyrank.aggregation.method import Method, options
-from polyrank.aggregation.owner_mean import OwnerMean
-from polyrank.aggregation.raflora import RaFlora
-from polyrank.aggregation.replication import Replication
-from polyrank.aggregation.rolora import RoLoRA
-from polyrank.aggregation.shrinkage import Shrinkage
-from polyrank.aggregation.tempered import Tempered
-from polyrank.aggregation.zero_padding import ZeroPadding
-from polyrank.aggregation.zero_padding_delta import ZeroPaddingDelta
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.aggregation.align import Aligned, Alignment
+from polyrank.aggregation.method import Method
+from polyrank.aggregation.methods.fedavg import FedAvg
+from polyrank.aggregation.methods.fedex import FedEx
+from polyrank.aggregation.methods.fedhl import FedHL
+from polyrank.aggregation.methods.fedsa import FedSA
+from polyrank.aggregation.methods.fedsvd import FedSVD
+from polyrank.aggregation.methods.ffa import FFA
+from polyrank.aggregation.methods.flexlora import FlexLoRA
+from polyrank.aggregation.methods.flora import Flora
+from polyrank.aggregation.methods.florist import Florist
+from polyrank.aggregation.methods.hetlora import HetLoRA
+from polyrank.aggregation.methods.lora_fair import LoraFair
+from polyrank.aggregation.methods.owner_mean import OwnerMean
+from polyrank.aggregation.methods.raflora import RaFlora
+from polyrank.aggregation.methods.replication import Replication
+from polyrank.aggregation.methods.rolora import RoLoRA
+from polyrank.aggregation.methods.shrinkage import Shrinkage
+from polyrank.aggregation.methods.tempered import Tempered
+from polyrank.aggregation.methods.zero_padding import ZeroPadding
+from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
+from polyrank.registry import Registry, checked
 
 _CLASSES: tuple[type[Method], ...] = (
     FedAvg,
@@ -51,7 +50,16 @@ _CLASSES: tuple[type[Method], ...] = (
     FedSVD,
 )
 
-METHODS: Mapping[str, type[Method]] = {cls.info.name: cls for cls in _CLASSES}
+METHODS: Registry[Method] = Registry("aggregation method", {cls.info.name: cls for cls in _CLASSES})
+
+
+def options(name: str) -> dict[str, str]:
+    """Options of a method and their types; ``align`` where it can be aligned.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    return METHODS.options(name) | ({"align": "Alignment"} if METHODS[name].info.aligns else {})
 
 
 def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any: option values as read from TOML
@@ -60,19 +68,11 @@ def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any:
     Raises:
         ConfigError: the name, an option or an option's value is unknown; the message names the nearest known one.
     """
-    cls = METHODS.get(name)
-    if cls is None:
-        raise ConfigError(f"there is no aggregation method {name!r}: {did_you_mean(name, METHODS)}")
-    known = options(cls)
-    for key in values or {}:
-        if key not in known:
-            hint = did_you_mean(key, known) if known else "it has no options"
-            raise ConfigError(f"aggregation method {name} has no option {key!r}: {hint}")
-    try:
-        return TypeAdapter(cls).validate_python(dict(values or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"aggregation method {name}, option {where}: found {first['input']!r}; {first['msg']}"
-        ) from None
+    own = dict(values or {})
+    METHODS.check(name, own, options(name))
+    align: Alignment = "none"
+    if "align" in own:
+        # a Literal is no class, which is what `checked` is typed for
+        align = checked(f"aggregation method {name}", Alignment, own.pop("align"), "align")  # type: ignore[arg-type]
+    chosen = METHODS.build(name, own)
+    return chosen if align == "none" else Aligned(chosen, align)

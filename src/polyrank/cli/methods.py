@@ -47,14 +47,14 @@ def facts(method: Method) -> dict[str, Any]:
 
     ``base_change`` is ``"no"``, ``"sent"`` where clients are sent it, or ``"kept"`` where only the server has it.
     """
-    from polyrank.aggregation.method import options
+    from polyrank.aggregation import options
 
     first, second = method.parts(1), method.parts(2)
     changes = "no" if not method.info.changes_base else "sent" if _sends_change(method) else "kept"
     return {
         **asdict(method.info),
         "base_change": changes,
-        "options": options(type(method)),
+        "options": options(method.info.name),
         "sends": sorted(first.sends),
         "receives": sorted(first.receives),
         "keeps": sorted(first.keeps),
@@ -92,7 +92,7 @@ def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_hea
     if facts(method)["base_change"] == "sent":
         for factors in state.adapter.modules.values():
             side = min(factors.d_in, factors.d_out)
-            rank = min(getattr(method, "max_rank", None) or side, side)
+            rank = min(method.max_rank or side, side)
             most += rank * (factors.d_in + factors.d_out) * factors.a.element_size()
     return {"bytes": by_rank, "base_change_at_most": most}
 
@@ -131,7 +131,7 @@ def _print(rows: list[dict[str, Any]], ranks: list[int], config: Config) -> None
             row["name"] + (" (equal ranks)" if row["equal_ranks"] else ""),
             row["averages"],
             row["exact"],
-            "yes" if row["linear"] else "no",
+            "yes" if row["fixed_sums"] else "no",
             " / ".join(size(row["bytes"][rank]["up"]) for rank in ranks),
             " / ".join(size(row["bytes"][rank]["down"]) for rank in ranks),
             base[row["base_change"]],

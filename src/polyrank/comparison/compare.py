@@ -13,11 +13,11 @@ from polyrank.config import Config
 from polyrank.config.sections import TrainingConfig
 from polyrank.errors import RunFolderError
 from polyrank.federation.listener import Listener
+from polyrank.federation.population import digests_of
 from polyrank.federation.resuming import on_schedule
 from polyrank.federation.run_folder import RunFolder, disk_errors
 from polyrank.federation.runner import run
 from polyrank.federation.scoring import Scores
-from polyrank.federation.setup import digests_of
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class DataConfig(Section):
     """Use at most so many test texts (a seeded sample)."""
     partition: str = "quality-groups"
     """Who holds what: iid, dirichlet, by-label, by-column, quality-groups."""
+    options: dict[str, Any] = {}  # Any: each partition has options of its own
+    """Options of a partition that has no keys of its own here."""
     size: Count | None = None
     """Examples per client; by default all examples are shared out."""
     alpha: float = Field(default=0.1, gt=0)
@@ -93,9 +95,11 @@ class FederationConfig(Section):
 class RanksConfig(Section):
     """``[ranks]``: who trains how wide."""
 
-    policy: Literal["fixed", "random", "validation", "self_pruning"] = "validation"
+    policy: str = "validation"
     """``fixed``: in the order of the clients' names; ``random``: drawn; ``validation``: the seed paper's scoring;
     ``self_pruning``: as fixed, then clients shrink (HetLoRA)."""
+    options: dict[str, Any] = {}  # Any: each policy has options of its own
+    """Options of a policy that has no keys of its own here."""
     levels: Annotated[list[int], Field(min_length=1)] = [5, 20]
     """The ranks that are given out, ascending."""
     shares: list[float] | None = None
@@ -120,10 +124,6 @@ class RanksConfig(Section):
             raise ValueError(f"levels: found {self.levels}; expected ranks of 1 or more")
         if sorted(set(self.levels)) != list(self.levels):
             raise ValueError(f"levels: found {self.levels}; expected different ranks in ascending order")
-        if self.by_name and self.policy not in ("fixed", "self_pruning"):
-            raise ValueError(
-                f"by_name: found the policy {self.policy}, which takes no names; expected fixed or self_pruning"
-            )
         for name, rank in self.by_name.items():
             if rank < 1:
                 raise ValueError(f"by_name: client {name} has rank {rank}; expected 1 or more")

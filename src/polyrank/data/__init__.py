@@ -4,7 +4,7 @@
 """
 
 from polyrank.data.dataset import Split, TextDataset
-from polyrank.data.partitions import PARTITIONS, Partition, client_names, option_names, partition
+from polyrank.data.partitions import PARTITIONS, Partition, client_names, partition
 from polyrank.data.sampling import hold_out
 from polyrank.data.sources import load
 
@@ -16,6 +16,5 @@ __all__ = [
     "client_names",
     "hold_out",
     "load",
-    "option_names",
     "partition",
 ]

@@ -11,8 +11,9 @@ from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
 from polyrank.errors import RunFolderError
 from polyrank.federation.evaluation import score_global
-from polyrank.federation.round import RoundResult, mean_base_change, nbytes
+from polyrank.federation.round import mean_base_change, nbytes
 from polyrank.federation.setup import Federation
+from polyrank.federation.tree import RoundResult
 from polyrank.state import OWN, ClientUpdate, ServerState
 from polyrank.training.profile import PHASES
 
@@ -51,7 +52,7 @@ def round_metrics(
         **own_scores(good),
         "bytes/up": up,
         "bytes/down": down,
-        "rows/owners_weight": owners_weight(result.used, after.adapter.rank),
+        "rows/owners_weight": owners_weight(result.received, after.adapter.rank),
         "rows/energy": row_energy(after.adapter),
         "clients": clients,
         "dropped": dict(result.dropped),
@@ -60,10 +61,10 @@ def round_metrics(
     if federation.policy.prunes:
         metrics["ranks"] = {client: state.ranks[client] for client in clients}
     shared = "b" not in parts.keeps  # where B stays with the clients there is no global product to measure
-    if options.diagnostics and shared and any(update.weight > 0 for update in result.used):
+    if options.diagnostics and shared and any(update.weight > 0 for update in result.received):
         started = {client: download.adapter for client, download in sent.items()}
-        change = mean_base_change(state, result.used, sent)
-        metrics |= diagnose(result.used, started, change, after, min(state.ranks.values()))
+        change = mean_base_change(state, result.received, sent)
+        metrics |= diagnose(result.received, started, change, after, min(state.ranks.values()))
     return metrics
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from polyrank import ranks
 from polyrank.config import Config
 from polyrank.data import Partition, client_names
-from polyrank.federation.setup import DEFAULT_CLIENTS, first_ranks, held_out, load_data, share_out
+from polyrank.federation.population import DEFAULT_CLIENTS, first_ranks, held_out, load_data, share_out
 
 
 def planned_ranks(config: Config) -> list[int]:

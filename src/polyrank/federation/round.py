@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from polyrank.adapter import Adapter, Factors
-from polyrank.aggregation import Accumulator, Download, Method, Parts
+from polyrank.aggregation import Download, Method, Parts
 from polyrank.errors import ConfigError
 from polyrank.seeds import numpy_generator
 from polyrank.shares import part_of
@@ -147,88 +147,6 @@ def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[str], *, uni
         return reason
     received = as_received(update, known, sends)
     return replace(received, weight=1.0) if uniform else received
-
-
-def conclude(state: ServerState, accumulator: Accumulator) -> tuple[ServerState, Mapping[str, float]] | str:
-    """The state after the round and what the method measured, or why the sums cannot be used: they overflow."""
-    try:
-        result = accumulator.finish()
-        overflow = result.adapter.first_not_finite() or (result.base_change and result.base_change.first_not_finite())
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch exports it unlisted; an SVD of infinite values
-        overflow = "the products"
-    if overflow:
-        return f"the round's sum overflows in {overflow}"
-    after = replace(state, round=state.round + 1, adapter=result.adapter, base_change=result.base_change)
-    return after, result.metrics
-
-
-@dataclass(frozen=True, eq=False)
-class RoundResult:
-    """What a round's aggregation gives.
-
-    Args:
-        state: the server after the round.
-        used: the updates that counted, as the server received them, sorted by client.
-        dropped: client -> why its update was left out.
-        metrics: what the method measured.
-    """
-
-    state: ServerState
-    used: tuple[ClientUpdate, ...]
-    dropped: Mapping[str, str]
-    metrics: Mapping[str, float]
-
-
-def aggregate(
-    state: ServerState,
-    updates: Sequence[ClientUpdate],
-    method: Method,
-    *,
-    uniform: bool,
-    local_head: bool,
-    sent: Mapping[str, Download] | None = None,
-) -> RoundResult:
-    """Fold the updates into the next state.
-
-    Updates are checked first; a bad one is left out by name, and the others count. Sums run in the order of the
-    clients' names. Without any good update, or if their sum overflows, the adapter stays as it was, and the round
-    counts: a server's adapter is always finite.
-
-    Args:
-        state: before the round.
-        updates: what came back, in any order, heads included.
-        method: the aggregation method.
-        uniform: whether every client weighs 1 instead of its own weight.
-        local_head: whether heads stay with their clients.
-        sent: the clients' read-outs, where they are at hand.
-    """
-    parts = parts_of(method, state.round + 1, local_head=local_head)
-    if sent is None:
-        sent = read_outs(state, (update.client for update in updates), method)
-    used: list[ClientUpdate] = []
-    dropped: dict[str, str] = {}
-    personal = dict(state.personal)
-    for update in sorted(updates, key=lambda u: u.client):
-        known = sent[update.client]
-        received = accepted(update, known.adapter, parts.sends, uniform=uniform)
-        if isinstance(received, str):
-            dropped[update.client] = received
-            continue
-        if parts.keeps:
-            personal[update.client] = kept_by(update, parts.keeps)
-        used.append(received)
-    unchanged = replace(state, round=state.round + 1)
-    if not used:
-        return RoundResult(unchanged, (), dropped, {})
-    accumulator = method.start(state)
-    for update in used:
-        accumulator.add(update)
-    result = conclude(state, accumulator)
-    if isinstance(result, str):
-        dropped |= {update.client: result for update in used}
-        return RoundResult(unchanged, (), dropped, {})
-    after, metrics = result
-    return RoundResult(replace(after, personal=personal), tuple(used), dropped, metrics)
 
 
 def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str, float]) -> ServerState:

@@ -20,8 +20,6 @@ from polyrank.federation.metrics import round_metrics, summarise
 from polyrank.federation.models import stay_with_clients
 from polyrank.federation.resuming import check_same, lines_until
 from polyrank.federation.round import (
-    RoundResult,
-    aggregate,
     cohort,
     global_model,
     personalise,
@@ -32,6 +30,7 @@ from polyrank.federation.run_folder import RunFolder, about_this_machine, disk_e
 from polyrank.federation.scoring import Scores, score_clients
 from polyrank.federation.setup import Federation, build
 from polyrank.federation.trackers import trackers
+from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf import peft_folder
 from polyrank.state import ClientUpdate, ServerState
 from polyrank.training.job import Job

@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from polyrank import aggregation, data, ranks
+from polyrank import aggregation, ranks
 from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
-from polyrank.data import Partition, Split, TextDataset
-from polyrank.errors import ConfigError, ModelError
+from polyrank.data import Partition
+from polyrank.errors import ConfigError
 from polyrank.federation.agreement import Record
+from polyrank.federation.population import digests, first_ranks, global_rank, held_out, load_data, share_out
 from polyrank.federation.round import check_ranks, cohort, parts_of
-from polyrank.hf.base import checkpoint_classes, head_end_token, load_base, load_tokenizer
-from polyrank.hf.digest import model_digests
+from polyrank.hf.base import head_end_token, load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
-from polyrank.seeds import numpy_generator
 from polyrank.state import ServerState
 from polyrank.tasks.classification import Examples, tokenize
 from polyrank.training.auto import Choice, fastest
@@ -33,8 +32,6 @@ from polyrank.training.profile import Clock
 from polyrank.training.workers import Setup, Workers
 
 log = logging.getLogger(__name__)
-
-DEFAULT_CLIENTS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,26 +110,6 @@ class Federation:
         return {client: scale_of(rank, self.config.ranks) for client, rank in client_ranks.items()}
 
 
-def global_rank(config: Config) -> int:
-    """R, the rank of the global adapter: the highest in the configuration, whoever takes part."""
-    return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
-
-
-def digests_of(config: Config) -> dict[str, str]:
-    """What the data and the model of a configuration hold now, as `build` would find it.
-
-    Raises:
-        PolyRankError: the data cannot be read, or the model cannot be found.
-    """
-    return _digests(config, load_data(config))
-
-
-def first_ranks(config: Config, policy: RankPolicy, partition: Partition) -> dict[str, int]:
-    """The ranks of the first round; of a policy that scores, those that it gives in this number to whom it does."""
-    start = policy.start(sorted(partition.examples), partition.groups, config.federation.seed)
-    return policy.assign(start, {}) if policy.scores else start
-
-
 def build(config: Config, *, profile: bool = False, record: Record | None = None) -> Federation:
     """Read the data, share it out, load the model, and resolve what was ``auto``.
 
@@ -149,7 +126,7 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
     seed = config.federation.seed
     split = load_data(config)
     if record is not None:  # before anything else that other data could break
-        record.check(_digests(config, split), config, platform.python_version())
+        record.check(digests(config, split), config, platform.python_version())
     train, validation = held_out(split.train, config, policy)
     partition = share_out(train, config)
     check_ranks(method, first_ranks(config, policy, partition), global_rank(config))
@@ -200,7 +177,7 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
         policy=policy,
         plan=plan,
         clock=clock,
-        digests=_digests(config, split),
+        digests=digests(config, split),
     )
 
 
@@ -238,64 +215,6 @@ def _engine(config: Config, resident: ResidentModel, labels: tuple[str, ...], cl
 def device() -> torch.device:
     """Where this machine computes."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _digests(config: Config, split: Split) -> dict[str, str]:
-    return {**split.digests, **model_digests(config.model)}
-
-
-def _head_order(config: Config) -> tuple[str, ...]:
-    """The classes of the checkpoint's head, where the configuration does not name any."""
-    if config.data.labels is not None:
-        return ()
-    try:
-        return checkpoint_classes(config.model)
-    except ModelError:  # said by `load_base`, after what is wrong with data and ranks
-        return ()
-
-
-def load_data(config: Config) -> Split:
-    """Training and test data of a configuration."""
-    options = config.data
-    return data.load(
-        options.train,
-        options.test,
-        text=options.text,
-        label=options.label,
-        labels=options.labels,
-        order=_head_order(config),
-        quoting=options.quoting,
-        extra_columns=[options.column] if options.column else [],
-        test_share=options.test_share,
-        seed=config.federation.seed,
-        limit_train=options.limit_train,
-        limit_test=options.limit_test,
-    )
-
-
-def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
-    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
-    if not policy.scores:
-        return train, None
-    generator = numpy_generator(config.federation.seed, "data", "validation")
-    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
-    return train.subset(rest), train.subset(held)
-
-
-def share_out(train: TextDataset, config: Config) -> Partition:
-    """Who holds what of the training data."""
-    options = config.data
-    clients = config.federation.clients
-    if clients is None and options.partition != "by-column":
-        clients = DEFAULT_CLIENTS
-    return data.partition(
-        train,
-        options.partition,
-        clients,
-        seed=config.federation.seed,
-        min_examples=options.min_examples,
-        options={name: getattr(options, name) for name in data.option_names(options.partition)},
-    )
 
 
 def _resolved(config: Config, choice: Choice, plan: Plan, clients: int) -> Config:

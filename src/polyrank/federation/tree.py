@@ -1,94 +1,138 @@
-"""Aggregation in a tree: edge servers add up their own clients' updates and send one message of sums upwards.
+"""Adding up: one server that takes all updates, or a tree of them in which edges send one message of sums upwards.
 
-The same accumulators as in a flat federation, so the result is the same up to rounding, whatever the tree. The sums of
-kernel 1 are as large as one adapter (two with donors) however many clients an edge has; kernel 2 keeps every client's
-factors (unless it compresses), so there a tree shares out work and connections, not bytes.
+A flat round is a tree of one node. The result is the same up to rounding, whatever the tree. Sums of fixed shapes are
+as large as one adapter (two with donors) however many clients an edge has; methods on products keep every client's
+factors (unless they compress), so there a tree shares out work and connections, not bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
+
 from polyrank import packed
 from polyrank.adapter import Adapter
-from polyrank.aggregation import Accumulator, Method, Partial, Portable
-from polyrank.errors import AdapterError, ConfigError
-from polyrank.federation.round import accepted, conclude, parts_of, read_out
+from polyrank.aggregation import Aggregate, Download, Levels, Method, Partial
+from polyrank.aggregation.sums import Summed
+from polyrank.errors import AdapterError
+from polyrank.federation.round import accepted, kept_by, parts_of, read_outs
 from polyrank.state import ClientUpdate, ServerState
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
-class TreeResult:
-    """What a round's aggregation in a tree gives.
+class Hooks:
+    """What is done to the values between a client's training and the server's next state; nothing unless said.
+
+    Privacy, secure sums and server optimisers are functions here, and no cases of the round.
+
+    Args:
+        contribution: a client's contribution, before it leaves (clipped, noised, encoded).
+        total: the sum over all clients, before it is concluded (noised, decoded).
+        aggregate: the server before the round and what the method made of the sum (a server optimiser).
+    """
+
+    contribution: Callable[[Summed], Summed] | None = None
+    total: Callable[[Summed], Summed] | None = None
+    aggregate: Callable[[ServerState, Aggregate], Aggregate] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RoundResult:
+    """What a round's aggregation gives.
 
     Args:
         state: the server after the round.
         used: the clients that counted, sorted.
         dropped: client -> why its update was left out.
         metrics: what the method measured.
+        received: in a flat round the updates that counted, as the server received them, sorted by client.
     """
 
     state: ServerState
     used: tuple[str, ...]
     dropped: Mapping[str, str]
     metrics: Mapping[str, float]
+    received: tuple[ClientUpdate, ...] = ()
+
+
+def levels(state: ServerState, clients: Iterable[str]) -> Levels:
+    """The different ranks that these clients hold, for each module of the adapter."""
+    ranks = {state.ranks[client] for client in clients}
+    modules = state.adapter.modules
+    return {name: tuple(sorted({min(rank, f.rank) for rank in ranks})) for name, f in modules.items()}
 
 
 @dataclass(eq=False)
 class Node:
     """One server of the tree: an edge that takes updates, a server between, or the root; it may be several at once.
 
-    What stays with a client (`Parts.keeps`) stays there: a tree is for clients that keep their own.
+    Updates are checked first; a bad one is left out by name, and the others count. In a tree what stays with a client
+    (`Parts.keeps`) stays there: a tree is for clients that keep their own.
 
     Args:
         state: before the round, the same on all nodes.
         method: the same on all nodes.
+        asked: the clients that take part in the round, on all nodes together.
         uniform: whether every client weighs 1 instead of its own weight.
         local_head: whether heads stay with their clients.
-
-    Raises:
-        ConfigError: the method's sums cannot be sent; it is named.
+        hooks: what is done to the values on the way; ``contribution`` where updates come in, the others at the root.
+        sent: the clients' read-outs, where they are at hand.
     """
 
     state: ServerState
     method: Method
+    asked: Collection[str]
     uniform: bool = False
     local_head: bool = False
+    hooks: Hooks = field(default_factory=Hooks)
+    sent: Mapping[str, Download] | None = None
     used: set[str] = field(default_factory=set, init=False)
     dropped: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._sums = self._empty()
+        for client in self.asked:
+            self._check_known(client)
+        self._kernel = self.method.start(self.state, levels(self.state, self.asked))
+        self._sums = self._kernel.empty()
         self._sends = parts_of(self.method, self.state.round + 1, local_head=self.local_head).sends
-        self._sent: dict[tuple[int, float], Adapter] = {}
+        self._starts: dict[tuple[int, float], Adapter] = {}
 
-    def add(self, update: ClientUpdate) -> None:
+    def add(self, update: ClientUpdate) -> ClientUpdate | None:
         """Fold one client's update in, or leave it out by name; then it can be forgotten.
 
+        Returns:
+            The update as it was added, None if it was left out.
+
         Raises:
-            AdapterError: the client has no rank in the state, or has been counted already.
+            AdapterError: the client was not asked, or has been counted already.
         """
-        if update.client not in self.state.ranks:
-            raise AdapterError(f"client {update.client} has no rank in this federation; expected one of its clients")
+        self._check_known(update.client)
+        if update.client not in self.asked:
+            raise AdapterError(f"client {update.client} was not asked in this round; expected one of its cohort")
         self._check_new({update.client})
-        received = accepted(update, self._read_out(update.client), self._sends, uniform=self.uniform)
+        received = accepted(update, self._start_of(update.client), self._sends, uniform=self.uniform)
         if isinstance(received, str):
             self.dropped[update.client] = received
+            return None
+        if self.hooks.contribution is None:
+            self._sums = self._kernel.fold(self._sums, received)
         else:
-            self._sums.add(received)
-            self.used.add(update.client)
+            self._sums += self.hooks.contribution(self._kernel.contribution(received))
+        self.used.add(update.client)
+        return received
 
     def fold(self, message: bytes) -> None:
         """Fold in what a node below has sent.
 
         Raises:
-            AdapterError: it is damaged, of another round or method, has sums that are not finite, or holds a client
-                that has been counted already; nothing has been added then.
+            AdapterError: it is damaged, of another round, cohort or method, has sums that are not finite, or holds a
+                client that has been counted already; nothing has been added then.
         """
         header, tensors = packed.unpack(message)
         for key, expected in self._about().items():
@@ -99,52 +143,107 @@ class Node:
             raise AdapterError("an edge sent sums without its clients' names; expected those used and dropped")
         if not isinstance(about, dict):
             raise AdapterError(f"an edge sent {type(about).__name__} in place of a description of its sums")
+        if strangers := sorted({*used, *dropped} - set(self.asked)):
+            raise AdapterError(f"an edge sent sums of client {strangers[0]}, which was not asked in this round")
         self._check_new({*used, *dropped})
-        other = self._empty()
-        other.restore(Partial(about, tensors))
-        self._sums.merge(other)
+        self._sums += self._kernel.received(Partial(tensors, about))
         self.used |= set(used)
         self.dropped |= dropped
 
     def pack(self) -> bytes:
         """The message for the node above: sums as safetensors, and the names of the clients in them."""
-        partial = self._sums.dump()
+        partial = self._sums.partial()
         names = {"used": sorted(self.used), "dropped": self.dropped}
         return packed.pack({**self._about(), **names, "sums": partial.about}, partial.tensors)
 
-    def finish(self) -> TreeResult:
-        """At the root: the state after the round. Without any update, or if sums overflow, the adapter stays."""
+    def finish(self) -> RoundResult:
+        """At the root: the state after the round. Without any update, or if sums overflow, the adapter stays.
+
+        A server's adapter is always finite. The node is used up.
+        """
         unchanged = replace(self.state, round=self.state.round + 1)
         if not self.used:
-            return TreeResult(unchanged, (), self.dropped, {})
-        result = conclude(self.state, self._sums)
+            return RoundResult(unchanged, (), self.dropped, {})
+        result = self._conclude()
         if isinstance(result, str):
-            return TreeResult(unchanged, (), self.dropped | dict.fromkeys(self.used, result), {})
-        after, metrics = result
-        return TreeResult(after, tuple(sorted(self.used)), self.dropped, metrics)
+            return RoundResult(unchanged, (), self.dropped | dict.fromkeys(sorted(self.used), result), {})
+        after = replace(unchanged, adapter=result.adapter, base_change=result.base_change)
+        return RoundResult(after, tuple(sorted(self.used)), self.dropped, result.metrics)
+
+    def _conclude(self) -> Aggregate | str:
+        """What the method makes of the sums, or why they cannot be used: they overflow."""
+        sums = self.hooks.total(self._sums) if self.hooks.total else self._sums
+        try:
+            result = self._kernel.conclude(sums)
+            if self.hooks.aggregate:
+                result = self.hooks.aggregate(self.state, result)
+            overflow = result.adapter.first_not_finite() or (
+                result.base_change and result.base_change.first_not_finite()
+            )
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch exports it unlisted; an SVD of infinite values
+            overflow = "the products"
+        return f"the round's sum overflows in {overflow}" if overflow else result
 
     def _about(self) -> dict[str, Any]:  # Any: JSON
         options = json.loads(json.dumps(asdict(self.method)))  # type: ignore[call-overload]  # they are dataclasses
-        return {"format": FORMAT, "round": self.state.round + 1, "method": self.method.info.name, "options": options}
+        ranks = sorted({self.state.ranks[client] for client in self.asked})
+        about = {"format": FORMAT, "round": self.state.round + 1, "method": self.method.info.name, "options": options}
+        return about | {"ranks": ranks}
 
-    def _empty(self) -> Portable:
-        sums: Accumulator = self.method.start(self.state)
-        if not isinstance(sums, Portable):
-            raise ConfigError(
-                f"aggregation.method {self.method.info.name} cannot be aggregated in a tree: its accumulator "
-                f"({type(sums).__name__}) has no dump and restore; write them, or take a method whose accumulator has"
-            )
-        return sums
-
-    def _read_out(self, client: str) -> Adapter:
+    def _start_of(self, client: str) -> Adapter:
+        if self.sent is not None:
+            return self.sent[client].adapter
         key = self.state.ranks[client], self.state.scales[client]
-        if key not in self._sent:
-            self._sent[key] = read_out(self.state, client, self.method).adapter
-        return self._sent[key]
+        if key not in self._starts:
+            self._starts[key] = read_outs(self.state, [client], self.method)[client].adapter
+        return self._starts[key]
+
+    def _check_known(self, client: str) -> None:
+        if client not in self.state.ranks:
+            raise AdapterError(f"client {client} has no rank in this federation; expected one of its clients")
 
     def _check_new(self, clients: set[str]) -> None:
         if twice := sorted(clients & (self.used | self.dropped.keys())):
             raise AdapterError(f"client {twice[0]} has been counted already; expected each in one part of the tree")
+
+
+def aggregate(
+    state: ServerState,
+    updates: Sequence[ClientUpdate],
+    method: Method,
+    *,
+    uniform: bool = False,
+    local_head: bool = False,
+    sent: Mapping[str, Download] | None = None,
+    hooks: Hooks | None = None,
+) -> RoundResult:
+    """A flat round: one node that takes the updates in the order of the clients' names.
+
+    Args:
+        state: before the round.
+        updates: what came back, in any order, heads included.
+        method: the aggregation method.
+        uniform: whether every client weighs 1 instead of its own weight.
+        local_head: whether heads stay with their clients.
+        sent: the read-outs of all clients that were asked; by default those who answered were asked.
+        hooks: what is done to the values on the way.
+    """
+    if sent is None:
+        sent = read_outs(state, (update.client for update in updates), method)
+    node = Node(state, method, sent.keys(), uniform=uniform, local_head=local_head, hooks=hooks or Hooks(), sent=sent)
+    keeps = parts_of(method, state.round + 1, local_head=local_head).keeps
+    personal, received = dict(state.personal), []
+    for update in sorted(updates, key=lambda one: one.client):
+        added = node.add(update)
+        if added is None:
+            continue
+        received.append(added)
+        if keeps:
+            personal[update.client] = kept_by(update, keeps)
+    result = node.finish()
+    if not result.used:
+        return result
+    return replace(result, state=replace(result.state, personal=personal), received=tuple(received))
 
 
 def _names(value: object) -> list[str] | None:

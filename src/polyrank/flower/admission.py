@@ -71,7 +71,7 @@ class Admission:
         return names
 
     def _check_rank(self, rank: int | None) -> None:
-        from polyrank.federation.setup import global_rank
+        from polyrank.federation.population import global_rank
 
         highest = global_rank(self.federation.config)
         if rank is not None and rank > highest:

@@ -10,7 +10,7 @@ import tomlkit
 
 from polyrank.config import Config
 from polyrank.errors import FlowerError
-from polyrank.federation.setup import DEFAULT_CLIENTS
+from polyrank.federation.population import DEFAULT_CLIENTS
 from polyrank.flower.server import Settings
 from polyrank.site.switches import SWITCHES
 

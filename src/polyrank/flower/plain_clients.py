@@ -10,7 +10,8 @@ from flwr.serverapp import Grid
 
 from polyrank.aggregation import Download, Method
 from polyrank.errors import FlowerError
-from polyrank.federation.round import RoundResult, parts_of, read_outs
+from polyrank.federation.round import parts_of, read_outs
+from polyrank.federation.tree import RoundResult
 from polyrank.flower.nodes import collect, reason_of
 from polyrank.flower.peft_arrays import read_arrays, to_arrays
 from polyrank.flower.records import shown
@@ -128,7 +129,7 @@ class PlainClients:
 
     def metrics(self, updates: Sequence[ClientUpdate], result: RoundResult) -> MetricRecord:
         """Of a round: the clients' own, weighted as their updates, and what was counted."""
-        good = {update.client for update in result.used}
+        good = set(result.used)
         used = [update for update in updates if update.client in good]
         numbers: dict[str, int | float | list[int] | list[float]] = {}
         for name in sorted({name for update in used for name in update.metrics}):

@@ -23,12 +23,14 @@ from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
 from polyrank.errors import ConfigError, FlowerError
 from polyrank.federation import checkpoint
-from polyrank.federation.round import aggregate, cohort, parts_of
+from polyrank.federation.round import cohort, parts_of
+from polyrank.federation.tree import aggregate
 from polyrank.flower.facts import MOST_EXAMPLES
 from polyrank.flower.node_ranks import QUESTION, NodeRanks
 from polyrank.flower.nodes import Member, Nodes
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
 from polyrank.flower.plain_clients import PlainClients
+from polyrank.ranks import policy
 from polyrank.state import ServerState
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -106,10 +108,11 @@ class RankStrategy(Strategy):
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}, expected {least} or more")
-        if ranks and ranks.policy == "validation" and len(ranks.levels) > 1 and validate is None:
-            raise ConfigError("ranks.policy is validation; expected validate, the loss of an adapter, beside it")
-        if ranks and ranks.policy == "self_pruning":
-            raise ConfigError("ranks.policy is self_pruning, whose regulariser plain ClientApps know nothing of")
+        chosen = policy(ranks) if ranks else None
+        if ranks and chosen and chosen.scores and len(ranks.levels) > 1 and validate is None:
+            raise ConfigError(f"ranks.policy is {ranks.policy}; expected validate, the loss of an adapter, beside it")
+        if ranks and chosen and chosen.prunes:
+            raise ConfigError(f"ranks.policy is {ranks.policy}, whose regulariser plain ClientApps know nothing of")
         self.ranks, self.declared, self.validate = ranks, declared, validate
         self.fraction_train, self.min_available_nodes = fraction_train, min_available_nodes
         self.min_replies, self.repeats, self.seed, self.uniform = min_replies, repeats, seed, uniform

@@ -13,7 +13,6 @@ from torch import Tensor
 from polyrank import lowrank
 from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Aggregate, Method, build
-from polyrank.aggregation.hetlora import HetLoRA
 from polyrank.errors import AdapterError, ConfigError
 from polyrank.hf.shared import OURS
 from polyrank.hf.tying import transposed
@@ -59,8 +58,8 @@ def merge(
         dtype: of the written tensors; by default of each the widest of its inputs.
         allow_different_bases: go on where the adapters name different base models.
 
-    Memory: methods of sums (``info.linear``) hold those sums and one module of one adapter; the others hold one module
-    of all adapters; the result and the sums are in memory whole.
+    Memory: methods of fixed sums (``info.fixed_sums``) hold them and one module of one adapter; the others hold one
+    module of all adapters; the result and the sums are in memory whole.
 
     Raises:
         AdapterError: an adapter is broken, or two do not fit each other.
@@ -104,10 +103,10 @@ def _checked_method(method: Method, weights: Sequence[float] | None) -> Method:
             f"{info.name} cannot merge adapters: it averages {info.averages}, which only adapters of one federation "
             f"have in common; methods that can: {able}"
         )
-    if getattr(method, "align", "none") != "none":
-        raise ConfigError(f"{info.name}: align rotates towards a previous adapter, and a merge has none; leave it out")
-    if isinstance(method, HetLoRA) and weights is not None:
-        raise ConfigError("hetlora weighs adapters by the norms of their updates; leave the weights out")
+    if info.own_weights and weights is not None:
+        raise ConfigError(
+            f"{info.name} weighs adapters by what they hold, such as the norms of their updates; leave the weights out"
+        )
     return method
 
 
@@ -132,19 +131,18 @@ def _portions(method: Method, inputs: Inputs) -> list[list[str]]:
     grow with the adapters. One that keeps the adapters' factors takes one module at a time.
     """
     names = [name for name in inputs.modules if name not in inputs.tied]
-    return [names] if method.info.linear else [[name] for name in names]
+    return [names] if method.info.fixed_sums else [[name] for name in names]
 
 
 def _run(method: Method, inputs: Inputs, names: Sequence[str], rank: int | None) -> Aggregate:
     """One round without a past."""
-    start: dict[str, Factors] = {}
-    for name in names:
-        highest = max(inputs.modules[name].ranks)
-        start[name] = inputs.modules[name].zeros(highest if method.info.linear else max(highest, rank or 0))
-    accumulator = method.start(ServerState(0, Adapter(start), {}, {}))
+    start = {name: inputs.modules[name].zeros(max(*inputs.modules[name].ranks, rank or 0)) for name in names}
+    levels = {name: tuple(sorted(set(inputs.modules[name].ranks))) for name in names}
+    kernel = method.start(ServerState(0, Adapter(start), {}, {}), levels)
+    sums = kernel.empty()
     for update in inputs.updates(names):
-        accumulator.add(update)
-    return accumulator.finish()
+        sums = kernel.fold(sums, update)
+    return kernel.conclude(sums)
 
 
 def _combined(result: Aggregate, name: str, module: Module) -> Factors:

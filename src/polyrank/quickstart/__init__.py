@@ -2,8 +2,8 @@
 
 `stdlib_docs` reads the docstrings of the user's own Python, labelled by topic; `backbone/` holds a BERT of 1.8 million
 parameters that was distilled from all-MiniLM-L6-v2 and has really learned language, so that LoRA has something to
-adapt and a federation learns in seconds a round on two cores. `distill` is the script that made it, `probes` measures
-it.
+adapt and a federation learns in seconds a round on two cores. `tools/distill.py` in the repository made
+it, `tools/probes.py` measures it.
 """
 
 from __future__ import annotations

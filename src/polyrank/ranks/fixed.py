@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.ranks.levels import level_counts
@@ -16,6 +17,8 @@ class Fixed(RankPolicy):
 
     ``ranks.by_name`` sets single clients, or all clients of a group of the partition, instead.
     """
+
+    takes_names: ClassVar[bool] = True
 
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:  # noqa: ARG002  # nothing is drawn
         """Levels in the order of the names.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
@@ -13,9 +14,12 @@ from polyrank.state import ClientUpdate
 
 @dataclass(frozen=True)
 class RankPolicy(ABC):
-    """Ranks are plain dicts from client name to rank."""
+    """Ranks are plain dicts from client name to rank; a policy's fields beside ``config`` are its ``ranks.options``."""
 
     config: RanksConfig
+
+    takes_names: ClassVar[bool] = False
+    """Whether ``ranks.by_name`` says something to it."""
 
     @property
     def scores(self) -> bool:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.data import PARTITIONS, TextDataset, option_names, partition
+from polyrank.data import PARTITIONS, TextDataset, partition
 from polyrank.data.partitions.quality_groups import BALANCED, SKEWED
 from polyrank.errors import ConfigError, DataError
 
@@ -33,7 +33,7 @@ def largest_share(result, data):
 def test_no_example_has_two_clients_and_no_client_is_empty(name, counts, clients, seed, alpha):
     """All four hand out everything; all but by-label make sizes that differ by one at most."""
     data = dataset(counts)
-    options = {"alpha": alpha} if "alpha" in option_names(name) else {}
+    options = {"alpha": alpha} if "alpha" in PARTITIONS.options(name) else {}
     try:
         result = partition(data, name, clients, seed=seed, options=options)
     except DataError:
@@ -234,13 +234,13 @@ def test_fewer_examples_than_asked_for():
 @pytest.mark.parametrize(
     ("name", "clients", "options", "message"),
     [
-        ("dirichelt", 2, {}, "unknown partition 'dirichelt'; did you mean 'dirichlet'"),
-        ("dirichlet", 2, {"alfa": 1}, "dirichlet has no option 'alfa'; did you mean 'alpha'"),
-        ("dirichlet", 2, {"alpha": 0}, "option alpha is 0; expected a number above 0"),
-        ("dirichlet", 2, {"alpha": "big"}, "option alpha is 'big'"),
+        ("dirichelt", 2, {}, "there is no partition 'dirichelt': did you mean 'dirichlet'"),
+        ("dirichlet", 2, {"alfa": 1}, "partition dirichlet has no option 'alfa': did you mean 'alpha'"),
+        ("dirichlet", 2, {"alpha": 0}, "option alpha is 0.0; expected a number above 0"),
+        ("dirichlet", 2, {"alpha": "big"}, "partition dirichlet, option alpha: found 'big'"),
         ("dirichlet", 2, {"alpha": float("nan")}, "option alpha is nan"),
-        ("iid", 2, {"size": 1.5}, "option size is 1.5; expected a whole number above 0"),
-        ("by-label", 2, {"labels_per_client": True}, "option labels_per_client is True"),
+        ("iid", 2, {"size": 1.5}, "option size: found 1.5; Input should be a valid integer"),
+        ("by-label", 2, {"labels_per_client": True}, "option labels_per_client: found True; expected int"),
         ("quality-groups", 2, {"balanced_share": 1.1}, "balanced_share is 1.1; expected a share from 0 to 1"),
         ("iid", None, {}, "federation.clients is None; this partition needs"),
         ("iid", 0, {}, "federation.clients is 0"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 from polyrank.data.dataset import TextDataset
@@ -12,30 +11,20 @@ from polyrank.data.partitions.by_label import ByLabel
 from polyrank.data.partitions.dirichlet import Dirichlet
 from polyrank.data.partitions.iid import Iid
 from polyrank.data.partitions.quality_groups import QualityGroups
-from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.errors import ConfigError, DataError
+from polyrank.registry import Registry
 from polyrank.seeds import numpy_generator
 
-PARTITIONS: Mapping[str, type[Iid | Dirichlet | ByLabel | ByColumn | QualityGroups]] = {
-    "iid": Iid,
-    "dirichlet": Dirichlet,
-    "by-label": ByLabel,
-    "by-column": ByColumn,
-    "quality-groups": QualityGroups,
-}
-
-
-def option_names(name: str) -> tuple[str, ...]:
-    """Names of the options that the partition of this name takes.
-
-    >>> option_names("dirichlet")
-    ('alpha', 'size')
-
-    Raises:
-        ConfigError: there is no such partition.
-    """
-    if name not in PARTITIONS:
-        raise ConfigError(f"unknown partition {name!r}; {did_you_mean(name, PARTITIONS)}")
-    return tuple(field.name for field in dataclasses.fields(PARTITIONS[name]))
+PARTITIONS: Registry[Partitioner] = Registry(
+    "partition",
+    {
+        "iid": Iid,
+        "dirichlet": Dirichlet,
+        "by-label": ByLabel,
+        "by-column": ByColumn,
+        "quality-groups": QualityGroups,
+    },
+)
 
 
 def partition(
@@ -49,14 +38,14 @@ def partition(
 ) -> Partition:
     """Divide a data set over clients with the partition of this name.
 
-    `options` are the fields of the partition's class (`option_names`), such as ``{"alpha": 0.1}``; `clients` may be
+    `options` are the fields of the partition's class (`Registry.options`), such as ``{"alpha": 0.1}``; `clients` may be
     None for by-column. The same arguments give the same partition. Every client has at least `min_examples`.
 
     Raises:
         ConfigError: an unknown name or option, an option out of range, or a number of clients that cannot be.
         DataError: more clients than examples, a client below `min_examples`, or data that do not allow this partition.
     """
-    partitioner = _build(name, options or {})
+    partitioner = PARTITIONS.build(name, options)
     if min_examples < 1:
         raise ConfigError(
             f"data.min_examples is {min_examples}; expected 1 or more, since a client without data cannot train"
@@ -73,11 +62,3 @@ def partition(
             "data or a lower data.min_examples"
         )
     return result
-
-
-def _build(name: str, options: Mapping[str, object]) -> Partitioner:
-    known = option_names(name)
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"partition {name} has no option {option!r}; {did_you_mean(option, known)}")
-    return PARTITIONS[name](**options)  # type: ignore[arg-type]  # the classes check their options themselves

@@ -1,0 +1,59 @@
+"""FedSVD: B is trained and averaged, then the product is factored anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from polyrank.adapter import Adapter, Factors
+from polyrank.aggregation.kernels.products import cut
+from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.method import Parts, method
+from polyrank.lowrank import wide
+from polyrank.state import ServerState
+
+
+@method(
+    "fedsvd",
+    paper="https://arxiv.org/abs/2505.12805",
+    averages="B, then A and B anew by SVD of the product",
+    exact="yes",
+    fixed_sums=True,
+    merges=False,
+)
+@dataclass(frozen=True)
+class FedSVD(RowMethod):
+    """``B = sum_k p_k [B_k 0]`` as in ffa, then ``B A = U S V^T``, ``A <- V^T``, ``B <- U S / s``.
+
+    Exact, and A follows what was learned though no client trains it. A product of zero keeps its random A. Missing
+    columns of B are zeros (our generalisation to different ranks). Source: Lee et al., NeurIPS 2025 (FedSVD).
+    """
+
+    def combine(self, rows: Rows) -> Tensor:
+        return rows.filled(0.0)
+
+    def factors(self, server: ServerState) -> str:  # noqa: ARG002  # the same in every round
+        return "b"
+
+    def least_owners(self) -> int:
+        """A column that nobody owns is zero like any other that is missing, so 0."""
+        return 0
+
+    def finish(self, adapter: Adapter, server: ServerState) -> Adapter:
+        """``A = V^T``, ``B = U S / s``."""
+        before = server.adapter.modules
+        modules = {
+            name: f if f is before[name] or not bool(f.b.any()) else _refactored(f)
+            for name, f in adapter.modules.items()
+        }
+        return Adapter(modules, adapter.dense)
+
+    def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
+        """B is trained and sent; both factors come down."""
+        b = frozenset({"b", "head"})
+        return Parts(trains=b, sends=b)
+
+
+def _refactored(factors: Factors) -> Factors:
+    return cut((factors.a, factors.b.to(wide(factors.b.dtype)) * factors.scale), factors)

@@ -1,0 +1,104 @@
+"""Who holds what: the data of a configuration, shared out over its clients, and the ranks that they begin with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polyrank import data
+from polyrank.config import Config, DataConfig
+from polyrank.data import Partition, Split, TextDataset
+from polyrank.errors import ConfigError, ModelError
+from polyrank.hf.base import checkpoint_classes
+from polyrank.hf.digest import model_digests
+from polyrank.ranks import RankPolicy
+from polyrank.seeds import numpy_generator
+
+DEFAULT_CLIENTS = 100
+
+
+def global_rank(config: Config) -> int:
+    """R, the rank of the global adapter: the highest in the configuration, whoever takes part."""
+    return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
+
+
+def load_data(config: Config) -> Split:
+    """Training and test data of a configuration."""
+    options = config.data
+    return data.load(
+        options.train,
+        options.test,
+        text=options.text,
+        label=options.label,
+        labels=options.labels,
+        order=_head_order(config),
+        quoting=options.quoting,
+        extra_columns=[options.column] if options.column else [],
+        test_share=options.test_share,
+        seed=config.federation.seed,
+        limit_train=options.limit_train,
+        limit_test=options.limit_test,
+    )
+
+
+def _head_order(config: Config) -> tuple[str, ...]:
+    """The classes of the checkpoint's head, where the configuration does not name any."""
+    if config.data.labels is not None:
+        return ()
+    try:
+        return checkpoint_classes(config.model)
+    except ModelError:  # said by `load_base`, after what is wrong with data and ranks
+        return ()
+
+
+def digests_of(config: Config) -> dict[str, str]:
+    """What the data and the model of a configuration hold now, as `build` would find it.
+
+    Raises:
+        PolyRankError: the data cannot be read, or the model cannot be found.
+    """
+    return digests(config, load_data(config))
+
+
+def digests(config: Config, split: Split) -> dict[str, str]:
+    """What these data and the model of a configuration hold."""
+    return {**split.digests, **model_digests(config.model)}
+
+
+def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
+    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
+    if not policy.scores:
+        return train, None
+    generator = numpy_generator(config.federation.seed, "data", "validation")
+    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
+    return train.subset(rest), train.subset(held)
+
+
+def share_out(train: TextDataset, config: Config) -> Partition:
+    """Who holds what of the training data."""
+    options = config.data
+    clients = config.federation.clients
+    if clients is None and options.partition != "by-column":
+        clients = DEFAULT_CLIENTS
+    return data.partition(
+        train,
+        options.partition,
+        clients,
+        seed=config.federation.seed,
+        min_examples=options.min_examples,
+        options=_partition_options(options),
+    )
+
+
+def _partition_options(options: DataConfig) -> dict[str, Any]:  # Any: TOML values
+    """Options of the partition, from keys of their own in ``[data]`` and from ``data.options``."""
+    keys = DataConfig.model_fields.keys()
+    if twice := sorted(options.options.keys() & keys):
+        raise ConfigError(f"data.options has {twice[0]!r}, which has a key of its own; expected data.{twice[0]}")
+    named = {name: getattr(options, name) for name in data.PARTITIONS.options(options.partition) if name in keys}
+    return named | options.options
+
+
+def first_ranks(config: Config, policy: RankPolicy, partition: Partition) -> dict[str, int]:
+    """The ranks of the first round; of a policy that scores, those that it gives in this number to whom it does."""
+    start = policy.start(sorted(partition.examples), partition.groups, config.federation.seed)
+    return policy.assign(start, {}) if policy.scores else start
