@@ -48,28 +48,24 @@ class PlainClients:
         """What the last messages held, by client."""
         self._failures: Mapping[str, str] = {}
 
-    def messages(
-        self, state: ServerState, clients: Sequence[str], config: ConfigRecord, seconds: float
-    ) -> list[Message]:
-        """One per client, with the arrays cut to its rank.
+    def contents(self, state: ServerState, clients: Sequence[str], config: ConfigRecord) -> dict[str, RecordDict]:
+        """What each client is sent, with the arrays cut to its rank.
 
         Args:
             state: before the round.
             clients: to ask.
             config: of the caller's own, sent along.
-            seconds: to live.
         """
         self.sent = read_outs(state, clients, self.method)
         trains = parts_of(self.method, state.round + 1, local_head=False).trains
-        made = []
+        made: dict[str, RecordDict] = {}
         for client, sent in self.sent.items():
             about = ConfigRecord(dict(config))
             about["server-round"] = state.round + 1
             about["trains"] = ",".join(sorted(trains))
             factors = next(iter(sent.adapter.modules.values()))
             about["lora-rank"], about["lora-scale"] = state.ranks[client], factors.scale
-            content = RecordDict({self.arrays: to_arrays(sent.adapter), self.config: about})
-            made.append(Message(content, int(client), "train", ttl=seconds))
+            made[client] = RecordDict({self.arrays: to_arrays(sent.adapter), self.config: about})
         return made
 
     def collect(self, grid: Grid, messages: Iterable[Message], seconds: float) -> list[Message]:

@@ -7,7 +7,7 @@ ClientApps: they get ``arrays`` under PEFT's names, cut to their own rank, and s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
@@ -194,7 +194,7 @@ class RankStrategy(Strategy):
         here = self._here(grid)
         self.state = self._ranks.joined(state, here)
         clients = cohort(sorted(here), self.fraction_train, self.seed, server_round)
-        return self._clients.messages(self.state, clients, config, self.timeout)
+        return self._messages(self.state, clients, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -261,11 +261,15 @@ class RankStrategy(Strategy):
         self._nodes.wait(self.min_available_nodes, self.timeout)
         return self._nodes.here()
 
+    def _messages(self, state: ServerState, clients: Sequence[str], config: ConfigRecord) -> list[Message]:
+        contents = self._clients.contents(state, clients, config)
+        return [Message(content, int(client), "train", ttl=self.timeout) for client, content in contents.items()]
+
     def _losses(self, state: ServerState, grid: Grid, config: ConfigRecord) -> dict[str, float]:
         """Of the scoring round: everybody trains once, and nothing is aggregated."""
         assert self.validate is not None  # checked where the strategy was made
         losses = dict.fromkeys(state.ranks, math.inf)
-        asked = self._clients.messages(state, sorted(state.ranks), config, self.timeout)
+        asked = self._messages(state, sorted(state.ranks), config)
         for reply in self._clients.collect(grid, asked, self.timeout):
             update = self._clients.update(str(reply.metadata.src_node_id), reply)
             loss = self.validate(to_arrays(update.adapter))
