@@ -76,10 +76,6 @@ class Sums(Summed):
         """See `Summed`."""
         return Partial(self.tensors)
 
-    def below(self, start: str) -> Sums:
-        """Those whose names begin with ``start``, without it; the same memory."""
-        return Sums({n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)})
-
     def like(self, partial: Partial) -> Sums:
         """Sums of these names, shapes and dtypes, as they came from another machine.
 
@@ -92,11 +88,6 @@ class Sums(Summed):
             if name.endswith(("weight", "owners")) and bool((tensor < 0).any()):
                 raise AdapterError(f"the sums have a negative value in {name}; expected 0 or more")
         return Sums(found)
-
-
-def together(parts: Mapping[str, Sums]) -> Sums:
-    """Several as one, each part's names behind its own; the same memory."""
-    return Sums({f"{start}{name}": tensor for start, part in parts.items() for name, tensor in part.tensors.items()})
 
 
 def check_names(what: str, found: Mapping[str, object], known: Mapping[str, object]) -> None:

@@ -28,8 +28,9 @@ class Replication(RowMethod):
     donors matters, and is ours to offer: ``"highest"`` follows the paper's words.
 
     Args:
-        donor: ``"highest"``: the clients of the highest rank present in the round; ``"owners"``: all owners of the
-            row, which is owner_mean for any ranks and weights.
+        donor: ``"highest"``: the clients of the highest rank that was asked in the round, and the owners of the row
+            where none of them answers; ``"owners"``: all owners of the row, which is owner_mean for any ranks and
+            weights.
         min_owners: a row with fewer owners keeps its previous value.
     """
 
