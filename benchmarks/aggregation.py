@@ -32,10 +32,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.machine import machine
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Levels, build
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "aggregation.json"

@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.deployment import Deployment, Processes, Simulation, sets, wait
 from benchmarks.machine import machine
 from benchmarks.versus_flower import distilbert
-from polyrank.federation.run_folder import RunFolder
+from polyrank.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "flower.json"

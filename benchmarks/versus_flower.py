@@ -50,8 +50,8 @@ from benchmarks.flower_job import memory
 from benchmarks.machine import machine
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.federation.run_folder import RunFolder
 from polyrank.quickstart import backbone_path
+from polyrank.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "versus_flower.json"

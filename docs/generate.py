@@ -15,7 +15,7 @@ from typing import Any
 from polyrank.aggregation import METHODS
 from polyrank.cli.methods import facts
 from polyrank.config import Config, Section
-from polyrank.hf import adapter_fields
+from polyrank.hf.peft import fields as adapter_fields
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package

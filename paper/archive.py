@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks.machine import machine
 
 from polyrank.config import Config, parse
-from polyrank.errors import RunFolderError
-from polyrank.federation.agreement import differences
+from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import Run
+from polyrank.runs.agreement import differences
 
 KEPT = (
     *("round", "test/accuracy", "test/loss", "bytes/up", "bytes/down", "seconds"),

@@ -17,9 +17,9 @@ from typing import Any
 from benchmarks.machine import machine
 
 from polyrank import aggregation
-from polyrank.adapter import Adapter
 from polyrank.aggregation import Download
 from polyrank.config import Config
+from polyrank.core.adapter import Adapter
 from polyrank.federation.evaluation import score
 from polyrank.federation.job import job
 from polyrank.federation.round import cohort, personalise, read_out, read_outs

@@ -18,11 +18,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig
+from polyrank.core.adapter import Adapter, Factors
 from polyrank.data.dataset import TextDataset
-from polyrank.hf.base import load_base
 from polyrank.hf.files import quiet
+from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.classification import Batch, Examples, collate, tokenize
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyrank.config import Config, dump, load, override, parse
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 
 def error(*overrides: str) -> str:

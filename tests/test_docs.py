@@ -80,8 +80,8 @@ def test_the_method_in_contributing_works():
 def test_the_rank_policy_in_contributing_works(monkeypatch: pytest.MonkeyPatch):
     """Levels 5 and 20, every third of four clients: the first and the fourth; the option is read from ``[ranks]``."""
     from polyrank import load_config
+    from polyrank.core.registry import Registry
     from polyrank.ranks import POLICIES, policy, registry
-    from polyrank.registry import Registry
 
     own = Registry("rank policy", {**POLICIES, "in_turns": from_contributing(1)["InTurns"]}, given=("config",))
     monkeypatch.setattr(registry, "POLICIES", own)
@@ -93,9 +93,9 @@ def test_the_partition_in_contributing_works(monkeypatch: pytest.MonkeyPatch):
     """Seven examples, of which one is left out, over two clients: the first three and the next three."""
     import numpy as np
 
+    from polyrank.core.registry import Registry
     from polyrank.data import PARTITIONS, TextDataset, partition
     from polyrank.data.partitions import registry
-    from polyrank.registry import Registry
 
     own = Registry("partition", {**PARTITIONS, "in-order": from_contributing(2)["InOrder"]})
     monkeypatch.setattr(registry, "PARTITIONS", own)

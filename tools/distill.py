@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from polyrank.errors import DataError
+from polyrank.core.errors import DataError
+from polyrank.core.seeds import derive, torch_generator
 from polyrank.quickstart import stdlib_docs
-from polyrank.seeds import derive, torch_generator
 from tools.probes import embed, mean_pool, read_csv
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from polyrank.errors import DataError
+from polyrank.core.errors import DataError
+from polyrank.core.seeds import torch_generator
 from polyrank.quickstart import stdlib_docs
-from polyrank.seeds import torch_generator
 
 logger = logging.getLogger(__name__)
 

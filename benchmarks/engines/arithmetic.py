@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.engines.work import Shape, prepared
-from polyrank.hf.frozen import pack
-from polyrank.training.auto import DTYPES
-from polyrank.training.batched import Batched
-from polyrank.training.job import Engine, Job
+from polyrank.hf.speed.packed_linear import pack
+from polyrank.training.batched.engine import Batched
 from polyrank.training.profile import Clock
+from polyrank.training.tuning.precision import DTYPES
+from polyrank.training.work import Engine, Job
 
 REPEATS = 3
 TIMED_CHAINS = 30

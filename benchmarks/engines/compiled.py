@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks.engines.work import Shape, prepared
-from polyrank.training.batched import Batched
-from polyrank.training.job import Job
+from polyrank.training.batched.engine import Batched
+from polyrank.training.work import Job
 
 REPEATS = 3
 

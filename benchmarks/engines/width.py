@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.engines.arithmetic import chain_rate, operations
 from benchmarks.engines.work import Shape, decoder, distilbert, prepared, random_texts
-from polyrank.training.auto import DTYPES
-from polyrank.training.batched import Batched
-from polyrank.training.job import Engine
+from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential
+from polyrank.training.tuning.precision import DTYPES
+from polyrank.training.work import Engine
 
 CLIENTS = 10
 TEXTS = {64: 2, 512: 8, 4096: 64}

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel, LlamaConfig, LlamaModel, PreTrainedModel
 
 from polyrank import config as configuration
+from polyrank.core.seeds import derive
 from polyrank.federation.round import cohort
 from polyrank.federation.setup import Federation, build
 from polyrank.quickstart import backbone_path
-from polyrank.seeds import derive
-from polyrank.training.job import Job
+from polyrank.training.work import Job
 
 COMMON = (
     *("data.partition=iid", "ranks.policy=fixed", "ranks.levels=[8]", "aggregation.method=fedavg"),

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.flower_job.recipe import Work, build, cohort_order, cohort_size, collate, loss_of, work
-from polyrank.seeds import derive
+from polyrank.core.seeds import derive
 
 
 class Trained(nn.Module):

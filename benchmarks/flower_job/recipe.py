@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from polyrank import data
 from polyrank.config import Config, load
-from polyrank.hf.base import load_base, load_tokenizer
-from polyrank.seeds import derive, numpy_generator, torch_generator
-from polyrank.shares import part_of
+from polyrank.core.seeds import derive, numpy_generator, torch_generator
+from polyrank.core.shares import part_of
+from polyrank.hf.load import load_base, load_tokenizer
 from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, tokenize
 
 Batch = tuple[Tensor, Tensor, Tensor]

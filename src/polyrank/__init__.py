@@ -9,34 +9,34 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.adapter import Adapter, Factors
     from polyrank.aggregation import METHODS
     from polyrank.aggregation import build as method
     from polyrank.config import Config
     from polyrank.config import load as load_config
-    from polyrank.errors import PolyRankError
-    from polyrank.federation.listener import Listener
-    from polyrank.federation.runner import run
-    from polyrank.hf.peft_folder import base_model
+    from polyrank.core.adapter import Adapter, Factors
+    from polyrank.core.errors import PolyRankError
+    from polyrank.core.state import ClientUpdate, ServerState
+    from polyrank.hf.peft.folder import base_model
     from polyrank.merging.merge import merge
-    from polyrank.state import ClientUpdate, ServerState
+    from polyrank.runs.listener import Listener
+    from polyrank.runs.runner import run
 
 __version__ = metadata.version("polyrank")
 
 _PLACES = {
-    "Adapter": "polyrank.adapter:Adapter",
-    "Factors": "polyrank.adapter:Factors",
+    "Adapter": "polyrank.core.adapter:Adapter",
+    "Factors": "polyrank.core.adapter:Factors",
     "METHODS": "polyrank.aggregation:METHODS",
     "method": "polyrank.aggregation:build",
     "Config": "polyrank.config:Config",
     "load_config": "polyrank.config:load",
-    "PolyRankError": "polyrank.errors:PolyRankError",
-    "Listener": "polyrank.federation.listener:Listener",
-    "run": "polyrank.federation.runner:run",
-    "base_model": "polyrank.hf.peft_folder:base_model",
+    "PolyRankError": "polyrank.core.errors:PolyRankError",
+    "Listener": "polyrank.runs.listener:Listener",
+    "run": "polyrank.runs.runner:run",
+    "base_model": "polyrank.hf.peft.folder:base_model",
     "merge": "polyrank.merging.merge:merge",
-    "ClientUpdate": "polyrank.state:ClientUpdate",
-    "ServerState": "polyrank.state:ServerState",
+    "ClientUpdate": "polyrank.core.state:ClientUpdate",
+    "ServerState": "polyrank.core.state:ServerState",
 }
 
 __all__ = [

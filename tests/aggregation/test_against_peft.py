@@ -13,9 +13,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Aggregate, build
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import conclude
 
 CLIENTS: Mapping[str, tuple[float, dict[str, Any]]] = {  # Any: keyword arguments of LoraConfig

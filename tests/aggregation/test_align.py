@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, build, options
 from polyrank.aggregation.align import Alignment, aligned
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import DTYPES, UNEQUAL, aggregate
 
 HOW = pytest.mark.parametrize("how", ["rotation", "rectangular"])

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.base_change import check_max_rank, replaced, terms_of
-from polyrank.errors import ConfigError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
 
 Term = tuple[float, Tensor, Tensor]
 

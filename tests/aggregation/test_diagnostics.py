@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.diagnostics import (
     aggregation_error,
     diagnose,
@@ -17,7 +16,8 @@ from polyrank.aggregation.diagnostics import (
     row_energy,
     spectrum,
 )
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import EQUAL, UNEQUAL, Member, make
 from tests.conformance.oracle import dense_base, plain, relative_errors, target
 

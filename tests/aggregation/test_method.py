@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Kernel, Levels, Method, Parts, build
 from polyrank.aggregation.method import method
-from polyrank.state import ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ServerState
 from tests.conformance.fixtures import UNEQUAL
 
 A, B, HEAD = frozenset("a"), frozenset("b"), frozenset({"head"})

@@ -6,7 +6,7 @@ import pytest
 
 from polyrank.aggregation import METHODS, build, options
 from polyrank.aggregation.methods.replication import Replication
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks import versus_flower
 from polyrank import config as configuration
-from polyrank.adapter import Adapter
+from polyrank.core.adapter import Adapter
+from polyrank.core.seeds import derive
 from polyrank.federation.setup import build
-from polyrank.seeds import derive
 from polyrank.training import batches
-from polyrank.training.job import Job
+from polyrank.training.work import Job
 
 SMALL = ("data.limit_train=600", "federation.clients=10", "federation.participation=0.5", "data.size=20")
 FIXED = ("training.engine=sequential", "training.workers=1", "training.precision=float32", "training.attention=sdpa")

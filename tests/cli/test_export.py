@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from polyrank import config
-from polyrank.adapter import Adapter
 from polyrank.aggregation import build
-from polyrank.errors import AdapterError
-from polyrank.federation import checkpoint, runner
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import AdapterError
 from polyrank.federation.round import personalise, read_out
-from polyrank.federation.run_folder import RunFolder
-from polyrank.hf import peft_folder
-from polyrank.hf.base import BaseModel
+from polyrank.hf.load import BaseModel
 from polyrank.hf.merged import load_merged
+from polyrank.hf.peft import folder as peft_folder
 from polyrank.hf.resident import ResidentModel
+from polyrank.runs import checkpoint, runner
+from polyrank.runs.folder import RunFolder
 from tests.cli.conftest import Polyrank
 from tests.cli.test_inspect import run  # noqa: F401  # the fixture
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.cli.inspect import describe_adapter, error_by_layer, owners_by_row
+from polyrank.core.adapter import Adapter, Factors
 from tests.cli.conftest import Polyrank
 
 
 @pytest.fixture(scope="module")
 def run(own_things: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from polyrank import config
-    from polyrank.federation.runner import run
+    from polyrank.runs.runner import run
 
     folder = tmp_path_factory.mktemp("inspect") / "study"
     run(config.load(own_things / "study.toml"), folder)

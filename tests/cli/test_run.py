@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polyrank.federation import checkpoint, trackers
+from polyrank.runs import checkpoint, trackers
 from polyrank.training.profile import PHASES
 from polyrank.training.sequential import Sequential
 from tests.cli.conftest import Polyrank

@@ -11,15 +11,16 @@ import torch
 from polyrank.comparison.compare import Planned, compare, finished, plan
 from polyrank.comparison.entries import entries
 from polyrank.config import Config
-from polyrank.errors import RunFolderError
-from polyrank.federation import checkpoint, runner, scoring
-from polyrank.federation.listener import Listener
-from polyrank.federation.run_folder import RunFolder
+from polyrank.core.errors import RunFolderError
+from polyrank.core.state import ServerState
+from polyrank.federation import scoring
 from polyrank.report.runs import find, grouped
 from polyrank.report.statistics import compare as compared
 from polyrank.report.tables import as_json
-from polyrank.state import ServerState
-from tests.federation.conftest import Configure
+from polyrank.runs import checkpoint, runner
+from polyrank.runs.folder import RunFolder
+from polyrank.runs.listener import Listener
+from tests.conftest import Configure
 
 METHODS = ("replication", "zero_padding", "flexlora")
 

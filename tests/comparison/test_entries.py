@@ -6,7 +6,7 @@ import pytest
 
 from polyrank import aggregation, config
 from polyrank.comparison.entries import DEFAULT_METHODS, entries, homogeneous_ranks
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 
 def test_methods_share_everything_but_aggregation():

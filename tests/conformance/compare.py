@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation import Aggregate
+from polyrank.core.adapter import Adapter
 from tests.conformance.oracle import Model, Plain, model, plain
 
 # An entry differs by the rounding of the result; sums are wider than bfloat16, so 2 ** -8 is that rounding alone.

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Aggregate, Levels, Method
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 
 SHAPES: Mapping[str, tuple[int, int]] = {"layer.0.q": (7, 10), "layer.1.v": (12, 8)}  # d_out, d_in
 DENSE: Mapping[str, tuple[int, ...]] = {"head.weight": (3, 7), "head.bias": (3,)}

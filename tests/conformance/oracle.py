@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation import Aggregate
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate, ServerState
 
 Array = np.ndarray
 

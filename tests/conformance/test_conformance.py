@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Aggregate, build, options
 from polyrank.aggregation.kernels.products import ProductMethod
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.compare import exactly_the_same_factors, same, same_model
 from tests.conformance.fixtures import (
     DTYPES,

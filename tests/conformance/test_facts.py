@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, build
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.compare import same
 from tests.conformance.fixtures import Member, Round, aggregate, make
 from tests.conformance.oracle import plain, target

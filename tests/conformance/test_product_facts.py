@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Aggregate, build
-from polyrank.errors import ConfigError
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import SHAPES, UNEQUAL, Adding, Member, aggregate, conclude, make
 from tests.conformance.oracle import Array, best, clients_of, model, target
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Method, build
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import DENSE, SHAPES, conclude
 from tests.conformance.oracle import best, dense_base, model, plain
 from tests.conformance.test_conformance import VARIANTS, Variant

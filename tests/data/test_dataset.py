@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from polyrank.core.errors import DataError
 from polyrank.data import Split, TextDataset
-from polyrank.errors import DataError
 
 
 def make():

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyrank.core.errors import ConfigError, DataError
+from polyrank.core.seeds import numpy_generator
 from polyrank.data import TextDataset, hold_out
 from polyrank.data.sampling import stratified
-from polyrank.errors import ConfigError, DataError
-from polyrank.seeds import numpy_generator
 
 
 def dataset(counts):

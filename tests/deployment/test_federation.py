@@ -9,7 +9,7 @@ import pytest
 from benchmarks.deployment import Processes
 
 from polyrank import config as configuration
-from polyrank.federation.runner import run
+from polyrank.runs.runner import run
 from tests.deployment.world import CLIENTS, SMALL, Federation, lines, running, same, state
 
 

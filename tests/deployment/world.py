@@ -12,9 +12,9 @@ import psutil
 import pytest
 from benchmarks.deployment import Deployment, Process, Processes, wait
 
-from polyrank.federation import checkpoint
-from polyrank.federation.run_folder import RunFolder
-from polyrank.state import ServerState
+from polyrank.core.state import ServerState
+from polyrank.runs import checkpoint
+from polyrank.runs.folder import RunFolder
 
 RANKS = (20, 5, 2)
 """As the policy gives them, so that a local run has them too."""

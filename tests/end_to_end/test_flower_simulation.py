@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks.deployment import Simulation, sets
 
-from polyrank.federation import checkpoint
+from polyrank.runs import checkpoint
 from tests import airtight
 
 SMALL = [

@@ -14,14 +14,14 @@ import torch
 
 from polyrank import aggregation
 from polyrank import config as configuration
-from polyrank.adapter import Adapter
 from polyrank.aggregation import METHODS
-from polyrank.federation.listener import Listeners
-from polyrank.federation.run_folder import RunFolder
-from polyrank.federation.runner import Runner
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate
 from polyrank.federation.setup import Federation, build
-from polyrank.state import ClientUpdate
-from polyrank.training.job import Engine, Job
+from polyrank.runs.folder import RunFolder
+from polyrank.runs.listener import Listeners
+from polyrank.runs.runner import Runner
+from polyrank.training.work import Engine, Job
 
 SHORT = (
     *("federation.clients=20", "federation.participation=0.2", "federation.rounds=3"),

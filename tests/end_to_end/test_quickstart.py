@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 import polyrank
-from polyrank.federation import checkpoint
+from polyrank.runs import checkpoint
 
 SHORT = (
     *("--set", "federation.clients=20", "--set", "federation.participation=0.2", "--set", "federation.rounds=4"),

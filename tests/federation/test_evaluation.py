@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation import Download
+from polyrank.core.adapter import Adapter
 from polyrank.federation.evaluation import rank_groups, score, score_global
 from polyrank.federation.setup import Federation, build
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 
 BIAS = "classifier.bias"
 

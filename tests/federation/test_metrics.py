@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from polyrank.adapter import Adapter
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate
 from polyrank.federation.metrics import own_scores
-from polyrank.state import ClientUpdate
 
 
 def test_clients_without_a_test_set_do_not_count_in_the_means_of_the_others():

@@ -11,8 +11,8 @@ import pytest
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.errors import DataError, PolyRankError
-from polyrank.federation.runner import run
+from polyrank.core.errors import DataError, PolyRankError
+from polyrank.runs.runner import run
 from tests import models
 
 ODD = (

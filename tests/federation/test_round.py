@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, build
-from polyrank.errors import ConfigError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import (
     as_received,
     check_ranks,
@@ -30,7 +31,6 @@ from polyrank.federation.round import (
     with_ranks,
 )
 from polyrank.federation.tree import RoundResult, aggregate
-from polyrank.state import ClientUpdate, ServerState
 
 
 def line(*rows: float, scale: float = 1.0, head: float | None = None) -> Adapter:

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 
 from polyrank import config as configuration
 from polyrank.aggregation import METHODS
-from polyrank.errors import ConfigError, DataError, ModelError, PolyRankError
+from polyrank.core.errors import ConfigError, DataError, ModelError, PolyRankError
 from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
 from polyrank.federation.setup import build
 from tests import models
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 
 
 def test_the_global_rank_is_that_of_the_configuration():

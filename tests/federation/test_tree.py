@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from polyrank import packed
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Aggregate, Method, Partial, Sums, build
-from polyrank.errors import AdapterError
+from polyrank.core import codec
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.job import job
 from polyrank.federation.round import read_out, read_outs
 from polyrank.federation.setup import build as build_federation
 from polyrank.federation.tree import Hooks, Node, RoundResult, aggregate
-from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.compare import same_model
 from tests.conformance.fixtures import Adding, Round, as_trained, conclude
 from tests.conformance.test_conformance import Variant, every_method, every_round
 from tests.conformance.test_conformance import _round as round_of
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 
 Tree = list["int | Tree"]
 TREES: dict[str, Tree] = {
@@ -40,7 +40,7 @@ def through(variant: Variant, it: Round, tree: Tree) -> Adding:
     for branch in tree:
         if isinstance(branch, list):
             below = through(variant, it, branch).sums.partial()
-            header, tensors = packed.unpack(packed.pack({"sums": below.about}, below.tensors))
+            header, tensors = codec.unpack(codec.pack({"sums": below.about}, below.tensors))
             sums.sums += sums.kernel.received(Partial(tensors, header["sums"]))
         elif branch < len(it.updates):
             sums.add(it.updates[branch])
@@ -195,7 +195,7 @@ def test_what_an_edge_sends_is_of_a_fixed_shape(name: str, rows: int, width: int
         node = Node(state, build(name), state.ranks)
         for update in chosen:
             node.add(update)
-        messages.append({key: tuple(t.shape) for key, t in packed.unpack(node.pack())[1].items()})
+        messages.append({key: tuple(t.shape) for key, t in codec.unpack(node.pack())[1].items()})
     assert all(message == messages[0] for message in messages)
     assert sum(math.prod(shape) for shape in messages[0].values()) == rows * (width + 2) + 21 + 2
 
@@ -257,10 +257,10 @@ def test_a_client_counts_once():
 
 def damaged(message: bytes) -> dict[str, bytes]:
     """One message, broken in many ways."""
-    header, tensors = packed.unpack(message)
+    header, tensors = codec.unpack(message)
 
     def with_(**values: torch.Tensor) -> bytes:
-        return packed.pack(header, tensors | {f"modules/q/others/{name}": value for name, value in values.items()})
+        return codec.pack(header, tensors | {f"modules/q/others/{name}": value for name, value in values.items()})
 
     a, weight, owners = (tensors[f"modules/q/others/{name}"] for name in ("a", "weight", "owners"))
     return {
@@ -274,12 +274,12 @@ def damaged(message: bytes) -> dict[str, bytes]:
         "narrower": with_(a=a[:2]),
         "dtype": with_(a=a.float()),
         "nan": with_(a=a * float("nan")),
-        "missing": packed.pack(header, {k: t for k, t in tensors.items() if not k.endswith("weight")}),
-        "names": packed.pack({**header, "used": [1]}, tensors),
-        "no sums": packed.pack({**header, "sums": None}, tensors),
-        "unknown module": packed.pack(header, {**tensors, "modules/k/others/a": a}),
-        "stranger": packed.pack({**header, "used": ["who"]}, tensors),
-        "other ranks": packed.pack({**header, "ranks": [1]}, tensors),
+        "missing": codec.pack(header, {k: t for k, t in tensors.items() if not k.endswith("weight")}),
+        "names": codec.pack({**header, "used": [1]}, tensors),
+        "no sums": codec.pack({**header, "sums": None}, tensors),
+        "unknown module": codec.pack(header, {**tensors, "modules/k/others/a": a}),
+        "stranger": codec.pack({**header, "used": ["who"]}, tensors),
+        "other ranks": codec.pack({**header, "ranks": [1]}, tensors),
     }
 
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from polyrank.errors import RunFolderError
-from polyrank.federation import checkpoint, setup
-from polyrank.federation.listener import Listener
-from polyrank.federation.run_folder import RunFolder
-from polyrank.federation.runner import run
-from tests.federation.conftest import Configure
-from tests.federation.doubles import Pretend, Stop
+from polyrank.core.errors import RunFolderError
+from polyrank.federation import setup
+from polyrank.runs import checkpoint
+from polyrank.runs.folder import RunFolder
+from polyrank.runs.listener import Listener
+from polyrank.runs.runner import run
+from tests.conftest import Configure
+from tests.runs.doubles import Pretend, Stop
 
 BOTH = ("federation.participation=1", "federation.rounds=2", "model.dropout=0.1")
 

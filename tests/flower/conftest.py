@@ -13,15 +13,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from polyrank.adapter import Adapter
 from polyrank.config import Config
-from polyrank.federation import checkpoint
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ServerState
 from polyrank.flower import make_client_app
 from polyrank.flower.server import Settings
-from polyrank.state import ServerState
-from tests.federation.conftest import configure, one_thread
-
-__all__ = ["configure", "one_thread"]
+from polyrank.runs import checkpoint
 
 Answer = Callable[[Message, Context], Message]
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from polyrank import config as configuration
 from polyrank.cli import app
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 from polyrank.federation.population import DEFAULT_CLIENTS
 from polyrank.flower import app_folder
 from polyrank.flower.server import read_settings

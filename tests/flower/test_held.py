@@ -16,7 +16,7 @@ from polyrank.flower import make_client_app
 from polyrank.flower.held import NodeConfig, Watched, worker
 from polyrank.flower.server import serve
 from polyrank.site.worker import LocalWorker
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 from tests.flower.conftest import QUICK, InProcess
 
 

@@ -15,7 +15,7 @@ from flwr.app import Array, ConfigRecord, Context, Message, MetricRecord
 
 from polyrank.flower.messages import ADAPTER, METRICS, REPLY
 from polyrank.flower.server import serve
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 from tests.flower.conftest import QUICK, grid, lines, state
 
 Change = Callable[[Message], None]

@@ -15,12 +15,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import polyrank
 from polyrank.config import RanksConfig
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 from polyrank.flower import RankStrategy, make_client_app
 from polyrank.flower.facts import RECORD
 from polyrank.flower.nodes import Nodes, exchange
 from polyrank.flower.server import serve
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 from tests.flower.conftest import QUICK, Answer, InProcess, anyhow, apart, grid, lines, state
 from tests.flower.test_strategy import client as plain_client
 from tests.flower.test_strategy import initial

@@ -13,15 +13,15 @@ from flwr.app import Message
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
+from polyrank.core.state import ClientUpdate
 from polyrank.flower import client, make_client_app
 from polyrank.flower.client import worker
 from polyrank.flower.facts import question
 from polyrank.flower.held import NodeConfig
 from polyrank.flower.server import serve
 from polyrank.site.worker import LocalWorker, Task, Worker
-from polyrank.state import ClientUpdate
-from tests.federation.conftest import Configure
+from tests.conftest import Configure
 from tests.flower.conftest import QUICK, InProcess, anyhow, lines, state
 
 ONE_ROUND = ("federation.participation=1.0", "federation.rounds=1")

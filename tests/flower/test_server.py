@@ -15,12 +15,12 @@ from flwr.app import Context, Message
 
 import polyrank
 from polyrank.config import Config
-from polyrank.errors import ConfigError, FlowerError, RunFolderError
-from polyrank.federation.run_folder import RunFolder
+from polyrank.core.errors import ConfigError, FlowerError, RunFolderError
 from polyrank.flower import make_client_app
 from polyrank.flower.messages import ADAPTER
 from polyrank.flower.server import read_settings, serve
-from tests.federation.conftest import Configure
+from polyrank.runs.folder import RunFolder
+from tests.conftest import Configure
 from tests.flower.conftest import QUICK, anyhow, apart, grid, lines, state
 
 METHODS = ("replication", "zero_padding", "flexlora")

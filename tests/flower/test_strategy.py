@@ -16,14 +16,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Result, Strategy
 
-from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError, FlowerError, RunFolderError
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError, FlowerError, RunFolderError
+from polyrank.core.seeds import torch_generator
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.tree import aggregate
 from polyrank.flower import RankStrategy, declare_rank
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
-from polyrank.seeds import torch_generator
-from polyrank.state import ClientUpdate, ServerState
 from tests.flower.conftest import InProcess, apart
 
 RANKS = {11: 1, 12: 2, 13: 4}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Method, build
 from polyrank.aggregation.as_sent import AsSent
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import read_outs
 from polyrank.federation.tree import aggregate
 from polyrank.flower.records import WIRE, from_record, shapes_of, to_record
-from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.oracle import plain, target
 
 RANKS = {"ann": 2, "bob": 6, "cem": 4, "dee": 6}

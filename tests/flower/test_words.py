@@ -17,15 +17,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import FlowerError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import FlowerError
+from polyrank.core.state import ClientUpdate
 from polyrank.flower.facts import RECORD, About, Place, read_answer
 from polyrank.flower.messages import ADAPTER, METRICS, REPLY, read_reply
 from polyrank.flower.node_ranks import read_declared
 from polyrank.flower.records import from_record, to_record
-from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import Elsewhere, Examples
-from polyrank.training.job import Job
+from polyrank.training.work import Job
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig
-from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import BaseModel, checkpoint_classes, load_base
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, ModelError
 from polyrank.hf.files import quiet
+from polyrank.hf.load import BaseModel, checkpoint_classes, load_base
 from polyrank.hf.merged import load_merged, merge_into, write_merged
 from polyrank.hf.resident import ResidentModel
 from tests.models import ARCHITECTURES, LABELS, Checkpoints, batch, logits, random_adapter, resident

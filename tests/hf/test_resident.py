@@ -9,14 +9,14 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig, TrainingConfig
-from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import load_base
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, ModelError
+from polyrank.hf.load import load_base
 from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import SLOT, ResidentModel
-from polyrank.training.job import Job
 from polyrank.training.sequential import Sequential
+from polyrank.training.work import Job
 from tests.models import ARCHITECTURES, LABELS, WORDS, Checkpoints, batch, examples, logits, random_adapter, resident
 
 BOTH_HEADS = [(architecture, head) for architecture in ARCHITECTURES for head in ("model", "mean-pool")]

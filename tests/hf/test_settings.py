@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.files import quiet
-from polyrank.training.job import Job
 from polyrank.training.sequential import Sequential
+from polyrank.training.work import Job
 from tests import models
 from tests.models import Checkpoints, batch, logits, random_adapter, resident
 

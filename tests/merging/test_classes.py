@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from polyrank import merge
-from polyrank.errors import AdapterError
+from polyrank.core.errors import AdapterError
 from tests.merging.folders import replace_tensors, tensors_of, write
 
 CLASSES = ("neg", "mixed", "pos")

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import polyrank
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, build
-from polyrank.errors import AdapterError, ConfigError
-from polyrank.hf import peft_folder
-from polyrank.hf.adapter_file import AdapterFile
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, ConfigError
+from polyrank.core.state import ClientUpdate, ServerState
+from polyrank.hf.peft import folder as peft_folder
+from polyrank.hf.peft.file import AdapterFile
 from polyrank.merging.merge import merge
 from polyrank.merging.result import Loss, Merged
-from polyrank.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import conclude
 from tests.merging.folders import SHAPES, best, deltas, edit, mean_of, replace_tensors, tensors_of, write
 

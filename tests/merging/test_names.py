@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from polyrank.errors import AdapterError
-from polyrank.hf import peft_folder
+from polyrank.core.errors import AdapterError
+from polyrank.hf.peft import folder as peft_folder
 from polyrank.merging.merge import merge
 from tests.merging.folders import PREFIX, SHAPES, edit, replace_tensors, tensors_of, write
 from tests.merging.plain_peft import agree, gated, loaded, mean, saved

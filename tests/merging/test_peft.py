@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from polyrank.errors import AdapterError
-from polyrank.hf import peft_folder
-from polyrank.hf.adapter_file import AdapterFile
+from polyrank.core.errors import AdapterError
+from polyrank.hf.peft import folder as peft_folder
+from polyrank.hf.peft.file import AdapterFile
 from polyrank.merging.merge import merge
 from tests.hf.test_peft_folder import load_with_peft, plain_classifier
 from tests.merging.folders import edit, tensors_of

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from polyrank.errors import AdapterError
+from polyrank.core.errors import AdapterError
 from polyrank.merging.merge import merge
 from tests.merging.folders import edit
 from tests.merging.plain_peft import IDS, agree, gated, llama, loaded, mean, saved

@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 from torch import nn
 
 from polyrank.aggregation import METHODS
-from polyrank.errors import AdapterError, ConfigError
-from polyrank.hf import peft_folder
+from polyrank.core.errors import AdapterError, ConfigError
+from polyrank.hf.peft import folder as peft_folder
 from polyrank.merging.merge import merge
 from tests.merging.folders import edit, replace_tensors, tensors_of, write
 from tests.merging.plain_peft import agree, gated, loaded, mean, saved, updates

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from polyrank.aggregation import METHODS
-from polyrank.errors import AdapterError
-from polyrank.hf import peft_folder
+from polyrank.core.errors import AdapterError
+from polyrank.hf.peft import folder as peft_folder
 from polyrank.merging.merge import merge
 from tests.merging.folders import edit, replace_tensors, tensors_of
 from tests.merging.plain_peft import IDS, agree, llama, loaded, mean, saved, updates

@@ -10,7 +10,7 @@ from paper.studies import TABLES, Study
 
 from paper import archive, run
 from paper import tables as paper_tables
-from polyrank.errors import RunFolderError
+from polyrank.core.errors import RunFolderError
 from polyrank.quickstart import stdlib_docs
 
 FEW = ("data.limit_train=300", "data.limit_test=40", "federation.clients=4", "federation.participation=0.5")

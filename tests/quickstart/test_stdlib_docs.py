@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from polyrank.errors import DataError
+from polyrank.core.errors import DataError
 from polyrank.quickstart import stdlib_docs
 from polyrank.quickstart.stdlib_docs import MIN_WORDS, TOPIC_MODULES, TOPICS, documents, split
 

@@ -4,7 +4,7 @@ import pytest
 
 from polyrank import ranks
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.ranks import Declared
 
 NODES = [f"n{i}" for i in range(10)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.ranks import policy
 from polyrank.ranks.fixed import Fixed
 

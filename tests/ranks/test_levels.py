@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.ranks import level_counts, scale_of
 
 

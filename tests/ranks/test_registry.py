@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pytest
 
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
+from polyrank.core.registry import Registry
 from polyrank.ranks import POLICIES, RankPolicy, policy
 from polyrank.ranks import registry as module
-from polyrank.registry import Registry
 
 
 @pytest.mark.parametrize("name", POLICIES)

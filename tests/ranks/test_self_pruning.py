@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.config import RanksConfig
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate
 from polyrank.ranks import policy
 from polyrank.ranks.self_pruning import SelfPruning, tail
-from polyrank.state import ClientUpdate
 
 
 def pruning(**settings: object) -> SelfPruning:

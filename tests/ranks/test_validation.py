@@ -5,7 +5,7 @@ import math
 import pytest
 
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.ranks import policy
 from polyrank.ranks.validation import Validation
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.config import parse
-from polyrank.federation.agreement import Asked
-from polyrank.federation.run_folder import RunFolder
 from polyrank.report.runs import Run, read
+from polyrank.runs.agreement import Asked
+from polyrank.runs.folder import RunFolder
 
 LABELS = ("sport", "world", "science & technology")
 MODULES = tuple(f"encoder.layer.{i}.{name}" for i in range(2) for name in ("query", "value"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polyrank.errors import RunFolderError
+from polyrank.core.errors import RunFolderError
 from polyrank.report import answer
 from polyrank.report.runs import find, grouped
 from tests.report.folders import write_run

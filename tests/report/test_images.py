@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from polyrank.errors import ReportError
+from polyrank.core.errors import ReportError
 from polyrank.report import images
 from polyrank.report.figure import Figure
 from polyrank.report.runs import find, grouped

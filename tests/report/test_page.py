@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polyrank.errors import ReportError
+from polyrank.core.errors import ReportError
 from polyrank.report import page
 from polyrank.report.runs import find, grouped
 from polyrank.report.statistics import compare

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from polyrank import config
-from polyrank.errors import RunFolderError
+from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import find, grouped
 from tests.report.records import made
 

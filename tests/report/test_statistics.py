@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.report.runs import grouped
 from polyrank.report.statistics import area, at_end, bytes_to, compare, holm, paired, rounds_to, spread
 from tests.report.records import made

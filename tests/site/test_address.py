@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polyrank.errors import SiteError
+from polyrank.core.errors import SiteError
 from polyrank.site.address import claimed, listening
 from polyrank.site.client import SiteClient
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import SiteError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import SiteError
+from polyrank.core.state import ClientUpdate
 from polyrank.site import messages
 from polyrank.site.daemon import attend
 from polyrank.site.protocol import Deadline, receive, send
 from polyrank.site.worker import Facts, Task, Worker
-from polyrank.state import ClientUpdate
 from polyrank.training.evaluate import Scores
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.site.certificates import make
 
 

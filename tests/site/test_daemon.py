@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from polyrank import config as configuration
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import AdapterError, ConfigError, SiteError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, ConfigError, SiteError
 from polyrank.site.address import held
 from polyrank.site.client import SiteClient
 from polyrank.site.protocol import MAX_BODY
 from polyrank.site.worker import LocalWorker, Task
-from polyrank.training.job import Penalty
+from polyrank.training.work import Penalty
 from tests.site.conftest import QUICK, Daemon, StartDaemon
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")

@@ -13,15 +13,15 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from polyrank import errors, packed
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import AdapterError, PolyRankError, SiteError
+from polyrank.core import codec, errors
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, PolyRankError, SiteError
+from polyrank.core.state import ClientUpdate
 from polyrank.site import messages
 from polyrank.site.protocol import Deadline, receive
 from polyrank.site.worker import Facts, Task
-from polyrank.state import ClientUpdate
 from polyrank.training.evaluate import Scores
-from polyrank.training.job import Penalty
+from polyrank.training.work import Penalty
 
 
 def adapter(dtype: torch.dtype, seed: int = 0) -> Adapter:
@@ -173,7 +173,7 @@ def test_any_bytes_are_a_frame_or_refused(data: bytes):
 @example(len(HEADER).to_bytes(8, "little") + HEADER)
 def test_any_bytes_are_tensors_or_refused(data: bytes):
     with suppress(AdapterError):
-        packed.from_bytes(data)
+        codec.from_bytes(data)
 
 
 @pytest.mark.parametrize(

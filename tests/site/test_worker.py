@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from polyrank import config as configuration
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.site.worker import LocalWorker
 
 FEW = ("data.limit_train=100", "data.limit_test=20", "training.precision=float32", "training.attention=eager")

@@ -11,8 +11,8 @@ from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Split, Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import ConfigError, DataError
 from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, collate, collate_together, loss, tokenize
 from tests import models
 

@@ -6,7 +6,7 @@ import torch
 from tools.distill import CHUNK_WORDS, Recipe, batches, chunks, distillation_loss, gather
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from polyrank.errors import DataError
+from polyrank.core.errors import DataError
 from polyrank.quickstart.stdlib_docs import split
 from tools import distill
 

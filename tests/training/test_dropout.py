@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from polyrank.adapter import Adapter
 from polyrank.config import TrainingConfig
-from polyrank.training.batched import Batched
+from polyrank.core.adapter import Adapter
+from polyrank.training.batched.engine import Batched
 from polyrank.training.dropout import LEVELS, ClientDropout, Stream, UnbatchableError, stream
-from polyrank.training.job import Job
 from polyrank.training.sequential import Sequential
+from polyrank.training.work import Job
 from tests.models import Checkpoints, examples, random_adapter, resident
 
 CPU = torch.device("cpu")

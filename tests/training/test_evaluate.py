@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyrank.adapter import Adapter
+from polyrank.core.adapter import Adapter
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.classification import Examples
 from polyrank.training.evaluate import evaluate

@@ -11,12 +11,12 @@ import torch
 
 from polyrank import config as configuration
 from polyrank.config import TrainingConfig
-from polyrank.federation.runner import run
+from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
-from polyrank.state import ClientUpdate
-from polyrank.training.batched import Batched
-from polyrank.training.planner import choose
+from polyrank.runs.runner import run
+from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential
+from polyrank.training.tuning.planner import choose
 from tests.models import Checkpoints, resident
 from tests.training.test_batched import ARCHITECTURES, DROPOUT, RECIPES, both, distance, jobs
 

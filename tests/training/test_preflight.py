@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from polyrank.core.errors import ModelError
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import ModelError
 from polyrank.tasks.classification import Examples
 from polyrank.training.preflight import check_reads
 from tests.models import Checkpoints, resident

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.config import ModelConfig, TrainingConfig
-from polyrank.hf.base import load_base
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate
+from polyrank.hf.load import load_base
 from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import ResidentModel
-from polyrank.state import ClientUpdate
 from polyrank.tasks.classification import collate
 from polyrank.training.evaluate import evaluate
-from polyrank.training.job import Job, Penalty
 from polyrank.training.sequential import Sequential, penalty
+from polyrank.training.work import Job, Penalty
 from tests.models import LABELS, Checkpoints, examples, random_adapter, resident
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -15,13 +15,13 @@ import psutil
 import pytest
 import torch
 
-from polyrank.adapter import Adapter
 from polyrank.config import ModelConfig, TrainingConfig
-from polyrank.errors import AdapterError, ModelError, WorkerError
-from polyrank.state import ClientUpdate
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import AdapterError, ModelError, WorkerError
+from polyrank.core.state import ClientUpdate
 from polyrank.tasks.classification import Examples
-from polyrank.training.job import Job, Penalty, in_passes
 from polyrank.training.profile import Clock
+from polyrank.training.work import Job, Penalty, in_passes
 from polyrank.training.workers import Setup, Workers
 from tests.models import LABELS, Checkpoints, examples, random_adapter, resident
 

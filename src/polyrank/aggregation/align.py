@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import torch
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts, S
 from polyrank.aggregation.sums import Partial
-from polyrank.lowrank import wide
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.lowrank import wide
+from polyrank.core.state import ClientUpdate, ServerState
 
 Alignment = Literal["none", "rotation", "rectangular"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from polyrank.aggregation.method import Download, Kernel, Levels, Method, MethodInfo, Parts
-from polyrank.state import ServerState
+from polyrank.core.state import ServerState
 
 
 @dataclass(frozen=True)

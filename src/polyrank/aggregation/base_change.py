@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import ConfigError
-from polyrank.state import ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ServerState
 
 
 def check_max_rank(method: str, max_rank: int | None) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 
 Terms = list[tuple[float, Tensor, Tensor]]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation.sums import Partial, Summed
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate, ServerState
 
 Exactness = Literal["no", "up to rank R", "yes"]
 

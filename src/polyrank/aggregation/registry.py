@@ -26,7 +26,7 @@ from polyrank.aggregation.methods.shrinkage import Shrinkage
 from polyrank.aggregation.methods.tempered import Tempered
 from polyrank.aggregation.methods.zero_padding import ZeroPadding
 from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
-from polyrank.registry import Registry, checked
+from polyrank.core.registry import Registry, checked
 
 _CLASSES: tuple[type[Method], ...] = (
     FedAvg,

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from polyrank.errors import AdapterError
+from polyrank.core.errors import AdapterError
 
 
 @dataclass(frozen=True, eq=False)

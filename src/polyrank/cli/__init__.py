@@ -10,7 +10,7 @@ import typer
 
 from polyrank.cli import compare, doctor, export, flower, inspect, merge, methods, report, run, site
 from polyrank.cli.console import errors
-from polyrank.errors import PolyRankError
+from polyrank.core.errors import PolyRankError
 
 app = typer.Typer(
     name="polyrank",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import duration, errors, out, percent, print_json, table
-from polyrank.errors import ConfigError
-from polyrank.federation.listener import NOT_TRACKED, Listener
+from polyrank.core.errors import ConfigError
+from polyrank.runs.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.comparison.compare import Planned
@@ -83,10 +83,10 @@ def _numbers(option: str, text: str, least: int) -> list[int]:
 
 def _show(folder: Path, folders: Sequence[Path], reference: str | None, target: float | None, form: str) -> None:
     """Write comparison.json, comparison.csv and report.html, and print one of them."""
-    from polyrank.federation.run_folder import disk_errors
     from polyrank.report import page, tables
     from polyrank.report.runs import find, grouped
     from polyrank.report.statistics import compare as compared
+    from polyrank.runs.folder import disk_errors
 
     groups = grouped(find(folders))
     comparison = compared(groups, reference=reference, target=target)

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from polyrank.words import duration, number, percent, size
+from polyrank.core.text import duration, number, percent, size
 
 __all__ = ["duration", "errors", "number", "out", "percent", "print_json", "size", "table"]
 

@@ -38,7 +38,7 @@ def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
     import torch
 
-    from polyrank.federation.run_folder import about_this_machine
+    from polyrank.runs.folder import about_this_machine
 
     about = about_this_machine()
     rates = {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
@@ -87,7 +87,7 @@ def _hub() -> str:
     """Whether models and data sets can be downloaded."""
     from huggingface_hub import constants
 
-    from polyrank.hub import reachable
+    from polyrank.core.hub import reachable
 
     if constants.HF_HUB_OFFLINE:
         return "switched off (HF_HUB_OFFLINE); local models and files work"

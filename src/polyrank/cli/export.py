@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from polyrank.cli.console import out, size
-from polyrank.errors import RunFolderError
+from polyrank.core.errors import RunFolderError
 
 
 def export(
@@ -24,13 +24,13 @@ def export(
     merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter merged in.")] = False,
 ) -> None:
     """Write what a run learned (also an unfinished one) as a PEFT folder of any rank, or as the merged model."""
-    from polyrank.federation import checkpoint
-    from polyrank.federation.models import exported
-    from polyrank.federation.resuming import check_model
-    from polyrank.federation.run_folder import RunFolder, disk_errors
-    from polyrank.hf import peft_folder
-    from polyrank.hf.base import load_base
+    from polyrank.hf.load import load_base
     from polyrank.hf.merged import write_merged
+    from polyrank.hf.peft import folder as peft_folder
+    from polyrank.runs import checkpoint
+    from polyrank.runs.folder import RunFolder, disk_errors
+    from polyrank.runs.models import exported
+    from polyrank.runs.resume import check_model
 
     source = RunFolder(run)
     target = source.target()

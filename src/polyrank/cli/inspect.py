@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import number, out, percent, print_json, size, table
-from polyrank.errors import AdapterError
+from polyrank.core.errors import AdapterError
 
 if TYPE_CHECKING:
-    from polyrank.adapter import Adapter
-    from polyrank.federation.run_folder import RunFolder
-    from polyrank.state import ServerState
+    from polyrank.core.adapter import Adapter
+    from polyrank.core.state import ServerState
+    from polyrank.runs.folder import RunFolder
 
 
 def inspect(
@@ -30,10 +30,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show ranks, scales, norms, spectrum and bytes of an adapter, and for a run also how it went."""
-    from polyrank.federation import checkpoint
     from polyrank.federation.round import global_model
-    from polyrank.federation.run_folder import RunFolder
-    from polyrank.hf import peft_folder
+    from polyrank.hf.peft import folder as peft_folder
+    from polyrank.runs import checkpoint
+    from polyrank.runs.folder import RunFolder
 
     if not path.exists():
         raise AdapterError(f"there is no {path}; expected an adapter folder or a run folder")
@@ -61,7 +61,7 @@ def describe_adapter(adapter: Adapter, lowest: int) -> list[dict[str, Any]]:
 
     ``energy_in_lowest`` is the share of the energy in the first ``lowest`` singular values; None for a delta of zero.
     """
-    from polyrank import lowrank
+    from polyrank.core import lowrank
 
     rows: list[dict[str, Any]] = []
     for name, factors in adapter.modules.items():
@@ -111,7 +111,7 @@ def owners_by_row(weights: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
-    from polyrank.federation.models import stay_with_clients
+    from polyrank.runs.models import stay_with_clients
 
     config, lines = run.read_config(), run.read_metrics()
     last = lines[-1] if lines else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, percent, print_json, size, table
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.merging.result import Loss, Merged

@@ -14,7 +14,7 @@ from polyrank.cli.console import out, print_json, size, table
 if TYPE_CHECKING:
     from polyrank.aggregation import Method
     from polyrank.config import Config
-    from polyrank.state import ServerState
+    from polyrank.core.state import ServerState
 
 
 def methods(
@@ -66,8 +66,8 @@ def _sends_change(method: Method) -> bool:
     """Whether a client of a server that has a base change is sent one: asked of a server of one number."""
     import torch
 
-    from polyrank.adapter import Adapter, Factors
-    from polyrank.state import ServerState
+    from polyrank.core.adapter import Adapter, Factors
+    from polyrank.core.state import ServerState
 
     one = Adapter({"module": Factors(torch.ones(1, 1), torch.ones(1, 1))})
     return method.read_out(ServerState(1, one, {}, {}, base_change=one), 1).base_change is not None

@@ -11,12 +11,12 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from polyrank.cli.console import duration, errors, number, out, percent, size, table
-from polyrank.errors import ConfigError
-from polyrank.federation.listener import NOT_TRACKED, Listener
+from polyrank.core.errors import ConfigError
+from polyrank.runs.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
+    from polyrank.core.state import ServerState
     from polyrank.federation.setup import Federation
-    from polyrank.state import ServerState
 
 
 def run(  # noqa: PLR0917  # Typer's way to declare options
@@ -36,8 +36,8 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
         raise ConfigError("--resume needs the folder of the run: polyrank run --resume --out DIR")
     folder = folder or _next_folder(config.stem if config else "quickstart")
     from polyrank import config as configuration
-    from polyrank.federation.runner import run as run_federation
-    from polyrank.federation.runner import saved_config
+    from polyrank.runs.runner import run as run_federation
+    from polyrank.runs.runner import saved_config
 
     if resume and config is None:
         chosen = configuration.override(saved_config(folder), overrides or [])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polyrank.cli.console import errors
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.config import Config

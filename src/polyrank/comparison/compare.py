@@ -11,13 +11,13 @@ from pathlib import Path
 from polyrank.comparison.entries import Entry
 from polyrank.config import Config
 from polyrank.config.sections import TrainingConfig
-from polyrank.errors import RunFolderError
-from polyrank.federation.listener import Listener
+from polyrank.core.errors import RunFolderError
 from polyrank.federation.population import digests_of
-from polyrank.federation.resuming import on_schedule
-from polyrank.federation.run_folder import RunFolder, disk_errors
-from polyrank.federation.runner import run
 from polyrank.federation.scoring import Scores
+from polyrank.runs.folder import RunFolder, disk_errors
+from polyrank.runs.listener import Listener
+from polyrank.runs.resume import on_schedule
+from polyrank.runs.runner import run
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def compare(
     Raises:
         RunFolderError: a folder holds a run of another configuration, or of other data or another model than there are
             now; nothing of it is touched.
-        PolyRankError: as `polyrank.federation.runner.run`.
+        PolyRankError: as `polyrank.runs.runner.run`.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from polyrank import aggregation
 from polyrank.config import Config, parse
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 from polyrank.federation.planned import planned_ranks
 
 DEFAULT_METHODS = ("replication", "zero_padding", "tempered", "flexlora", "fedavg")

@@ -27,8 +27,8 @@ from polyrank.config.sections import (
     Section,
     TrainingConfig,
 )
-from polyrank.encoding import decode
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.core.encoding import decode
+from polyrank.core.errors import ConfigError, did_you_mean
 
 __all__ = [
     "AggregationConfig",

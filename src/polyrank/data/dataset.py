@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polyrank.errors import DataError
+from polyrank.core.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from polyrank.data.tables import Examples
+from polyrank.data.sources.tables import Examples
 
 LENGTH = 16
 """Hexadecimal digits of a digest: 64 bits tell one's own files apart."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import ConfigError, DataError
 
 
 def stratified(labels: np.ndarray, size: int, generator: np.random.Generator, *, keep: int = 0) -> np.ndarray:

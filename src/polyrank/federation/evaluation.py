@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from polyrank.aggregation import Download
+from polyrank.core.state import ServerState
 from polyrank.federation.round import personalise, read_out
 from polyrank.federation.setup import Federation
-from polyrank.state import ServerState
 from polyrank.tasks.classification import Examples
 from polyrank.training.evaluate import Scores, evaluate
 

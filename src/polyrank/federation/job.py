@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from polyrank.aggregation import Download
+from polyrank.core.seeds import derive
+from polyrank.core.state import ServerState
 from polyrank.federation.setup import Federation
-from polyrank.seeds import derive
-from polyrank.state import ServerState
-from polyrank.training.job import Job, Penalty
+from polyrank.training.work import Job, Penalty
 
 
 def job(federation: Federation, state: ServerState, client: str, number: int, start: Download) -> Job:

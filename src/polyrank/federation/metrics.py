@@ -9,12 +9,12 @@ from typing import Any
 
 from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
-from polyrank.errors import RunFolderError
+from polyrank.core.errors import RunFolderError
+from polyrank.core.state import OWN, ClientUpdate, ServerState
 from polyrank.federation.evaluation import score_global
 from polyrank.federation.round import mean_base_change, nbytes
 from polyrank.federation.setup import Federation
 from polyrank.federation.tree import RoundResult
-from polyrank.state import OWN, ClientUpdate, ServerState
 from polyrank.training.profile import PHASES
 
 TEST = "test/"

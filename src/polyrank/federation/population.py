@@ -6,12 +6,12 @@ from typing import Any
 
 from polyrank import data
 from polyrank.config import Config, DataConfig
+from polyrank.core.errors import ConfigError, ModelError
+from polyrank.core.seeds import numpy_generator
 from polyrank.data import Partition, Split, TextDataset
-from polyrank.errors import ConfigError, ModelError
-from polyrank.hf.base import checkpoint_classes
 from polyrank.hf.digest import model_digests
+from polyrank.hf.load import checkpoint_classes
 from polyrank.ranks import RankPolicy
-from polyrank.seeds import numpy_generator
 
 DEFAULT_CLIENTS = 100
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import Download, Method, Parts
-from polyrank.errors import ConfigError
-from polyrank.seeds import numpy_generator
-from polyrank.shares import part_of
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
+from polyrank.core.seeds import numpy_generator
+from polyrank.core.shares import part_of
+from polyrank.core.state import ClientUpdate, ServerState
 
 
 def cohort(clients: Sequence[str], participation: float, seed: int, round_number: int) -> tuple[str, ...]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
 from polyrank.aggregation import Download
+from polyrank.core.state import ServerState
 from polyrank.federation.evaluation import score
 from polyrank.federation.job import job
-from polyrank.federation.listener import Listener
 from polyrank.federation.round import nbytes, read_outs
 from polyrank.federation.setup import Federation
-from polyrank.state import ServerState
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +23,12 @@ Scores = MutableMapping[str, Mapping[str, float]]
 
 
 def score_clients(
-    federation: Federation, state: ServerState, listener: Listener, known: Scores
+    federation: Federation, state: ServerState, tell: Callable[[int, int], None], known: Scores
 ) -> tuple[ServerState, dict[str, Any]]:  # Any: plain JSON values
     """The state with its final ranks, and what clients.json holds; without a policy that scores the ranks stay.
 
     Nothing is aggregated. What is in ``known`` is not trained again, and what was trained is added to it.
+    ``tell`` is told how many clients of how many are done.
     """
     table: dict[str, dict[str, Any]] = {
         client: {
@@ -49,7 +49,7 @@ def score_clients(
             traffic["bytes/up"] += nbytes(sent.adapter, parts.trains)
         key = _key(federation, downloads)
         if key not in known:
-            known[key] = _losses(federation, state, downloads, listener)
+            known[key] = _losses(federation, state, downloads, tell)
             if moved := federation.engine.traffic():
                 traffic = dict(zip(traffic, moved, strict=True))
         ranks = federation.policy.assign(state.ranks, known[key])
@@ -60,7 +60,7 @@ def score_clients(
 
 
 def _losses(
-    federation: Federation, state: ServerState, downloads: Mapping[str, Download], listener: Listener
+    federation: Federation, state: ServerState, downloads: Mapping[str, Download], tell: Callable[[int, int], None]
 ) -> dict[str, float]:
     """Every client's validation loss after one local round."""
     assert federation.validation is not None
@@ -71,7 +71,7 @@ def _losses(
         if not math.isfinite(loss):
             log.warning("scoring: %s has the validation loss %s and comes last", update.client, loss)
         losses[update.client] = loss
-        listener.on_client("scoring", len(losses), len(jobs))
+        tell(len(losses), len(jobs))
     for client, reason in federation.engine.failures().items():
         log.warning("scoring: %s gave no update and comes last: %s", client, reason)
         losses[client] = math.inf

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,22 +12,21 @@ import torch
 from polyrank import aggregation, ranks
 from polyrank.aggregation import Method, Parts
 from polyrank.config import Config
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ServerState
 from polyrank.data import Partition
-from polyrank.errors import ConfigError
-from polyrank.federation.agreement import Record
 from polyrank.federation.population import digests, first_ranks, global_rank, held_out, load_data, share_out
 from polyrank.federation.round import check_ranks, cohort, parts_of
-from polyrank.hf.base import head_end_token, load_base, load_tokenizer
+from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import RankPolicy, scale_of
-from polyrank.state import ServerState
 from polyrank.tasks.classification import Examples, tokenize
-from polyrank.training.auto import Choice, fastest
 from polyrank.training.engines import local_engine
-from polyrank.training.job import Engine, Job
-from polyrank.training.planner import Plan, choose
 from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
+from polyrank.training.tuning.planner import Plan, choose
+from polyrank.training.tuning.precision import Choice, fastest
+from polyrank.training.work import Engine, Job
 from polyrank.training.workers import Setup, Workers
 
 log = logging.getLogger(__name__)
@@ -110,13 +108,15 @@ class Federation:
         return {client: scale_of(rank, self.config.ranks) for client, rank in client_ranks.items()}
 
 
-def build(config: Config, *, profile: bool = False, record: Record | None = None) -> Federation:
+def build(
+    config: Config, *, profile: bool = False, check: Callable[[Mapping[str, str]], None] | None = None
+) -> Federation:
     """Read the data, share it out, load the model, and resolve what was ``auto``.
 
     Args:
         config: what to run.
         profile: whether the federation's clock books where the time goes.
-        record: of the run that goes on, where one does: data and model must be what they were.
+        check: refuses data and model by their digests, before anything else that other data could break.
 
     Raises:
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
@@ -125,8 +125,8 @@ def build(config: Config, *, profile: bool = False, record: Record | None = None
     policy = ranks.policy(config.ranks)
     seed = config.federation.seed
     split = load_data(config)
-    if record is not None:  # before anything else that other data could break
-        record.check(digests(config, split), config, platform.python_version())
+    if check is not None:
+        check(digests(config, split))
     train, validation = held_out(split.train, config, policy)
     partition = share_out(train, config)
     check_ranks(method, first_ranks(config, policy, partition), global_rank(config))

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from polyrank import packed
-from polyrank.adapter import Adapter
 from polyrank.aggregation import Aggregate, Download, Levels, Method, Partial
 from polyrank.aggregation.sums import Summed
-from polyrank.errors import AdapterError
+from polyrank.core import codec
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import AdapterError
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import accepted, kept_by, parts_of, read_outs
-from polyrank.state import ClientUpdate, ServerState
 
 FORMAT = 2
 
@@ -134,7 +134,7 @@ class Node:
             AdapterError: it is damaged, of another round, cohort or method, has sums that are not finite, or holds a
                 client that has been counted already; nothing has been added then.
         """
-        header, tensors = packed.unpack(message)
+        header, tensors = codec.unpack(message)
         for key, expected in self._about().items():
             if header.get(key) != expected:
                 raise AdapterError(f"an edge sent sums of {key} {header.get(key)!r}; expected {expected!r}")
@@ -154,7 +154,7 @@ class Node:
         """The message for the node above: sums as safetensors, and the names of the clients in them."""
         partial = self._sums.partial()
         names = {"used": sorted(self.used), "dropped": self.dropped}
-        return packed.pack({**self._about(), **names, "sums": partial.about}, partial.tensors)
+        return codec.pack({**self._about(), **names, "sums": partial.about}, partial.tensors)
 
     def finish(self) -> RoundResult:
         """At the root: the state after the round. Without any update, or if sums overflow, the adapter stays.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
 
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 from polyrank.flower.facts import About, Place, read_answer
 from polyrank.flower.nodes import Member
 from polyrank.site.worker import OF_THE_BASE

@@ -9,7 +9,7 @@ from typing import Any
 import tomlkit
 
 from polyrank.config import Config
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 from polyrank.federation.population import DEFAULT_CLIENTS
 from polyrank.flower.server import Settings
 from polyrank.site.switches import SWITCHES

@@ -17,7 +17,7 @@ from flwr.common import log
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.errors import AdapterError, ConfigError, DataError, FlowerError, LabelError, ModelError, SiteError
+from polyrank.core.errors import AdapterError, ConfigError, DataError, FlowerError, LabelError, ModelError, SiteError
 from polyrank.flower import held
 from polyrank.flower.facts import RECORD, Place, answer, unknown_labels
 from polyrank.flower.held import NodeConfig

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.app import Message
 
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
+from polyrank.core.state import ClientUpdate
 from polyrank.flower.messages import read_reply, task
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.records import nbytes
-from polyrank.state import ClientUpdate
-from polyrank.training.job import Engine, Job
+from polyrank.training.work import Engine, Job
 
 
 class FlowerEngine(Engine):

@@ -10,7 +10,7 @@ from typing import Annotated
 from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 from polyrank.flower.records import shown
 from polyrank.site.worker import Facts
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import FlowerError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import FlowerError
+from polyrank.core.state import OWN, ClientUpdate
 from polyrank.flower.records import from_record, shapes_of, shown, to_record
 from polyrank.site.worker import Task
-from polyrank.state import OWN, ClientUpdate
 from polyrank.training.evaluate import Scores
-from polyrank.training.job import Job, Penalty
+from polyrank.training.work import Job, Penalty
 
 ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS = "adapter", "base-change", "task", "reply", "metrics"
 MEASURED = ("loss", "steps", "seconds")

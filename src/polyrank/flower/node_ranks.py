@@ -11,12 +11,12 @@ from flwr.clientapp import ClientApp
 from polyrank import ranks
 from polyrank.aggregation import Method
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError, FlowerError
+from polyrank.core.errors import ConfigError, FlowerError
+from polyrank.core.state import ServerState
 from polyrank.federation.round import check_ranks, with_ranks
 from polyrank.flower.facts import read_rank
 from polyrank.flower.nodes import Member
 from polyrank.flower.records import shown
-from polyrank.state import ServerState
 
 QUESTION = "query.rank"
 

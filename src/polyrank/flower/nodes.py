@@ -12,8 +12,8 @@ import httpx
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from polyrank.errors import FlowerError
-from polyrank.words import one_line
+from polyrank.core.errors import FlowerError
+from polyrank.core.text import one_line
 
 T = TypeVar("T")
 Key = TypeVar("Key")

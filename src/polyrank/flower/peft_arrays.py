@@ -9,8 +9,8 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import FlowerError
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import FlowerError
 from polyrank.flower.records import from_record, shapes_of, to_record
 
 LINEAR = (".lora_A.weight", ".lora_B.weight")

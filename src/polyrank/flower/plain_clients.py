@@ -9,13 +9,13 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from polyrank.aggregation import Download, Method
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import parts_of, read_outs
 from polyrank.federation.tree import RoundResult
 from polyrank.flower.nodes import collect, reason_of
 from polyrank.flower.peft_arrays import read_arrays, to_arrays
 from polyrank.flower.records import shown
-from polyrank.state import ClientUpdate, ServerState
 
 
 class PlainClients:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.common import log
 
-from polyrank.federation.listener import NOT_TRACKED, Listener
+from polyrank.runs.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
+    from polyrank.core.state import ServerState
     from polyrank.federation.setup import Federation
-    from polyrank.state import ServerState
 
 
 class Progress(Listener):

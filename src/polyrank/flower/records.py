@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.lib import format as npy
 from torch import Tensor
 
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 
 WIRE: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What tensors may travel in."""

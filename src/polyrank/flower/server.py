@@ -17,9 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from polyrank import config as configuration
 from polyrank.aggregation.as_sent import AsSent
 from polyrank.config import Config
+from polyrank.core.errors import ConfigError, RunFolderError, did_you_mean
 from polyrank.data import Partition
-from polyrank.errors import ConfigError, RunFolderError, did_you_mean
-from polyrank.federation.listener import Listener, Listeners
 from polyrank.flower.admission import Admission
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.facts import MOST_EXAMPLES, question
@@ -27,6 +26,7 @@ from polyrank.flower.nodes import Nodes
 from polyrank.flower.progress import Progress
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
+from polyrank.runs.listener import Listener, Listeners
 from polyrank.tasks.classification import Elsewhere
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
@@ -124,8 +124,8 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
         PolyRankError: too few nodes or replies, or what `polyrank.run` raises (resuming with another configuration is
             such an error). Finished rounds are saved.
     """
-    from polyrank.federation.run_folder import RunFolder
-    from polyrank.federation.runner import run
+    from polyrank.runs.folder import RunFolder
+    from polyrank.runs.runner import run
 
     def place(federation: Federation) -> Federation:
         return over_flower(federation, grid, settings)

@@ -19,10 +19,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from polyrank import aggregation
-from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError, FlowerError
-from polyrank.federation import checkpoint
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError, FlowerError
+from polyrank.core.state import ServerState
 from polyrank.federation.round import cohort, parts_of
 from polyrank.federation.tree import aggregate
 from polyrank.flower.facts import MOST_EXAMPLES
@@ -31,7 +31,7 @@ from polyrank.flower.nodes import Member, Nodes
 from polyrank.flower.peft_arrays import from_arrays, read_arrays, to_arrays
 from polyrank.flower.plain_clients import PlainClients
 from polyrank.ranks import policy
-from polyrank.state import ServerState
+from polyrank.runs import checkpoint
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 

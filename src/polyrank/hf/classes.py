@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from polyrank.errors import ModelError
-from polyrank.seeds import seeded
+from polyrank.core.errors import ModelError
+from polyrank.core.seeds import seeded
 
 HEAD, LABELS = "mean_pool_head.safetensors", "labels.json"
 """The mean-pooling head of a merged model and the names of its classes, beside the encoder."""

@@ -19,8 +19,8 @@ from transformers.utils.hub import cached_file
 
 from polyrank.config import ModelConfig
 from polyrank.data.digest import LENGTH
-from polyrank.hf.base import load_tokenizer
 from polyrank.hf.files import explained, origin, resolve_name
+from polyrank.hf.load import load_tokenizer
 
 _CONFIGURATION = ("config.json", "modules.json")
 _TOKENIZER = (ADDED_TOKENS_FILE, FULL_TOKENIZER_FILE, SPECIAL_TOKENS_MAP_FILE, TOKENIZER_CONFIG_FILE)

@@ -16,8 +16,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from polyrank.config import ModelConfig
-from polyrank.errors import ModelError
-from polyrank.hub import reachable
+from polyrank.core.errors import ModelError
+from polyrank.core.hub import reachable
 from polyrank.quickstart import backbone_path
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from polyrank.adapter import Adapter
 from polyrank.config import ModelConfig
-from polyrank.errors import AdapterError, ModelError
-from polyrank.hf.base import BaseModel, checkpoint_classes, load_base
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import AdapterError, ModelError
 from polyrank.hf.classes import HEAD, LABELS, has_mean_pool_head
+from polyrank.hf.load import BaseModel, checkpoint_classes, load_base
 from polyrank.hf.mean_pool import MeanPoolClassifier
 
 

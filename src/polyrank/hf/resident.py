@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import AdapterError, ModelError, did_you_mean
-from polyrank.hf.base import BaseModel
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, ModelError, did_you_mean
+from polyrank.core.seeds import torch_generator
 from polyrank.hf.files import quiet
-from polyrank.hf.first_token import read_first_token
-from polyrank.hf.frozen import pack
+from polyrank.hf.load import BaseModel
 from polyrank.hf.mean_pool import MeanPoolClassifier
-from polyrank.seeds import torch_generator
+from polyrank.hf.speed.first_token import read_first_token
+from polyrank.hf.speed.packed_linear import pack
 
 SLOT = "polyrank"
 """The name under which PEFT knows the one adapter that is installed at a time."""

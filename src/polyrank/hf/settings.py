@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from polyrank.config import ModelConfig
-from polyrank.errors import ModelError, did_you_mean
+from polyrank.core.errors import ModelError, did_you_mean
 from polyrank.hf.files import origin
 
 LOGITS_ONLY = {

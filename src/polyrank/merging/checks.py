@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from polyrank.adapter import Factors
-from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import AdapterFile, Layer
-from polyrank.hf.adapter_names import common_wrapping, of_labels, of_vocabulary
-from polyrank.lowrank import wide
+from polyrank.core.adapter import Factors
+from polyrank.core.errors import AdapterError
+from polyrank.core.lowrank import wide
+from polyrank.hf.peft.file import AdapterFile, Layer
+from polyrank.hf.peft.names import common_wrapping, of_labels, of_vocabulary
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import AdapterFile
-from polyrank.hf.shared import OURS
+from polyrank.core.errors import AdapterError
+from polyrank.hf.peft.file import AdapterFile
+from polyrank.hf.peft.shared import OURS
 
 log = logging.getLogger(__name__)
 

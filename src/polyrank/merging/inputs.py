@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
-from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import AdapterFile
-from polyrank.hf.tying import check_tying
-from polyrank.hf.vocabulary import check_tokens
-from polyrank.lowrank import wide
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError
+from polyrank.core.lowrank import wide
+from polyrank.core.state import ClientUpdate
+from polyrank.hf.peft.file import AdapterFile
+from polyrank.hf.peft.tying import check_tying
+from polyrank.hf.peft.vocabulary import check_tokens
 from polyrank.merging.checks import (
     Module,
     check_common,
@@ -29,7 +30,6 @@ from polyrank.merging.checks import (
     with_common_names,
 )
 from polyrank.merging.classes import Rows, class_rows
-from polyrank.state import ClientUpdate
 
 
 class LazyModules(Mapping[str, Factors]):

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Aggregate, Method, build
-from polyrank.errors import AdapterError, ConfigError
-from polyrank.hf.shared import OURS
-from polyrank.hf.tying import transposed
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError, ConfigError
+from polyrank.core.state import ServerState
+from polyrank.hf.peft.shared import OURS
+from polyrank.hf.peft.tying import transposed
 from polyrank.merging.checks import Module
 from polyrank.merging.inputs import Inputs, opened
 from polyrank.merging.result import Loss, Merged
 from polyrank.merging.settings import check_loads, settings_of
-from polyrank.state import ServerState
 
 DEFAULT = "flexlora"
 """The best approximation of the weighted mean: adapters from elsewhere share no bases whose rows could be averaged."""

@@ -15,13 +15,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from polyrank.adapter import Adapter
-from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import WEIGHTS
-from polyrank.hf.adapter_names import PREFIX
-from polyrank.hf.adapter_patterns import rank_settings
-from polyrank.hf.adapter_settings import SETTINGS
-from polyrank.hf.shared import OURS
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import AdapterError
+from polyrank.hf.peft.file import WEIGHTS
+from polyrank.hf.peft.names import PREFIX
+from polyrank.hf.peft.patterns import rank_settings
+from polyrank.hf.peft.settings import SETTINGS
+from polyrank.hf.peft.shared import OURS
 from polyrank.merging.checks import Module
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from polyrank.errors import AdapterError
-from polyrank.hf.adapter_file import AdapterFile
-from polyrank.hf.adapter_patterns import exact_targets, same_value, targeted
-from polyrank.hf.adapter_settings import Settings
-from polyrank.hf.tying import ties
+from polyrank.core.errors import AdapterError
+from polyrank.hf.peft.file import AdapterFile
+from polyrank.hf.peft.patterns import exact_targets, same_value, targeted
+from polyrank.hf.peft.settings import Settings
+from polyrank.hf.peft.tying import ties
 
 WHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Settings that say together which modules have LoRA."""

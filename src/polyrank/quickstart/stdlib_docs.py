@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyrank.errors import DataError
-from polyrank.seeds import derive
+from polyrank.core.errors import DataError
+from polyrank.core.seeds import derive
 
 MIN_WORDS = 7
 """Shorter docstrings ("Return the value.") say nothing about their topic."""

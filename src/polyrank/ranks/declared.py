@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from polyrank.adapter import Adapter
-from polyrank.errors import ConfigError
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ClientUpdate
 from polyrank.ranks.policy import RankPolicy
-from polyrank.state import ClientUpdate
 
 
 @dataclass(frozen=True)

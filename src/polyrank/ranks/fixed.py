@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.core.errors import ConfigError, did_you_mean
 from polyrank.ranks.levels import level_counts
 from polyrank.ranks.policy import RankPolicy, spread
 

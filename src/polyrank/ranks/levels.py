@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 DEFAULT_HIGH_SHARE = 0.1
 """Share of the clients at the highest level where nothing is said: that of Byun and Lee, NAACL 2025."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from polyrank.adapter import Adapter
 from polyrank.config import RanksConfig
-from polyrank.state import ClientUpdate
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from polyrank.core.seeds import numpy_generator
 from polyrank.ranks.levels import level_counts
 from polyrank.ranks.policy import RankPolicy, spread
-from polyrank.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from polyrank.config import RanksConfig
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
+from polyrank.core.registry import Registry
 from polyrank.ranks.fixed import Fixed
 from polyrank.ranks.policy import RankPolicy
 from polyrank.ranks.random import Random
 from polyrank.ranks.self_pruning import SelfPruning
 from polyrank.ranks.validation import Validation
-from polyrank.registry import Registry
 
 POLICIES: Registry[RankPolicy] = Registry(
     "rank policy",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from polyrank.adapter import Adapter
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate
 from polyrank.ranks.fixed import Fixed
-from polyrank.state import ClientUpdate
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from polyrank.core.text import percent, size
 from polyrank.report.figure import Groups, listed
 from polyrank.report.runs import Run
 from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end
-from polyrank.words import percent, size
 
 
 def sentence(groups: Groups, comparison: Comparison) -> str:

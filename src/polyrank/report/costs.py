@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
+from polyrank.core.text import size
 from polyrank.report.figure import GREY, Figure, Groups, Look, Missing, Plot, blank, left_out, plain
 from polyrank.report.runs import Run
-from polyrank.words import size
 
 NAME_WIDTH = 20
 PHASES = {

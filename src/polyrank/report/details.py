@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from polyrank import config as configuration
+from polyrank.core.text import duration, percent, size
 from polyrank.report import tables
 from polyrank.report.figure import Groups, listed
 from polyrank.report.html import element, table, wrapped
 from polyrank.report.runs import Run
 from polyrank.report.statistics import LAST, Comparison
-from polyrank.words import duration, percent, size
 
 MOST_FAILURES = 50
 

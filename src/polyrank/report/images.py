@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polyrank.errors import ReportError
+from polyrank.core.errors import ReportError
 from polyrank.report.figure import Figure, Groups, Look, Plot, looks
 from polyrank.report.sections import sections
 from polyrank.report.statistics import Comparison

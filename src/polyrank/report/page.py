@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from polyrank.errors import ReportError
+from polyrank.core.errors import ReportError
 from polyrank.report import answer, details
 from polyrank.report.figure import Figure, Groups, Look, Missing, listed, looks
 from polyrank.report.html import bullets, element, wrapped

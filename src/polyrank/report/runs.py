@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.config import Config
+from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
-from polyrank.errors import RunFolderError
-from polyrank.federation.agreement import SOURCES, differences
-from polyrank.federation.run_folder import RunFolder
+from polyrank.runs.agreement import SOURCES, differences
+from polyrank.runs.folder import RunFolder
 
 _ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
     "output": True,

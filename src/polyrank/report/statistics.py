@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.core.errors import ConfigError, did_you_mean
 from polyrank.report.runs import Run
 
 LAST = 5

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from polyrank.errors import SiteError
+from polyrank.core.errors import SiteError
 
 WAITING = 64
 """Clients that may wait for their turn; the others are asked to try again."""

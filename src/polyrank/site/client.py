@@ -10,14 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from polyrank.adapter import Adapter
-from polyrank.errors import SiteError
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import SiteError
+from polyrank.core.state import ClientUpdate
 from polyrank.site import messages
 from polyrank.site.address import check_system, connect
 from polyrank.site.messages import Frame
 from polyrank.site.protocol import Deadline, peer_uid, receive, seconds, send
 from polyrank.site.worker import Facts, Task, Worker
-from polyrank.state import ClientUpdate
 from polyrank.training.evaluate import Scores
 
 T = TypeVar("T")

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from polyrank.errors import PolyRankError, SiteError
+from polyrank.core.errors import PolyRankError, SiteError
+from polyrank.core.text import one_line
 from polyrank.site import messages
 from polyrank.site.address import claimed, listening
 from polyrank.site.messages import FactsRequest, Frame, Request, TrainRequest
 from polyrank.site.protocol import Deadline, peer_uid, receive, send, start_of
 from polyrank.site.worker import Worker
-from polyrank.words import one_line
 
 log = logging.getLogger(__name__)
 

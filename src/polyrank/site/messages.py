@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from polyrank import errors, packed
-from polyrank.adapter import Adapter
-from polyrank.errors import PolyRankError, SiteError
+from polyrank.core import codec, errors
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import PolyRankError, SiteError
+from polyrank.core.state import ClientUpdate
 from polyrank.site.worker import Facts, Task
-from polyrank.state import ClientUpdate
 from polyrank.training.evaluate import Scores
-from polyrank.training.job import Penalty
+from polyrank.training.work import Penalty
 
 Frame = tuple[dict[str, Any], bytes]
 
@@ -112,12 +112,12 @@ class _Error(_Message):
 
 
 def _adapters(adapter: Adapter, base_change: Adapter | None) -> tuple[dict[str, Any], bytes]:
-    tensors = packed.tensors_of(adapter, "adapter")
-    about: dict[str, Any] = {"adapter": packed.describe(adapter), "base_change": None}
+    tensors = codec.tensors_of(adapter, "adapter")
+    about: dict[str, Any] = {"adapter": codec.describe(adapter), "base_change": None}
     if base_change is not None:
-        tensors |= packed.tensors_of(base_change, "base_change")
-        about["base_change"] = packed.describe(base_change)
-    return about, packed.to_bytes(tensors)
+        tensors |= codec.tensors_of(base_change, "base_change")
+        about["base_change"] = codec.describe(base_change)
+    return about, codec.to_bytes(tensors)
 
 
 def facts_request(client: str) -> Frame:
@@ -157,11 +157,11 @@ def adapters_of(request: _WithAdapters, body: bytes) -> tuple[Adapter, Adapter |
     Raises:
         AdapterError: the body does not hold the tensors that the header describes.
     """
-    tensors = packed.from_bytes(body)
+    tensors = codec.from_bytes(body)
     change = request.base_change
     return (
-        packed.adapter_of(request.adapter.model_dump(), tensors, "adapter"),
-        None if change is None else packed.adapter_of(change.model_dump(), tensors, "base_change"),
+        codec.adapter_of(request.adapter.model_dump(), tensors, "adapter"),
+        None if change is None else codec.adapter_of(change.model_dump(), tensors, "base_change"),
     )
 
 
@@ -187,8 +187,8 @@ def facts_reply(facts: Facts) -> Frame:
 def update_reply(update: ClientUpdate) -> Frame:
     """The answer to `train_request`."""
     about = {"client": update.client, "weight": update.weight, "metrics": dict(update.metrics)}
-    body = packed.to_bytes(packed.tensors_of(update.adapter, "adapter"))
-    return {"update": {**about, "adapter": packed.describe(update.adapter)}}, body
+    body = codec.to_bytes(codec.tensors_of(update.adapter, "adapter"))
+    return {"update": {**about, "adapter": codec.describe(update.adapter)}}, body
 
 
 def scores_reply(scores: Scores) -> Frame:
@@ -246,7 +246,7 @@ def read_update(header: Mapping[str, Any], body: bytes) -> ClientUpdate:
     if "update" not in header:
         raise SiteError(_instead("update", header))
     found = _parsed(_Update, header["update"], "the update")
-    adapter = packed.adapter_of(found.adapter.model_dump(), packed.from_bytes(body), "adapter")
+    adapter = codec.adapter_of(found.adapter.model_dump(), codec.from_bytes(body), "adapter")
     return ClientUpdate(found.client, adapter, found.weight, found.metrics)
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from polyrank.errors import SiteError
+from polyrank.core.errors import SiteError
 
 MAGIC = b"PRS1"
 MAX_HEADER = 8 * 2**20

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation import Download
-from polyrank.errors import ConfigError
-from polyrank.state import ClientUpdate
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ClientUpdate
 from polyrank.training.evaluate import Scores
-from polyrank.training.job import Job, Penalty
+from polyrank.training.work import Job, Penalty
 
 if TYPE_CHECKING:  # a client of a daemon imports this file, and transformers takes seconds
     from polyrank.config import Config

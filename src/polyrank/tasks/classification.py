@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from polyrank.seeds import numpy_generator
+from polyrank.core.seeds import numpy_generator
 
 PART = 12
 """The most examples that a CPU computes at a time. A step's gradient is the sum over its parts, so parts change what is

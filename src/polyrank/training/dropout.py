@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from polyrank.errors import ModelError
+from polyrank.core.errors import ModelError
 
 LEVELS = 2**16
 """A mask is drawn from 16 random bits: p is met to 1 / 131,072, and the scale makes up for the rest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
-from polyrank.training.batched import Batched
+from polyrank.training.batched.engine import Batched
 from polyrank.training.profile import Clock
 from polyrank.training.sequential import Sequential
 

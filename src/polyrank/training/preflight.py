@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from polyrank.core.errors import ModelError
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import ModelError
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.classification import Examples, collate
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from polyrank.config import TrainingConfig
+from polyrank.core.seeds import seeded
+from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
-from polyrank.seeds import seeded
-from polyrank.state import ClientUpdate
 from polyrank.tasks import classification
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
-from polyrank.training.job import Engine, Job, Penalty
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
+from polyrank.training.work import Engine, Job, Penalty
 
 
 class Sequential(Engine):

@@ -17,16 +17,16 @@ from typing import IO, Any, NoReturn
 import torch
 
 from polyrank.config import ModelConfig, TrainingConfig
-from polyrank.errors import PolyRankError, WorkerError
-from polyrank.hf.base import load_base
+from polyrank.core.errors import PolyRankError, WorkerError
+from polyrank.core.state import ClientUpdate
+from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
-from polyrank.state import ClientUpdate
-from polyrank.training.auto import DTYPES
-from polyrank.training.batched import Batched
+from polyrank.training.batched.engine import Batched
 from polyrank.training.engines import local_engine
-from polyrank.training.job import Engine, Job, in_order, in_passes
 from polyrank.training.profile import Clock
 from polyrank.training.sequential import Sequential
+from polyrank.training.tuning.precision import DTYPES
+from polyrank.training.work import Engine, Job, in_order, in_passes
 
 
 @dataclass(frozen=True)

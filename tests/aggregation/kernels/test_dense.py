@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation.kernels import dense
 from polyrank.aggregation.sums import Sums
-from polyrank.state import ClientUpdate
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ClientUpdate
 
 
 def _heads(*values: float, dtype: torch.dtype = torch.float32) -> Adapter:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, Aggregate, build
 from polyrank.aggregation.kernels.products import ProductMethod, cut, fresh
 from polyrank.aggregation.kernels.stacks import Stack, Term
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import Adding
 
 PRODUCTS = ("flora", "flexlora", "raflora", "florist", "fedhl", "fedex", "lora_fair")

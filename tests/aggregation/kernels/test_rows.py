@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.kernels.rows import RowMethod, Rows, owners_mean_of
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import Adding
 
 

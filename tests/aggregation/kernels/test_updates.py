@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import METHODS, build
 from polyrank.aggregation.kernels.updates import check_update
-from polyrank.errors import AdapterError
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError
+from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import Adding
 
 

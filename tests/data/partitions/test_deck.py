@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from polyrank.core.seeds import numpy_generator
 from polyrank.data.partitions.deck import Deck
-from polyrank.seeds import numpy_generator
 
 
 def deal(deck, labels, size, proportions):

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data import PARTITIONS, TextDataset, partition
 from polyrank.data.partitions.quality_groups import BALANCED, SKEWED
-from polyrank.errors import ConfigError, DataError
 
 DRAWN = sorted(set(PARTITIONS) - {"by-column"})
 

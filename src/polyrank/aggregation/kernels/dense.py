@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation.sums import Sums
-from polyrank.lowrank import wide
-from polyrank.state import ClientUpdate
+from polyrank.core.adapter import Adapter
+from polyrank.core.lowrank import wide
+from polyrank.core.state import ClientUpdate
 
 
 def empty(previous: Adapter) -> dict[str, Tensor]:

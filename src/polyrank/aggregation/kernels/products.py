@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.kernels import dense
 from polyrank.aggregation.kernels.stacks import Product, Stack, Stacks, Term
 from polyrank.aggregation.kernels.updates import check_update
 from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method
 from polyrank.aggregation.sums import Partial, Sums, check_names, taken
-from polyrank.errors import AdapterError
-from polyrank.seeds import torch_generator
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError
+from polyrank.core.seeds import torch_generator
+from polyrank.core.state import ClientUpdate, ServerState
 
 
 class ProductMethod(Method):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Factors
 from polyrank.aggregation.sums import Sums
-from polyrank.lowrank import wide
+from polyrank.core.adapter import Factors
+from polyrank.core.lowrank import wide
 
 
 @dataclass(frozen=True, eq=False)

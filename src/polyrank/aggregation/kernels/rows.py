@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.kernels import dense
 from polyrank.aggregation.kernels.row_sums import RowSums
 from polyrank.aggregation.kernels.updates import check_update
 from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method
 from polyrank.aggregation.sums import Partial, Sums
-from polyrank.errors import AdapterError
-from polyrank.lowrank import wide
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError
+from polyrank.core.lowrank import wide
+from polyrank.core.state import ClientUpdate, ServerState
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Factors
 from polyrank.aggregation.sums import Partial, Summed, Sums, taken
-from polyrank.errors import AdapterError
+from polyrank.core.adapter import Factors
+from polyrank.core.errors import AdapterError
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from polyrank import lowrank
-from polyrank.adapter import Factors
 from polyrank.aggregation.sums import Partial, Summed, Sums
+from polyrank.core import lowrank
+from polyrank.core.adapter import Factors
 
 Product = tuple[Tensor, Tensor]
 """``(a, b)``, standing for ``b @ a`` with scale 1."""

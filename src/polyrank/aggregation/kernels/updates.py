@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from polyrank.adapter import Adapter
-from polyrank.errors import AdapterError
-from polyrank.state import ClientUpdate
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import AdapterError
+from polyrank.core.state import ClientUpdate
 
 
 def check_update(update: ClientUpdate, previous: Adapter) -> None:

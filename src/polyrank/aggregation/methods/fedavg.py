@@ -8,8 +8,8 @@ from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import method
-from polyrank.errors import AdapterError
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.errors import AdapterError
+from polyrank.core.state import ClientUpdate, ServerState
 
 
 @method(

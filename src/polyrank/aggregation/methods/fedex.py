@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import base_change
 from polyrank.aggregation.kernels.products import ProductMethod
 from polyrank.aggregation.kernels.rows import owners_mean_of
 from polyrank.aggregation.kernels.stacks import Stack
 from polyrank.aggregation.method import Aggregate, Download, method
-from polyrank.state import ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ServerState
 
 
 @method(

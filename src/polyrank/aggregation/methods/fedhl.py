@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation import base_change
 from polyrank.aggregation.kernels.products import ProductMethod, cut
 from polyrank.aggregation.kernels.stacks import Stack
 from polyrank.aggregation.method import Aggregate, Download, method
-from polyrank.errors import ConfigError
-from polyrank.state import ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ServerState
 
 Terms = list[tuple[float, Tensor, Tensor]]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.kernels.products import cut
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import Parts, method
-from polyrank.lowrank import wide
-from polyrank.state import ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.lowrank import wide
+from polyrank.core.state import ServerState
 
 
 @method(

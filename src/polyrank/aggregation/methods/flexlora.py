@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyrank.adapter import Adapter
 from polyrank.aggregation.kernels.products import ProductMethod, cut
 from polyrank.aggregation.kernels.stacks import Stack
 from polyrank.aggregation.method import Aggregate, method
-from polyrank.errors import ConfigError
-from polyrank.state import ServerState
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ServerState
 
 
 @method(

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter
 from polyrank.aggregation import base_change
 from polyrank.aggregation.kernels.products import ProductMethod, fresh
 from polyrank.aggregation.kernels.stacks import Product, Stack
 from polyrank.aggregation.method import Aggregate, Parts, method
-from polyrank.errors import ConfigError
-from polyrank.state import ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ServerState
 
 
 @method(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import method
-from polyrank.state import ClientUpdate
+from polyrank.core.state import ClientUpdate
 
 
 @method(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.kernels.products import ProductMethod
 from polyrank.aggregation.kernels.rows import owners_mean_of
 from polyrank.aggregation.kernels.stacks import Stack
 from polyrank.aggregation.method import Aggregate, method
-from polyrank.errors import ConfigError
-from polyrank.state import ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import ConfigError
+from polyrank.core.state import ServerState
 
 
 @method(

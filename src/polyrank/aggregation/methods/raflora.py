@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyrank import lowrank
-from polyrank.adapter import Adapter
 from polyrank.aggregation.kernels.products import ProductMethod, cut
 from polyrank.aggregation.kernels.stacks import Product, Stack
 from polyrank.aggregation.method import Aggregate, method
-from polyrank.state import ServerState
+from polyrank.core import lowrank
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ServerState
 
 
 @method(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import Parts, method
-from polyrank.state import ServerState
+from polyrank.core.state import ServerState
 
 
 @method(

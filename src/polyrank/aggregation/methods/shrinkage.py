@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polyrank.adapter import Adapter, Factors
 from polyrank.aggregation.kernels import dense
 from polyrank.aggregation.kernels.spread import Spread, Spreads
 from polyrank.aggregation.kernels.updates import check_update
 from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method, method
 from polyrank.aggregation.sums import Partial, Sums, check_names
-from polyrank.lowrank import wide
-from polyrank.state import ClientUpdate, ServerState
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.lowrank import wide
+from polyrank.core.state import ClientUpdate, ServerState
 
 
 @method(

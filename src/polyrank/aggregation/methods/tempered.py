@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import method
-from polyrank.errors import ConfigError
+from polyrank.core.errors import ConfigError
 
 
 @method(

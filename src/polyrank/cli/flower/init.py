@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from polyrank.cli.console import out
-from polyrank.errors import FlowerError
+from polyrank.core.errors import FlowerError
 
 
 def init(

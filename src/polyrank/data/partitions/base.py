@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
-from polyrank.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, eq=False)

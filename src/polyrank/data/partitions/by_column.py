@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polyrank.core.errors import ConfigError, DataError, did_you_mean
 from polyrank.data.dataset import TextDataset
 from polyrank.data.partitions.base import Partition
-from polyrank.errors import ConfigError, DataError, did_you_mean
 
 
 @dataclass(frozen=True)

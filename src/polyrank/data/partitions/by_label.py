@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
 from polyrank.data.partitions.base import Partition, named, positive, required
-from polyrank.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polyrank.core.errors import ConfigError
+from polyrank.core.shares import part_of
 from polyrank.data.dataset import TextDataset
 from polyrank.data.partitions.base import Partition, even_sizes, named, positive, required
 from polyrank.data.partitions.deck import Deck
 from polyrank.data.partitions.dirichlet import draw_proportions
-from polyrank.errors import ConfigError
-from polyrank.shares import part_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from polyrank.core.errors import ConfigError, DataError
+from polyrank.core.registry import Registry
+from polyrank.core.seeds import numpy_generator
 from polyrank.data.dataset import TextDataset
 from polyrank.data.partitions.base import Partition, Partitioner
 from polyrank.data.partitions.by_column import ByColumn
@@ -11,9 +14,6 @@ from polyrank.data.partitions.by_label import ByLabel
 from polyrank.data.partitions.dirichlet import Dirichlet
 from polyrank.data.partitions.iid import Iid
 from polyrank.data.partitions.quality_groups import QualityGroups
-from polyrank.errors import ConfigError, DataError
-from polyrank.registry import Registry
-from polyrank.seeds import numpy_generator
 
 PARTITIONS: Registry[Partitioner] = Registry(
     "partition",

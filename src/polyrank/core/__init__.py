@@ -1,0 +1,1 @@
+"""What everything rests on: adapters and states, errors, seeds, the codec; no model, no data, no run."""

@@ -1,0 +1,217 @@
+"""From the name of a data source to training and test data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polyrank.core.errors import ConfigError, DataError
+from polyrank.core.seeds import numpy_generator
+from polyrank.core.shares import part_of
+from polyrank.data.dataset import Split, TextDataset
+from polyrank.data.digest import CUT, classes, described
+from polyrank.data.sampling import stratified
+from polyrank.data.sources.delimited import Quoting
+from polyrank.data.sources.files import looks_like_path, read_file
+from polyrank.data.sources.hub import HubName, choose, read_hub
+from polyrank.data.sources.tables import Table, alike, examples
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "stdlib-docs"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What of a table is read, and how: names of the columns, quoting of text files."""
+
+    text: str | Sequence[str]
+    label: str
+    quoting: Quoting
+
+    @property
+    def shown(self) -> str:
+        """The text columns in a message."""
+        return self.text if isinstance(self.text, str) else " and ".join(self.text)
+
+
+def load(
+    train: str,
+    test: str | None = None,
+    *,
+    text: str | Sequence[str] = "text",
+    label: str = "label",
+    labels: Sequence[str] | None = None,
+    order: Sequence[str] = (),
+    quoting: Quoting = "auto",
+    extra_columns: Sequence[str] = (),
+    test_share: float = 0.2,
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> Split:
+    """Training and test data from wherever they are.
+
+    `train` and `test` are each one of
+
+    - ``stdlib-docs``, the embedded data set, with the columns text, label, topic (= label) and module;
+    - a file ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` (see `polyrank.data.sources.files`);
+    - a data set on the Hub, ``id[:configuration][#split]``; the split of `train` is "train" unless named, that of
+      `test` "test" or else "validation";
+    - for `test` only, ``#split``: another split of the data set that `train` names.
+
+    Without `test`: the test split of the embedded data set, or the split "test" or else "validation" of the Hub's;
+    where there is none, as in a file, the share `test_share` of the training data, drawn by label with `seed` so that
+    every label stays in training. The embedded split never changes, because the embedded model has seen its training
+    part.
+
+    Label names are `labels`; without them they come from the training data: in the order of `order` if it holds the
+    same names, else declared classes (`ClassLabel`) in theirs, else sorted, numbers as numbers. `quoting` is that of
+    csv and tsv files, as `.delimited` has it. `extra_columns` must be in the training data, and are taken from the
+    test data if they are there. Limits draw that many examples by label with `seed`, and keep all label names.
+
+    Raises:
+        DataError: a source is missing, unreadable, or has rows that cannot be used; `test` has labels that `train` has
+            not, or is the training data; there are labels that `labels` has not.
+        ConfigError: a share or a limit is out of range, or `labels` are fewer than two or not different.
+    """
+    _check(test_share, limit_train, limit_test, labels)
+    columns = _Columns(text, label, quoting)
+    train_table, test_table = _tables(train, test, columns)
+    if test_table is not None and (test_table.where == train_table.where or _same_file(train, test)):
+        raise DataError(
+            f"training and test data are both {train_table.where}: name other test data, or leave data.test out to "
+            "have a part of the training data set aside"
+        )
+    training = examples(train_table, text, label, extra_columns)
+    names = tuple(labels) if labels is not None else training.label_names()
+    digests = {**described("training", training), "classes": classes(names)}  # in the data's order, whatever the head's
+    if labels is None and set(order) == set(names):
+        names = tuple(order)
+    if labels is None and training.declared is None:
+        _warn_of_alike(training.where, names)
+    train_set = training.encode(names)
+    read = {train_table.where: len(train_set)}
+    if test_table is None:
+        train_set, test_set = _split(train_set, test_share, seed, train)
+        digests["test texts"] = CUT
+    else:
+        present = [column for column in extra_columns if column in test_table.columns]
+        testing = examples(test_table, text, label, present)
+        test_set = testing.encode(names)
+        digests |= described("test", testing)
+        read[test_table.where] = len(test_set)
+        if set(test_set.texts) <= set(train_set.texts):
+            log.warning(
+                "every text of %s is in %s too: the test measures what was learned by heart",
+                test_table.where,
+                train_table.where,
+            )
+    return Split(
+        train=_limited(train_set, limit_train, seed, "train"),
+        test=_limited(test_set, limit_test, seed, "test"),
+        digests=digests,
+        read=read,
+    )
+
+
+def _check(test_share: float, limit_train: int | None, limit_test: int | None, labels: Sequence[str] | None) -> None:
+    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise ConfigError(f"data.labels is {list(labels)}; expected two different names or more, or leave it out")
+    if not 0 < test_share < 1:
+        raise ConfigError(f"data.test_share is {test_share}; expected a number between 0 and 1, such as 0.2")
+    for name, limit in {"data.limit_train": limit_train, "data.limit_test": limit_test}.items():
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{name} is {limit}; expected 1 or more, or leave it out to use all examples")
+
+
+def _warn_of_alike(where: str, names: Sequence[str]) -> None:
+    """Say so where several classes are most likely one, written in several ways."""
+    if groups := alike(names):
+        more = f", and {len(groups) - 1} more like that" if len(groups) > 1 else ""
+        log.warning(
+            "the labels %s of %s look like one and are taken as different classes%s; if they are one, mend the file",
+            " and ".join(map(repr, groups[0])),
+            where,
+            more,
+        )
+
+
+def _same_file(train: str, test: str | None) -> bool:
+    """Whether both are one file: under another spelling, by a link, in another case where that makes no difference."""
+    ours, theirs = Path(train).expanduser(), Path(test or "").expanduser()
+    return ours.is_file() and theirs.is_file() and ours.samefile(theirs)
+
+
+def _tables(train: str, test: str | None, columns: _Columns) -> tuple[Table, Table | None]:
+    """The table of `train`, and that of `test`; None where the test data are to be cut from the training data."""
+    if train == EMBEDDED or looks_like_path(train):
+        train_table = _embedded(0) if train == EMBEDDED else _file(train, columns)
+        if test is None:
+            return train_table, _embedded(1) if train == EMBEDDED else None
+        if test.startswith("#"):
+            raise DataError(
+                f"data.test is {test!r}, a split, but data.train is {train!r}, which has no named splits: "
+                "leave data.test out, or give a file or a data set on the Hub"
+            )
+        return train_table, _test_table(test, columns)
+
+    name = HubName.parse(train)
+    splits = read_hub(name, columns.shown, columns.label)
+    train_table = choose(splits, (name.split or "train",), name)
+    if test is None:
+        own = {"test", "validation"} & splits.keys()
+        return train_table, choose(splits, ("test", "validation"), name) if own else None
+    if test.startswith("#"):
+        return train_table, choose(splits, (test[1:],), name)
+    return train_table, _test_table(test, columns)
+
+
+def _test_table(test: str, columns: _Columns) -> Table:
+    if test == EMBEDDED:
+        return _embedded(1)
+    if looks_like_path(test):
+        return _file(test, columns)
+    name = HubName.parse(test)
+    return choose(
+        read_hub(name, columns.shown, columns.label), (name.split,) if name.split else ("test", "validation"), name
+    )
+
+
+def _file(name: str, columns: _Columns) -> Table:
+    return read_file(name, quoting=columns.quoting, label=columns.label)
+
+
+def _embedded(part: int) -> Table:
+    from polyrank.quickstart import stdlib_docs
+
+    documents = stdlib_docs.split()[part]
+    topics = [document.topic for document in documents]
+    columns = {
+        "text": [document.text for document in documents],
+        "label": topics,
+        "topic": topics,
+        "module": [document.module for document in documents],
+    }
+    return Table(f"{EMBEDDED}#{('train', 'test')[part]}", columns)
+
+
+def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[TextDataset, TextDataset]:
+    size = max(part_of(len(dataset), share), 1)
+    test = stratified(dataset.labels, size, numpy_generator(seed, "data", "test split"), keep=1)
+    if len(test) == 0:
+        raise DataError(
+            f"{where} has {len(dataset)} rows, one for each label, so no test data can be cut from it: "
+            "add rows, or name test data with data.test"
+        )
+    mask = dataset.labels >= 0
+    mask[test] = False
+    return dataset.subset(mask.nonzero()[0]), dataset.subset(test)
+
+
+def _limited(dataset: TextDataset, limit: int | None, seed: int, purpose: str) -> TextDataset:
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.subset(stratified(dataset.labels, limit, numpy_generator(seed, "data", "limit", purpose)))

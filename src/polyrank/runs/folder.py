@@ -1,0 +1,263 @@
+"""A run on disk: configuration, metrics, checkpoint, adapter. The only place that knows the names of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from polyrank import config as configuration
+from polyrank.config import Config
+from polyrank.core.errors import RunFolderError
+from polyrank.runs.agreement import Asked, Record
+
+if TYPE_CHECKING:
+    from polyrank.hf.peft.folder import Target
+
+LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
+
+OWN_FILES = ("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json")
+OWN_FOLDERS = ("checkpoint", "adapter", "events")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    ``config.toml`` is the resolved configuration, ``requested.toml`` what was asked for; ``metrics.jsonl`` has a line
+    per round; ``clients.json`` says who has which rank, group, number of examples and validation loss; ``run.json`` the
+    labels, digests of data and model, versions and machine; ``summary.json`` what came out.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return self.config.is_file()
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Refuse a folder that a new run must not be written to; nothing is changed.
+
+        Raises:
+            RunFolderError: it holds a run and ``overwrite`` is false, or it holds something else.
+        """
+        if self.exists():
+            if not overwrite:
+                raise RunFolderError(
+                    f"{self.path} holds another run; continue it with --resume, replace it with --overwrite, or "
+                    "choose another folder with --out"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(f"{self.path} exists and is no run folder; choose another folder with --out")
+
+    def create(self, *, overwrite: bool) -> None:
+        """Make the folder for a new run; an old run's own files are deleted, and nothing else.
+
+        Raises:
+            RunFolderError: as `check_free`, or the folder cannot be made.
+        """
+        self.check_free(overwrite=overwrite)
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in OWN_FOLDERS:  # a checkpoint that cannot be deleted would pass for one of the new run
+                if (self.path / name).exists():
+                    shutil.rmtree(self.path / name)
+            for name in reversed(OWN_FILES):  # config.toml last: without it this is no run folder that can be replaced
+                (self.path / name).unlink(missing_ok=True)
+
+    def write_config(self, asked: Asked) -> None:
+        """Write what was resolved, which makes this a run folder, and what was asked for."""
+        self._write("config.toml", configuration.dump(asked.resolved))
+        self._write("requested.toml", configuration.dump(asked.requested))
+
+    def read_config(self) -> Config:
+        """The resolved configuration.
+
+        Raises:
+            RunFolderError: there is no run here.
+        """
+        if not self.exists():
+            raise RunFolderError(f"{self.path} is no run folder: it has no config.toml")
+        return configuration.load(self.config)
+
+    def read_asked(self) -> Asked:
+        """What was asked for and what it was resolved to.
+
+        Raises:
+            RunFolderError: there is no run here, or one of an earlier version, which did not keep what was asked for.
+        """
+        resolved = self.read_config()
+        path = self.path / "requested.toml"
+        if not path.is_file():
+            raise RunFolderError(self._earlier("what was asked for (it has no requested.toml)"))
+        return Asked(configuration.load(path), resolved)
+
+    def record(self) -> Record:
+        """What the run was made with.
+
+        Raises:
+            RunFolderError: there is no run here, one that had saved nothing, or one of an earlier version, which did
+                not keep this.
+        """
+        if not (self.path / "run.json").is_file():
+            raise RunFolderError(
+                f"{self.path} has no run.json, and there is no checkpoint: the run stopped before it had saved "
+                "anything; start anew with --overwrite"
+            )
+        about = self.read_json("run")
+        if not isinstance(digests := about.get("digests"), dict):
+            raise RunFolderError(self._earlier("what its data and model held (its run.json has no digests)"))
+        return Record(self.path, digests, self.read_config(), about.get("python", "unknown"))
+
+    def _earlier(self, what: str) -> str:
+        return (
+            f"{self.path} holds a run of an earlier PolyRank, which did not keep {what}, so it cannot be told whether "
+            "that agrees; start a new run with another --out, or replace this one: polyrank run --overwrite"
+        )
+
+    def write_json(self, name: str, value: Any) -> None:  # Any: plain JSON values
+        """Write ``name.json``, whole or not at all."""
+        self._write(f"{name}.json", json.dumps(value, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:  # Any: plain JSON values
+        """Read ``name.json``.
+
+        Raises:
+            RunFolderError: it is missing or damaged.
+        """
+        path = self.path / f"{name}.json"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} cannot be read: {error}; is {self.path} a run folder?") from None
+        if not isinstance(value, dict):
+            raise RunFolderError(f"{path} holds a {type(value).__name__}; expected an object: put back what was there")
+        return value
+
+    def target(self) -> Target:
+        """What the run's adapter belongs to.
+
+        Raises:
+            RunFolderError: there is no run here.
+        """
+        from polyrank.hf.peft.folder import Target  # imports transformers, which readers of metrics do without
+
+        about = self.read_json("run")
+        return Target(self.read_config().model, tuple(about["labels"]), tuple(about["head_modules"]))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one round's line."""
+        with disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(line)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the round's checkpoint follows, and must not outlive its line
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All lines, one per round from the first on; a last line that was cut off by a crash is left out.
+
+        Raises:
+            RunFolderError: a line is damaged, missing, or there twice: figures over the rounds would be wrong.
+        """
+        if not self.metrics.is_file():
+            return []
+        lines: list[dict[str, Any]] = []
+        texts = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, text in enumerate(texts, start=1):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                if not any(texts[number:]):
+                    break
+                line = None
+            if not isinstance(line, dict) or line.get("round") != number:
+                raise RunFolderError(
+                    f"{self.metrics}, line {number}: expected what was measured in round {number}, and found "
+                    f"{text[:40]!r}: the file was changed; put back what was there, or replace the run: polyrank run "
+                    "--overwrite"
+                )
+            lines.append(line)
+        return lines
+
+    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write all lines anew, whole or not at all."""
+        self._write("metrics.jsonl", "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+
+    def _write(self, name: str, text: str) -> None:
+        path, temporary = self.path / name, self.path / f".{name}.writing"
+        with disk_errors(path):
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:  # Any: plain JSON values
+    """JSON has no NaN and no infinity: null stands for a measurement that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say which file could not be written, and that what was written before is still there.
+
+    Raises:
+        RunFolderError: instead of the OSError of a full, read-only or missing disk, or what safetensors makes of it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}; what was saved before is "
+            "untouched. Make room or mend it, then run again, with --resume if a round was saved"
+        ) from error
+
+
+def about_this_machine() -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    import torch
+
+    versions: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }

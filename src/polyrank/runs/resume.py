@@ -1,0 +1,123 @@
+"""What a run that goes on makes of the folder: as if it had been asked from the start for what is asked for now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polyrank.core.errors import RunFolderError
+from polyrank.core.state import ServerState
+from polyrank.federation.metrics import TEST, is_due, test_metrics
+from polyrank.federation.round import cohort
+from polyrank.federation.setup import Federation
+from polyrank.hf.digest import model_digests
+from polyrank.runs.agreement import differences
+from polyrank.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def check_same(federation: Federation, folder: RunFolder) -> None:
+    """Refuse what would go on in another way, and say which clients' data are not what they were.
+
+    Data on this machine are compared by their digests before. A site's data are its own and may grow from one day to
+    the next, so all that is known of them is how many examples of each label the site says that it has.
+
+    Raises:
+        RunFolderError: the classes have another order, or tensors would travel in another dtype.
+    """
+    about, wire = folder.read_json("run"), federation.engine.wire
+    if about["labels"] != list(federation.labels):
+        raise RunFolderError(
+            f"{folder.path}: the classes were {', '.join(about['labels'])} and are {', '.join(federation.labels)}; a "
+            "head knows them by their order, so start a new run with another --out"
+        )
+    if about.get("wire", wire) != wire:
+        raise RunFolderError(
+            f"{folder.path}: tensors travelled as {about['wire']} and would travel as {wire}; go on with wire = "
+            f"{about['wire']!r}, or start a new run with another out"
+        )
+    saved = folder.read_json("clients")["clients"]
+    for client in federation.clients:
+        before, now = saved.get(client, {}).get("labels"), federation.label_counts(client)
+        if before is not None and before != now:
+            log.warning("%s had %s examples of the labels when the run began, and has %s now", client, before, now)
+
+
+def check_model(folder: RunFolder) -> None:
+    """Refuse a base that is not the one under which a run's adapter was trained; an earlier version's run does not say.
+
+    Raises:
+        RunFolderError: weights, configuration or vocabulary changed.
+    """
+    kept, model = folder.read_json("run").get("digests"), folder.read_config().model
+    if not isinstance(kept, dict):
+        return
+    found = model_digests(model)
+    if changed := differences({name: kept.get(name, "none") for name in found}, found):
+        raise RunFolderError(
+            f"{folder.path}: the base {model.name} changed since the run was made: {'; '.join(changed)}. The adapter "
+            "belongs to the old one; put that back"
+        )
+
+
+def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to the state's round, as an uninterrupted run of the asked length has them.
+
+    Lines of rounds whose checkpoint was never finished are left out; the last round of all is evaluated if it was not.
+
+    Raises:
+        RunFolderError: as `on_schedule`; the line of a round is missing; or clients have shrunk since the last round,
+            and it is their own models that were to be measured after it.
+    """
+    rounds, every = federation.config.federation.rounds, federation.config.evaluation.every
+    lines = [line for line in folder.read_metrics() if line["round"] <= state.round]
+    if len(lines) < state.round:  # a round's line is on disk before its checkpoint
+        raise RunFolderError(
+            f"{folder.metrics} has no line of round {len(lines) + 1}, and the checkpoint is of round {state.round}: "
+            "the file was changed; put back what was there, or replace the run: polyrank run --overwrite"
+        )
+    before, lines = lines, on_schedule(lines, every, rounds)
+    if left_out := [str(old["round"]) for old, new in zip(before, lines, strict=True) if old.keys() != new.keys()]:
+        log.warning(
+            "%s: the scores of round %s are left out, since a run of %d rounds with evaluation.every %d has none there",
+            folder.path,
+            ", ".join(left_out),
+            rounds,
+            every,
+        )
+    if lines and lines[-1]["round"] == rounds and f"{TEST}accuracy" not in lines[-1]:
+        if federation.policy.prunes and federation.parts(rounds).keeps:
+            raise RunFolderError(
+                f"round {rounds} was not evaluated before its clients shrank; raise federation.rounds to go on"
+            )
+        options = federation.config.federation
+        names = cohort(federation.clients, options.participation, options.seed, rounds)
+        lines[-1] = {"round": rounds, **test_metrics(federation, state, names), **lines[-1]}
+    return lines
+
+
+def on_schedule(lines: Sequence[Mapping[str, Any]], every: int, rounds: int) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl as an uninterrupted run of so many rounds would have them.
+
+    Where it would not have evaluated, as in the last round of a run that was made longer, the scores are left out:
+    figures over the evaluated rounds ("end", "area") are then of the same rounds.
+
+    Raises:
+        RunFolderError: a round was not evaluated that would have been; only the last one's state is still there.
+    """
+    missing = [
+        line["round"]
+        for line in lines
+        if is_due(line["round"], every, rounds) and line["round"] != rounds and f"{TEST}accuracy" not in line
+    ]
+    if missing:
+        raise RunFolderError(
+            f"round {missing[0]} was not evaluated, and with evaluation.every {every} it would have been; go on with "
+            "the evaluation.every that the run had, or start a new run with another --out"
+        )
+    return [
+        {key: value for key, value in line.items() if is_due(line["round"], every, rounds) or not key.startswith(TEST)}
+        for line in lines
+    ]

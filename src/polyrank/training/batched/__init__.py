@@ -1,0 +1,1 @@
+"""Several clients in one forward and backward pass over the shared base."""

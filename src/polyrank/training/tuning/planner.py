@@ -1,0 +1,203 @@
+"""How many clients to a pass, and how many processes: measured on the clients' own examples, not guessed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from polyrank.config import TrainingConfig
+from polyrank.hf.resident import ResidentModel
+from polyrank.training.batched.engine import Batched
+from polyrank.training.batches import steps_per_epoch
+from polyrank.training.dropout import UnbatchableError
+from polyrank.training.sequential import Sequential
+from polyrank.training.work import Engine, Job
+
+log = logging.getLogger(__name__)
+
+WIDTHS = (1, 2, 5, 10, 20, 50, 100)
+STEPS = 2
+"""Steps per client that are timed, of batches of typical lengths."""
+REPEATS = 2
+LONG_SECONDS = 1.0
+"""A timing that takes so long is not repeated: what warming up adds is small beside it."""
+WIDER = 1.08
+"""Measured gain below which a wider pass is not worth the activations that it keeps; there the search ends, since a
+trial takes that memory too."""
+MEMORY_SHARE = 0.5
+"""Of what is free, for what a pass keeps for its backward pass."""
+GAIN = 1.15
+"""Measured gain above which several processes are worth their memory; they slow one another down a little."""
+STARTING_SECONDS = 10.0
+"""What starting processes takes, about; a run of less than three times that starts none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen.
+
+    Args:
+        engine: ``sequential`` or ``batched``.
+        clients_per_pass: of the batched engine.
+        workers: processes.
+        reason: why clients cannot be batched; for the user.
+    """
+
+    engine: str
+    clients_per_pass: int
+    workers: int
+    reason: str = ""
+
+    def __str__(self) -> str:
+        how = "one client after another"
+        if self.engine == "batched" and self.clients_per_pass > 1:
+            how = f"{self.clients_per_pass} clients in one pass"
+        how += f", {self.workers} processes" if self.workers > 1 else ""
+        return how + (f" (not batched: {self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class _Timing:
+    engine: str
+    width: int
+    seconds: float
+    """Per client and step."""
+
+
+def choose(resident: ResidentModel, options: TrainingConfig, jobs: Sequence[Job], rounds: int) -> Plan:
+    """The fastest way to train such a cohort that fits into memory; what is not ``auto`` is taken as it is.
+
+    Args:
+        resident: the base.
+        options: of the training.
+        jobs: a cohort's.
+        rounds: how often such a cohort will be trained.
+    """
+    try:
+        batched = None if options.engine == "sequential" else Batched(resident, options, 1)
+        return _choose(resident, options, batched, jobs, rounds)
+    except UnbatchableError as error:  # of the model, or of a step that was tried
+        log.warning("clients are trained one after another: %s", error)
+        resident.model.eval()
+        return replace(_choose(resident, options, None, jobs, rounds), reason=str(error))
+
+
+def _choose(
+    resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], rounds: int
+) -> Plan:
+    wanted = None if options.workers == "auto" else options.workers
+    settled = batched is None or (options.engine == "batched" and options.clients_per_pass != "auto")
+    if settled and wanted is not None:
+        width = options.clients_per_pass if batched is not None and options.clients_per_pass != "auto" else 1
+        return Plan("sequential" if batched is None else "batched", width, wanted)
+    samples = [replace(job, examples=job.examples.subset(_typical(job.examples.lengths, options))) for job in jobs]
+    widest = len(jobs) if batched is None else _most_that_fit(batched, samples[0])
+    cores = torch.get_num_threads()
+    workers = wanted or 1
+    sharing = -(-workers // torch.cuda.device_count()) if resident.device.type == "cuda" else workers
+    with _threads(max(cores // workers, 1)):
+        best = _fastest(resident, options, batched, samples, min(widest // sharing, -(-len(jobs) // workers)))
+    steps = sum(options.epochs * steps_per_epoch(len(job.examples), options.batch_size) for job in jobs)
+    worthwhile = rounds * steps * best.seconds > 3 * STARTING_SECONDS and len(jobs) >= cores > 1
+    if wanted is None and resident.device.type == "cuda":
+        workers = min(torch.cuda.device_count(), len(jobs)) if worthwhile else 1
+    elif wanted is None and worthwhile:
+        with _threads(1):
+            alone = _fastest(resident, options, batched, samples, min(best.width, widest // cores, len(jobs) // cores))
+        log.info("%d processes of one thread: %.2f times as fast", cores, cores * best.seconds / alone.seconds)
+        if cores * best.seconds > GAIN * alone.seconds:
+            best, workers = alone, cores
+    return Plan(best.engine, best.width, workers)
+
+
+def _fastest(
+    resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], widest: int
+) -> _Timing:
+    """The widest of the open widths up to which each was faster than the one before by `WIDER`.
+
+    A pass of one client is as fast as the sequential engine or faster.
+    """
+    if batched is None:
+        return _Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1]))
+    fixed = options.clients_per_pass
+    widths = sorted({width for width in (*WIDTHS, len(jobs)) if width <= widest}) or [1]
+    best: _Timing | None = None
+    for width in [min(fixed, len(jobs))] if fixed != "auto" else widths:
+        batched.clients_per_pass = width
+        timing = _Timing("batched", width, _seconds(batched, jobs[:width]))
+        log.info("%d clients in one pass: %.1f ms per client and step", width, 1000 * timing.seconds)
+        if best is not None and best.seconds < WIDER * timing.seconds:
+            break
+        best = timing
+    assert best is not None  # there is always a width of 1
+    return best
+
+
+def _seconds(engine: Engine, jobs: Sequence[Job]) -> float:
+    """Per client and step: the shortest of some timings, the first of which warms up."""
+    best = math.inf
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        steps = sum(int(update.metrics["steps"]) for update in engine.train(jobs))
+        seconds = time.perf_counter() - start  # results are copied to the CPU, so nothing is pending
+        best = min(best, seconds / steps)
+        if seconds > LONG_SECONDS:
+            break
+    return best
+
+
+def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
+    """Rows of a few batches that are as long as the client's examples are, at even distances by length."""
+    count = min(len(lengths), STEPS * options.batch_size)
+    by_length = np.argsort(lengths, kind="stable")
+    places = np.linspace(0, len(lengths) - 1, count).round().astype(np.int64)
+    return np.asarray(by_length[places])
+
+
+def _most_that_fit(engine: Batched, job: Job) -> int:
+    """Clients whose saved activations fit into the free memory, by those of one; at least 1."""
+    model = engine.resident.model
+    weights = {_place(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    largest = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        if (place := _place(tensor)) not in weights:
+            kept[place] = tensor.untyped_storage().nbytes()  # once, however many operations keep it
+        return tensor
+
+    def look(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, sum(kept.values()))
+        kept.clear()
+        return tensor
+
+    device = engine.resident.device
+    with torch.autograd.graph.saved_tensors_hooks(count, look):
+        list(engine.train([job]))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its memory is; views share it."""
+    return tensor.untyped_storage().data_ptr()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

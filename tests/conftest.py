@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from polyrank import config as configuration
+from polyrank.config import Config
+from tests import models
+from tests.models import Checkpoints
+
+Configure = Callable[..., Config]
+
+EXAMPLES = 240
+"""Rows of the csv; the default share of 0.2 leaves 192 to train on and 48 to test on."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny models only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """`configure("training.lr=0.1", ...)`: six clients of ranks 4, 4, 2, 2, 2, 2 on a tiny BERT, three in a round."""
+    folder = tmp_path_factory.mktemp("federation")
+    model = models.save(folder / "bert", "bert")
+    toy = models.toy(EXAMPLES)
+    table = folder / "toy.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "owner"])
+        owners = ("ann", "bob", "eve")
+        rows.writerows(
+            [text, toy.label_names[label], owners[i % 3]]
+            for i, (text, label) in enumerate(zip(toy.texts, toy.labels, strict=True))
+        )
+    base = configuration.parse(
+        {
+            "model": {"name": str(model)},
+            "data": {"train": str(table), "partition": "iid"},
+            "federation": {"clients": 6, "participation": 0.5, "rounds": 3},
+            "ranks": {"policy": "fixed", "levels": [2, 4], "counts": [4, 2]},
+            "training": {  # nothing is measured, so that two runs are the same to the bit
+                **{"precision": "float32", "attention": "eager", "batch_size": 8, "lr": 5e-3},
+                **{"engine": "batched", "clients_per_pass": 2, "workers": 1},
+            },
+            "evaluation": {"rank_groups": False},
+        },
+        "tests",
+    )
+
+    def made(*overrides: str) -> Config:
+        return configuration.override(base, overrides)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """``checkpoint("bert", pooler=False)`` is a folder with such a model; each kind is made once."""
+    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))

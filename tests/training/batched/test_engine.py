@@ -1,0 +1,298 @@
+"""Batched equals sequential: same jobs, several clients to a pass."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from polyrank.config import TrainingConfig
+from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate
+from polyrank.hf.resident import ResidentModel
+from polyrank.tasks.classification import Examples
+from polyrank.training import batches as training_batches
+from polyrank.training.batched.engine import Batched
+from polyrank.training.batched.stacked import StackedAdapters, StackedModel
+from polyrank.training.dropout import UnbatchableError
+from polyrank.training.sequential import Sequential
+from polyrank.training.work import Job, Penalty
+from tests.models import Checkpoints, examples, random_adapter, resident
+
+ARCHITECTURES = ("bert", "distilbert", "albert", "roberta", "llama")
+DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.1},
+    "albert": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.1, "classifier_dropout_prob": 0.1},
+    "roberta": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.1},
+    "distilbert": {"dropout": 0.2, "attention_dropout": 0.1, "seq_classif_dropout": 0.2},
+    "llama": {"attention_dropout": 0.1},
+}
+RECIPES = {
+    "plain": {},
+    "everything": {"epochs": 2, "weight_decay": 0.1, "warmup": 0.3, "decay": "cosine", "clip": 0.5},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.05, "weight_decay": 0.01, "decay": "linear"},
+}
+SIZES = {"c1": (1, 3), "c2": (4, 9), "c3": (2, 6), "c4": (3, 9)}
+"""Client -> rank, examples: with batches of 4 unequal ranks, steps, batch sizes and lengths."""
+
+
+@pytest.fixture(autouse=True, params=[2, 8], ids=["parts of 2", "parts of 8"])
+def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples that are computed at a time: half of a batch, or all of it."""
+    monkeypatch.setattr(training_batches, "PART", request.param)
+
+
+def jobs(model: ResidentModel, seed: int = 0, **options: object) -> list[Job]:
+    return [
+        Job(
+            name,
+            random_adapter(model, seed + i, rank=rank, uneven=False),
+            examples(model, count, seed=seed + i),
+            float(count),
+            seed=seed + i,
+            **options,
+        )
+        for i, (name, (rank, count)) in enumerate(SIZES.items())
+    ]
+
+
+def distance(found: Adapter, expected: Adapter, start: Adapter) -> float:
+    """Norm of the difference, relative to the norm of the update."""
+    pairs = zip(found.tensors(), expected.tensors(), start.tensors(), strict=True)
+    off = [((f - e).norm(), (e - s).norm()) for (_, f), (_, e), (_, s) in pairs]
+    return float(torch.stack([o for o, _ in off]).norm() / torch.stack([u for _, u in off]).norm())
+
+
+def both(model: ResidentModel, work: Sequence[Job], per_pass: int, rounds: int = 1, **recipe: object) -> list[float]:
+    """Distances of the clients' adapters after some rounds, each way going on from its own results."""
+    options = TrainingConfig(**{"batch_size": 4, "lr": 1e-2} | recipe)
+    ways = (Sequential(model, options), Batched(model, options, per_pass))
+    ends: list[list[ClientUpdate]] = []
+    for way in ways:
+        current = list(work)
+        for number in range(rounds):
+            again = [replace(job, seed=job.seed + 100 * number) for job in current]
+            updates = list(way.train(again))
+            assert [update.client for update in updates] == [job.client for job in work]
+            current = [replace(job, adapter=update.adapter) for job, update in zip(work, updates, strict=True)]
+        ends.append(updates)
+    for one, other in zip(*ends, strict=True):
+        assert one.metrics["steps"] == other.metrics["steps"]
+        assert one.weight == other.weight
+        assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-2)
+    return [
+        distance(batched.adapter, sequential.adapter, job.adapter)
+        for sequential, batched, job in zip(*ends, work, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attention: str):
+    """To 1e-10, with dropout in the model and before A, for passes of several clients and of one."""
+    model = resident(
+        checkpoint(architecture),
+        dtype=torch.float64,
+        attention=attention,
+        dropout=0.1,
+        config=DROPOUT[architecture],
+    )
+    for per_pass in (1, 3, 4):
+        assert max(both(model, jobs(model), per_pass, **RECIPES[recipe])) < 1e-10
+
+
+@pytest.mark.parametrize(("recipe", "bound"), [({"optimizer": "sgd", "lr": 1e-3}, 1e-4), ({"lr": 1e-3}, 1e-1)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float32_after_five_rounds(checkpoint: Checkpoints, architecture: str, recipe: dict, bound: float):
+    """AdamW has the wider bound: its first step has the sign of a gradient, however near to zero that is."""
+    model = resident(checkpoint(architecture), dropout=0.1, config=DROPOUT[architecture])
+    assert max(both(model, jobs(model), 4, rounds=5, **recipe)) < bound
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_bfloat16_is_as_near_to_float32_as_the_sequential_engine(checkpoint: Checkpoints, architecture: str):
+    """On average over the clients at most 1.5 times as far, plus 0.02 of the update's norm."""
+    exact, rounded = (
+        resident(checkpoint(architecture), dtype=dtype, config=DROPOUT[architecture])
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    options = TrainingConfig(batch_size=4, optimizer="sgd", lr=1e-3)
+    work = jobs(exact)
+    truth = list(Sequential(exact, options).train(work))
+
+    def off(engine: Sequential | Batched) -> float:
+        pairs = zip(engine.train(work), truth, work, strict=True)
+        return sum(distance(u.adapter, t.adapter, job.adapter) for u, t, job in pairs) / len(work)
+
+    assert off(Batched(rounded, options, 4)) < 1.5 * off(Sequential(rounded, options)) + 0.02
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "llama", "gpt2", "modernbert"])
+def test_all_linear_layers(checkpoint: Checkpoints, architecture: str):
+    """Layers whose input is not the hidden states, Conv1D bases, and heads with a norm."""
+    model = resident(checkpoint(architecture), dtype=torch.float64, targets="all-linear")
+    assert max(both(model, jobs(model), 4)) < 1e-10
+
+
+@pytest.mark.parametrize("trains", [{"a"}, {"b", "head"}, {"head"}])
+def test_only_what_is_trained_changes(checkpoint: Checkpoints, trains: set[str]):
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    work = jobs(model, trains=frozenset(trains))
+    assert max(both(model, work, 4, weight_decay=0.1)) < 1e-10
+    for job, update in zip(work, Batched(model, TrainingConfig(weight_decay=0.1), 4).train(work), strict=True):
+        for (name, before), (_, after) in zip(job.adapter.tensors(), update.adapter.tensors(), strict=True):
+            part = name.rpartition(".")[2] if name.endswith((".a", ".b")) else "head"
+            assert torch.equal(before.double(), after) == (part not in trains), name
+
+
+def test_scales_of_their_own(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    work = [
+        replace(
+            job,
+            adapter=Adapter(
+                {n: replace(f, scale=0.5 * (i + 1)) for n, f in job.adapter.modules.items()}, job.adapter.dense
+            ),
+        )
+        for i, job in enumerate(jobs(model))
+    ]
+    assert max(both(model, work, 4)) < 1e-10
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_base_changes(checkpoint: Checkpoints, same: bool):
+    """One for all, one for each (of unequal ranks), and none for some."""
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    shared = Adapter(random_adapter(model, 9, rank=2, uneven=False).modules)
+    work = jobs(model)
+    changes = (
+        [shared] * 4 if same else [Adapter(random_adapter(model, i, rank=i, uneven=False).modules) for i in (1, 2, 3)]
+    )
+    work = [replace(job, base_change=change) for job, change in zip(work, [*changes, None][:4], strict=True)]
+    assert max(both(model, work, 4)) < 1e-10
+
+
+def test_the_penalty(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    work = [replace(job, penalty=Penalty(1, 0.1)) if job.adapter.rank > 1 else job for job in jobs(model)]
+    assert max(both(model, work, 4)) < 1e-10
+
+
+def test_padding_stays_zero(checkpoint: Checkpoints):
+    """Gradients and values beyond a client's rank, after several steps of AdamW with decay."""
+    model = resident(checkpoint("bert"))
+    work = jobs(model)
+    seen: list[Tensor] = []
+    original = StackedAdapters.extract
+
+    def extract(self: StackedAdapters) -> list[Adapter]:
+        for place, buffer in itertools.product(self._trained, (self._buffer, self._gradient)):
+            for whole, adapter in zip(place.view(buffer), self.adapters, strict=True):
+                rank = adapter.modules[place.module].rank if place.module in self.model.lora else None
+                beyond = {"a": whole[rank:], "b": whole[..., rank:]}.get(place.attribute)
+                if beyond is not None:
+                    seen.append(beyond)
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StackedAdapters, "extract", extract)
+        list(Batched(model, TrainingConfig(batch_size=4, epochs=3, weight_decay=0.1), 4).train(work))
+    assert sum(tensor.numel() for tensor in seen) > 0
+    assert all(bool((tensor == 0).all()) for tensor in seen)
+
+
+def test_a_client_that_is_done_does_not_change(checkpoint: Checkpoints):
+    """Bit by bit: its row after its last step is its row at the end, while others go on."""
+    model = resident(checkpoint("bert"))
+    work = jobs(model)
+    history: dict[int, list[Tensor]] = {}
+    original = StackedAdapters.collect
+
+    def collect(self: StackedAdapters) -> None:
+        history.setdefault(id(self), []).append(self._buffer.clone())
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StackedAdapters, "collect", collect)
+        options = TrainingConfig(batch_size=4, weight_decay=0.1, momentum=0.9, optimizer="sgd")
+        updates = {u.client: u for u in Batched(model, options, 4).train(work)}
+    (before,) = history.values()
+    assert [updates[job.client].metrics["steps"] for job in work] == [1, 3, 2, 3]
+    in_pass = ["c2", "c4", "c3", "c1"]  # by steps
+    for client, steps in (("c3", 2), ("c1", 1)):
+        row = in_pass.index(client)
+        assert torch.equal(before[steps][row], before[-1][row])
+        assert not torch.equal(before[steps - 1][row], before[steps][row])
+
+
+def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"), dropout=0.1)
+    work = jobs(model)
+    options = TrainingConfig(batch_size=4)
+    good = {u.client: u for u in Batched(model, options, 4).train(work)}
+    poisoned = work[1].adapter.map(lambda t: torch.full_like(t, math.nan))
+    work[1] = replace(work[1], adapter=poisoned)
+    updates = {u.client: u for u in Batched(model, options, 4).train(work)}
+    for client, update in updates.items():
+        if client == "c2":
+            assert update.adapter.first_not_finite()
+        else:
+            assert update.adapter.identical(good[client].adapter)
+
+
+def test_the_model_is_as_it_was(checkpoint: Checkpoints):
+    """What was installed stays installed, and the sequential engine goes on as if nothing had been."""
+    model = resident(checkpoint("bert"))
+    before = random_adapter(model, 3)
+    model.install(before)
+    list(Batched(model, TrainingConfig(), 4).train(jobs(model)))
+    assert model.extract().identical(before)
+    assert all(
+        not isinstance(module, nn.Module) or "Stacked" not in type(module).__name__ for module in model.model.modules()
+    )
+
+
+def test_a_wrong_adapter_is_named(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"))
+    work = jobs(model)
+    name = next(iter(work[0].adapter.modules))
+    modules = dict(work[0].adapter.modules) | {name: Factors(torch.zeros(1, 3), torch.zeros(16, 1))}
+    work[0] = replace(work[0], adapter=Adapter(modules, work[0].adapter.dense))
+    with pytest.raises(Exception, match=r"query"):
+        list(Batched(model, TrainingConfig(), 4).train(work))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.BatchNorm1d(4), "BatchNorm1d, which normalises over the examples"),
+        (type("MixtralSparseMoeBlock", (nn.Module,), {}), "experts may share a capacity"),
+    ],
+)
+def test_what_couples_examples_is_refused(checkpoint: Checkpoints, make: object, reason: str):
+    model = resident(checkpoint("bert"))
+    model.model.add_module("odd", make())  # type: ignore[operator]
+    with pytest.raises(UnbatchableError, match=reason):
+        StackedModel(model)
+
+
+def test_a_head_of_an_unknown_kind_is_refused(checkpoint: Checkpoints):
+    model = resident(checkpoint("bert"), head="mean-pool")
+    model.model.classifier = nn.Bilinear(2, 2, 2)
+    with pytest.raises(UnbatchableError, match="classifier is a Bilinear"):
+        StackedModel(model)
+
+
+def test_short_texts_beside_long_ones(checkpoint: Checkpoints):
+    """A client whose texts are all shorter than another's, with dropout: its masks do not depend on the padding."""
+    model = resident(checkpoint("bert"), dtype=torch.float64, config=DROPOUT["bert"])
+    work = jobs(model)
+    short = work[0].examples
+    work[0] = replace(work[0], examples=Examples(tuple(t[:3] for t in short.tokens), short.labels, short.pad_id))
+    assert max(both(model, work, 4)) < 1e-10
