@@ -106,8 +106,8 @@ VARIANTS = [
 ]
 DEFAULTS = pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.values], ids=str)
 ONCE = [v for v in VARIANTS if v.name == "replication" or "align" not in v.values]
-"""Alignment comes before a method and knows nothing of it (`Aligned`): all of its variants meet the oracle, those of one
-method the properties."""
+"""Alignment comes before a method and knows nothing of it (`Aligned`): all of its variants meet the oracle, those of
+one method the properties."""
 every_method = pytest.mark.parametrize("variant", ONCE, ids=str)
 
 
