@@ -6,19 +6,26 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := pyproject.toml constraints.txt
 
-.PHONY: quickstart test lint format clean help
+.PHONY: quickstart test slow lint format clean help
 
 help:
 	@echo "make quickstart  install what running needs, then: polyrank run"
-	@echo "make test        install what testing needs, then the whole test suite"
+	@echo "make test        install what testing needs, then the quick tests, on all cores"
+	@echo "make slow        the tests that take minutes of real processes"
 	@echo "make lint        ruff and mypy"
 	@echo "make clean       remove the environment and caches (runs/ stays)"
 
 quickstart: $(VENV)/.run
 	$(BIN)/polyrank run
 
+# a file of tests stays in one process: what its tests share is made once
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+slow: $(VENV)/.test
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

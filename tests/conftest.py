@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the processes of tests
 
 import pytest
 import torch
@@ -15,6 +19,13 @@ Configure = Callable[..., Config]
 
 EXAMPLES = 240
 """Rows of the csv; the default share of 0.2 leaves 192 to train on and 48 to test on."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each reason why tests are skipped, and not one for each of them."""
+    reasons = Counter(" ".join(report.longrepr[2].split()) for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(autouse=True, scope="session")

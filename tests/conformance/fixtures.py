@@ -170,6 +170,10 @@ UNEQUAL: Mapping[str, Callable[[torch.dtype], Round]] = {
     "levels_after": lambda dtype: after_others(three_levels(dtype), {"layer.0.q": 3, "layer.1.v": 2}),
 }
 
+HARD = ("unowned_tail", "module_ranks", "levels_after")
+"""Between them: rows that nobody owns, ranks that differ between modules, a base change and three levels."""
+EQUAL_HARD = ("equal_after",)
+
 
 def levels_of(server: ServerState, updates: Sequence[ClientUpdate]) -> Levels:
     """The ranks of the clients that count, by module; that of the server where there is none."""

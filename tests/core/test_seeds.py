@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.core.seeds import derive, numpy_generator, torch_generator
+from polyrank.core.seeds import derive, numpy_generator, seeded, torch_generator
 
 _paths = st.lists(st.integers(-5, 100) | st.text("ab1:-", max_size=3), max_size=4)
 
@@ -89,3 +89,19 @@ def test_global_generators_are_left_alone():
     assert random.getstate() == python
     assert (np.random.get_state()[1] == numpy).all()
     assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_libraries_draw_from_the_seed_inside_and_from_where_they_were_afterwards():
+    """Inside it is torch's own stream of that seed, whatever was drawn before."""
+
+    def drawn(seed: int) -> torch.Tensor:
+        with seeded(seed):
+            return torch.rand(4)
+
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(7))
+    before = torch.get_rng_state()
+    assert torch.equal(drawn(7), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(drawn(7), expected)
+    assert not torch.equal(drawn(8), expected)

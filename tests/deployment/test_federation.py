@@ -12,6 +12,8 @@ from polyrank import config as configuration
 from polyrank.runs.runner import run
 from tests.deployment.world import CLIENTS, SMALL, Federation, lines, running, same, state
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
@@ -47,7 +49,6 @@ def test_a_deployment_gives_what_a_local_run_gives_and_a_killed_node_comes_back(
     assert state(out).round == 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["zero_padding", "flexlora"])
 def test_other_methods_too(federation: Federation, tmp_path: Path, method: str):
     chosen = f"aggregation.method={method}"

@@ -25,7 +25,7 @@ from polyrank.training.work import Engine, Job
 
 SHORT = (
     *("federation.clients=20", "federation.participation=0.2", "federation.rounds=3"),
-    *("data.limit_train=400", "data.limit_test=60", "ranks.policy=fixed", "training.batch_size=8"),
+    *("data.limit_train=200", "data.limit_test=60", "ranks.policy=fixed", "training.batch_size=8"),
     *("training.precision=float32", "training.attention=eager"),
     *("training.engine=batched", "training.clients_per_pass=5", "training.workers=1"),
     *("evaluation.every=3", "evaluation.rank_groups=false"),

@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from polyrank import config
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ def test_the_python_example_runs(tmp_path: Path):
     assert lines[6]
 
 
+@pytest.mark.slow
 def test_the_comparison_in_python_runs(tmp_path: Path):
     lines = printed("docs/comparing.md", tmp_path)
     assert [line.split(" 0.")[0] for line in lines] == ["replication", "tempered gamma=0.25"]

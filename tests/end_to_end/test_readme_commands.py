@@ -76,6 +76,7 @@ def test_all_of_them_are_here():
     assert len(QUICK) == 5
 
 
+@pytest.mark.slow
 def test_the_study_runs_and_is_looked_at(folder: Path):
     for command in QUICK:
         run(command, folder)

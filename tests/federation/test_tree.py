@@ -21,7 +21,7 @@ from polyrank.federation.setup import build as build_federation
 from polyrank.federation.tree import Hooks, Node, RoundResult, aggregate
 from tests.conformance.compare import same_model
 from tests.conformance.fixtures import Adding, Round, as_trained, conclude
-from tests.conformance.test_conformance import Variant, every_method, every_round
+from tests.conformance.test_conformance import Variant, every_method, hard_rounds
 from tests.conformance.test_conformance import _round as round_of
 from tests.conftest import Configure
 
@@ -66,7 +66,7 @@ def close(found: Aggregate, expected: Aggregate, by: str, bound: float) -> None:
 
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
-@every_round
+@hard_rounds
 def test_a_tree_is_flat_in_float64(variant: Variant, fixture: str, tree: Tree):
     it = as_trained(variant.method, round_of(fixture))
     found, flat = through(variant, it, tree).finish(), conclude(variant.method, it.server, it.updates)

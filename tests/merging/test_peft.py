@@ -19,7 +19,7 @@ from polyrank.core.errors import AdapterError
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.hf.peft.file import AdapterFile
 from polyrank.merging.merge import merge
-from tests.hf.test_peft_folder import load_with_peft, plain_classifier
+from tests.hf.peft.test_folder import load_with_peft, plain_classifier
 from tests.merging.folders import edit, tensors_of
 from tests.merging.plain_peft import saved
 from tests.models import Checkpoints, batch, logits, random_adapter, resident

@@ -102,22 +102,22 @@ def test_only_its_owner_can_reach_the_socket(running: Daemon):
 
 @pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="the system does not say who is on the other side")
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can try it as another user")
-def test_another_user_is_refused_even_if_permissions_are_given_away(
-    start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
-):
-    daemon = start_daemon()
-    daemon.socket.parent.chmod(0o711)
-    daemon.socket.chmod(0o666)
-    monkeypatch.chdir(daemon.socket.parent)
+def test_another_user_is_refused_even_if_permissions_are_given_away(running: Daemon, monkeypatch: pytest.MonkeyPatch):
+    folder, socket_ = running.socket.parent, running.socket
+    monkeypatch.chdir(folder)
+    folder.chmod(0o711)
+    socket_.chmod(0o666)
     os.seteuid(65534)
     try:
-        answer = raw(Path(daemon.socket.name), b"")
+        answer = raw(Path(socket_.name), b"")
         with pytest.raises(SiteError, match="belongs to user 0, this process to 65534"):
-            SiteClient(daemon.socket.name).facts("a")
+            SiteClient(socket_.name).facts("a")
     finally:
         os.seteuid(0)
+        socket_.chmod(0o600)
+        folder.chmod(0o700)
     assert b"refused user 65534" in answer
-    assert "refused user 65534" in daemon.said
+    assert "refused user 65534" in running.said
 
 
 def test_a_wrong_shape_an_unknown_client_and_a_missing_tensor_are_errors_and_the_daemon_goes_on(
@@ -224,6 +224,7 @@ def test_a_second_client_waits_for_its_turn(running: Daemon, local: LocalWorker)
         assert found[task.adapter.rank].identical(one_thread_train(local, task).adapter)
 
 
+@pytest.mark.slow
 def test_killed_in_mid_task_it_is_an_error_and_after_a_restart_the_same_client_goes_on(
     start_daemon: StartDaemon, local: LocalWorker
 ):
@@ -268,19 +269,21 @@ def test_a_client_waits_for_a_daemon_that_is_still_loading(private: Path, local:
 
 
 def test_a_stopped_daemon_is_an_error_within_the_timeout_and_goes_on_when_it_is_continued(
-    start_daemon: StartDaemon, local: LocalWorker
+    running: Daemon, local: LocalWorker
 ):
     """And what was asked of it meanwhile is passed over: that client has given up."""
-    daemon, task = start_daemon(), task_of(local)
-    daemon.send(signal.SIGSTOP)
-    start = time.monotonic()
-    with pytest.raises(SiteError, match=r"did not reply within 1\.5 s at round 3"):
-        SiteClient(daemon.socket, timeout=1.5).train(task)
-    assert 1.4 < time.monotonic() - start < 5
-    daemon.send(signal.SIGCONT)
-    assert SiteClient(daemon.socket, timeout=60).facts(task.client).examples == 30
-    assert f"round 3, training {task.client}: passed over" in daemon.said
-    assert f"training {task.client}: begins" not in daemon.said
+    task, before = task_of(local), len(running.said)
+    running.send(signal.SIGSTOP)
+    try:
+        start = time.monotonic()
+        with pytest.raises(SiteError, match=r"did not reply within 1\.5 s at round 3"):
+            SiteClient(running.socket, timeout=1.5).train(task)
+        assert 1.4 < time.monotonic() - start < 5
+    finally:
+        running.send(signal.SIGCONT)
+    assert SiteClient(running.socket, timeout=60).facts(task.client).examples == 30
+    assert f"round 3, training {task.client}: passed over" in running.said[before:]
+    assert f"training {task.client}: begins" not in running.said[before:]
 
 
 def test_sigterm_ends_it_in_mid_task_with_a_reply_and_the_socket_is_gone(start_daemon: StartDaemon, local: LocalWorker):

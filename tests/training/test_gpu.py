@@ -18,7 +18,7 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.planner import choose
 from tests.models import TASK, Checkpoints, resident
-from tests.training.test_batched import ARCHITECTURES, DROPOUT, RECIPES, both, distance, jobs
+from tests.training.batched.test_engine import ARCHITECTURES, DROPOUT, RECIPES, both, distance, jobs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICE = "cuda"

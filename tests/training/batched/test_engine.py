@@ -41,7 +41,7 @@ SIZES = {"c1": (1, 3), "c2": (4, 9), "c3": (2, 6), "c4": (3, 9)}
 """Client -> rank, examples: with batches of 4 unequal ranks, steps, batch sizes and lengths."""
 
 
-@pytest.fixture(autouse=True, params=[2, 8], ids=["parts of 2", "parts of 8"])
+@pytest.fixture(params=[2, 8], ids=["parts of 2", "parts of 8"])
 def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Examples that are computed at a time: half of a batch, or all of it."""
     monkeypatch.setattr(training_batches, "PART", request.param)
@@ -91,8 +91,8 @@ def both(model: ResidentModel, work: Sequence[Job], per_pass: int, rounds: int =
     ]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.usefixtures("part")
+@pytest.mark.parametrize(("recipe", "attention"), [("plain", "sdpa"), ("everything", "eager"), ("sgd", "sdpa")])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attention: str):
     """To 1e-10, with dropout in the model and before A, for passes of several clients and of one."""
@@ -103,7 +103,7 @@ def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attent
         dropout=0.1,
         config=DROPOUT[architecture],
     )
-    for per_pass in (1, 3, 4):
+    for per_pass in (1, 3):
         assert max(both(model, jobs(model), per_pass, **RECIPES[recipe])) < 1e-10
 
 
@@ -165,6 +165,7 @@ def test_scales_of_their_own(checkpoint: Checkpoints):
     assert max(both(model, work, 4)) < 1e-10
 
 
+@pytest.mark.usefixtures("part")
 @pytest.mark.parametrize("same", [True, False])
 def test_base_changes(checkpoint: Checkpoints, same: bool):
     """One for all, one for each (of unequal ranks), and none for some."""
@@ -178,6 +179,7 @@ def test_base_changes(checkpoint: Checkpoints, same: bool):
     assert max(both(model, work, 4)) < 1e-10
 
 
+@pytest.mark.usefixtures("part")
 def test_the_penalty(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dtype=torch.float64)
     work = [replace(job, penalty=Penalty(1, 0.1)) if job.adapter.rank > 1 else job for job in jobs(model)]
@@ -207,6 +209,7 @@ def test_padding_stays_zero(checkpoint: Checkpoints):
     assert all(bool((tensor == 0).all()) for tensor in seen)
 
 
+@pytest.mark.usefixtures("part")
 def test_a_client_that_is_done_does_not_change(checkpoint: Checkpoints):
     """Bit by bit: its row after its last step is its row at the end, while others go on."""
     model = resident(checkpoint("bert"))
@@ -289,6 +292,7 @@ def test_a_head_of_an_unknown_kind_is_refused(checkpoint: Checkpoints):
         StackedModel(model)
 
 
+@pytest.mark.usefixtures("part")
 def test_short_texts_beside_long_ones(checkpoint: Checkpoints):
     """A client whose texts are all shorter than another's, with dropout: its masks do not depend on the padding."""
     model = resident(checkpoint("bert"), dtype=torch.float64, config=DROPOUT["bert"])
