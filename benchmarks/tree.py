@@ -114,7 +114,7 @@ class Received:
         self._pieces: dict[int, list[bytes]] = {}
         for rank in sizes.ranks:
             drawn = [adapter(sizes, rank, 1 + i) for i in range(DRAWN)]
-            pieces = [codec.pack(codec.describe(one), codec.tensors_of(one, "adapter")) for one in drawn]
+            pieces = [codec.pack(*codec.encode(one)) for one in drawn]
             self._pieces[rank] = pieces
 
     def bytes_of(self, number: int, rank: int) -> bytes:
@@ -124,8 +124,8 @@ class Received:
     def update(self, client: str, rank: int) -> ClientUpdate:
         """The same, read."""
         number = int(client[1:])
-        about, tensors = codec.unpack(self.bytes_of(number, rank))
-        return ClientUpdate(client, codec.adapter_of(about, tensors, "adapter"), 1.0 + number % 7)
+        received = codec.decode(Adapter, *codec.unpack(self.bytes_of(number, rank)))
+        return ClientUpdate(client, received, 1.0 + number % 7)
 
 
 # What runs in a process of its own -----------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def plan(sizes: Sizes, fold: Sequence[dict[str, Any]], roots: Sequence[dict[str,
         return float(measured["seconds"] * clients / measured["clients"])
 
     rate = sizes.gigabits * 1e9 / 8
-    whole = len(codec.to_bytes(codec.tensors_of(adapter(sizes, sizes.ranks[1], 0), "adapter")))
+    whole = len(codec.to_bytes(dict(adapter(sizes, sizes.ranks[1], 0).tensors())))
     flat = {
         **{"edges": 0, "clients_per_server": sizes.clients, "memory_bytes_root": most["memory_bytes"]},
         **{"bytes_up_root": sizes.clients * size, "bytes_down_root": sizes.clients * size},

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.machine import machine
 
 from polyrank.config import Config, parse
+from polyrank.config.sections import MEASURED
 from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import Run
 from polyrank.runs.agreement import differences
@@ -136,6 +137,6 @@ def _portable(config: Config, *, resolved: bool) -> dict[str, Any]:
                     del values[section][name]
             if not values[section]:
                 del values[section]
-        for name in ("engine", "clients_per_pass", "workers", "precision", "attention"):
+        for name in MEASURED:
             del values["training"][name]
     return values

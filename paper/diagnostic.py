@@ -20,10 +20,9 @@ from polyrank import aggregation
 from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
-from polyrank.federation.evaluation import score
-from polyrank.federation.job import job
-from polyrank.federation.round import cohort, personalise, read_out, read_outs
-from polyrank.federation.setup import build
+from polyrank.federation.round import personalise, read_out, read_outs
+from polyrank.federation.server import Server, build
+from polyrank.federation.site import Scores
 from polyrank.federation.tree import aggregate
 
 ORACLE = ("ranks.policy=fixed", "ranks.by_name={balanced=20, skewed=5}")
@@ -54,36 +53,42 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:  # Any: plain J
 
 def one_round(config: Config) -> dict[str, Any]:
     """Accuracy of the first high-rank client of a cohort: alone, and after each method."""
-    federation = build(config)
+    server = build(config)
     try:
-        state = federation.initial_state()
-        options, measure = federation.config.federation, federation.task.primary.name
+        state = server.initial_state()
+        measure = server.site.task.primary.name
         high = max(state.ranks.values())
         members: tuple[str, ...] = ()
         number = 0
         while not any(state.ranks[client] == high for client in members):
             number += 1
-            members = cohort(federation.clients, options.participation, options.seed, number)
-        sent = read_outs(state, members, federation.method)
-        jobs = [job(federation, state, name, number, personalise(state, name, sent[name])) for name in members]
-        updates = list(federation.engine.train(jobs))
+            members = server.cohort(number)
+        sent = read_outs(state, members, server.method)
+        works = [server.work(state, name, number, personalise(state, name, sent[name])) for name in members]
+        outcomes = zip(works, server.engine.run(works), strict=True)
+        updates = [update for work, outcome in outcomes if (update := outcome.update(work)) is not None]
         own = next(update for update in updates if state.ranks[update.client] == high)
         result: dict[str, Any] = {
             "client": own.client,
-            "group": federation.partition.groups[own.client],
+            "group": server.population.groups[own.client],
             "high_in_cohort": sum(state.ranks[client] == high for client in members),
-            "alone": score(federation, Download(own.adapter), federation.test)[measure],
+            "alone": _score(server, Download(own.adapter))[measure],
         }
         for name in METHODS:
             method = aggregation.build(name)
             after = aggregate(state, updates, method, uniform=False, local_head=False).state
             back = read_out(replace(after, ranks=state.ranks), own.client, method)
             with_own_head = Download(Adapter(back.adapter.modules, own.adapter.dense), back.base_change)
-            result[name] = score(federation, back, federation.test)[measure]
-            result[f"{name}, own head"] = score(federation, with_own_head, federation.test)[measure]
+            result[name] = _score(server, back)[measure]
+            result[f"{name}, own head"] = _score(server, with_own_head)[measure]
         return result
     finally:
-        federation.close()
+        server.close()
+
+
+def _score(server: Server, model: Download) -> Scores:
+    """On the held-out texts."""
+    return server.site.measured(model.adapter, model.base_change, server.site.test)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -33,7 +33,7 @@ from polyrank.comparison.compare import Planned, compare
 from polyrank.comparison.entries import Entry, entries
 from polyrank.config import Config
 from polyrank.federation.population import digests_of
-from polyrank.federation.scoring import Scores
+from polyrank.federation.scoring import Known
 from polyrank.report.runs import read
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
         if chosen.studies and study.name not in chosen.studies:
             continue
         config = load_config(study.data, [*study.overrides, *chosen.set], chosen.model, chosen.data)
-        scores: Scores = {}
+        scores: Known = {}
         wanted = {archive.key(study.name, e.name, e.seeded(s)): (e, s) for e, s in planned(study, config)}
         kept = archive.load(path)
         missing = {name: one for name, one in wanted.items() if name not in kept}

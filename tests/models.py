@@ -5,6 +5,7 @@ A checkpoint is the bare ``AutoModel``, as most are on the Hub, so that a classi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from transformers import PreTrainedTokenizerFast
 
 from polyrank.config import ModelConfig
 from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.state import ClientUpdate
 from polyrank.data.dataset import TextDataset
 from polyrank.hf.files import quiet
 from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.classification import Classification
 from polyrank.tasks.task import Batch, Examples
+from polyrank.training.work import Engine, Work
 
 TASK = Classification()
 
@@ -207,6 +210,14 @@ def random_adapter(model: ResidentModel, seed: int = 0, *, rank: int = 3, uneven
 def examples(model: ResidentModel, count: int = 6, seed: int = 0, classes: int = 2) -> Examples:
     """The toy task in the model's tokens."""
     return TASK.encode(toy(count, classes, seed), model.base.tokenizer, POSITIONS).examples
+
+
+def updates(engine: Engine, works: Sequence[Work]) -> list[ClientUpdate]:
+    """What became of each work, in their order, as adapters."""
+    outcomes = list(engine.run(works))
+    assert [outcome.client for outcome in outcomes] == [work.client for work in works]
+    found = [outcome.update(work) for outcome, work in zip(outcomes, works, strict=True)]
+    return [update for update in found if update is not None]
 
 
 def batch(model: ResidentModel, count: int = 6, seed: int = 0) -> Batch:

@@ -21,14 +21,14 @@ from polyrank.hf.speed.packed_linear import pack
 from polyrank.training.batched.engine import Batched
 from polyrank.training.profile import Clock
 from polyrank.training.tuning.precision import DTYPES
-from polyrank.training.work import Engine, Job
+from polyrank.training.work import Engine, Work
 
 REPEATS = 3
 TIMED_CHAINS = 30
 
 
-def operations(engine: Engine, jobs: Sequence[Job], model: nn.Module) -> tuple[float, dict[tuple[int, int], int]]:
-    """Floating point operations of the frozen linear layers in these jobs, and rows per (d_in, d_out) of one pass."""
+def operations(engine: Engine, works: Sequence[Work], model: nn.Module) -> tuple[float, dict[tuple[int, int], int]]:
+    """Floating point operations of the frozen linear layers in these works, and rows per (d_in, d_out) of one pass."""
     total, rows = 0.0, {}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
@@ -42,7 +42,7 @@ def operations(engine: Engine, jobs: Sequence[Job], model: nn.Module) -> tuple[f
 
     layers = [m for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
     handles = [layer.register_forward_hook(count) for layer in layers]
-    list(engine.train(jobs))
+    list(engine.run(works))
     for handle in handles:
         handle.remove()
     return total, rows
@@ -73,20 +73,20 @@ def measure(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
     table = []
     for shape in shapes:
         for precision, dtype in DTYPES.items():
-            federation, jobs = prepared(shape, f"training.precision={precision}", "training.workers=1")
-            clock = Clock(federation.resident.device, running=True)
-            width = min(federation.plan.clients_per_pass, len(jobs))
-            engine = Batched(federation.resident, federation.task, federation.config.training, width, clock)
-            done, rows = operations(engine, jobs, federation.resident.model)
+            site, works = prepared(shape, f"training.precision={precision}", "training.workers=1")
+            clock = Clock(site.resident.device, running=True)
+            width = min(site.plan.clients_per_pass, len(works))
+            engine = Batched(site.resident, site.task, site.examples, site.config.training, width, clock=clock)
+            done, rows = operations(engine, works, site.resident.model)
             shares, rates = [], []
             for _ in range(REPEATS):
                 clock.take()
                 start = time.perf_counter()
-                list(engine.train(jobs))
+                list(engine.run(works))
                 seconds = time.perf_counter() - start
                 shares.append(1 - clock.take()["arithmetic"] / seconds)
                 rates.append(done / seconds)
-            chain = chain_rate(rows, dtype, federation.resident.device)
+            chain = chain_rate(rows, dtype, site.resident.device)
             table.append(
                 {
                     "model": shape.name,

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.engines.work import Shape, prepared
 from polyrank.training.batched.engine import Batched
-from polyrank.training.work import Job
+from polyrank.training.work import Work
 
 REPEATS = 3
 
@@ -24,15 +24,15 @@ def measure(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
     """One row per shape, float32."""
     table = []
     for shape in shapes:
-        federation, jobs = prepared(shape, "training.precision=float32", "training.workers=1")
-        engine = Batched(federation.resident, federation.task, federation.config.training, 1)
-        list(engine.train(jobs))
-        plain = min(_seconds(engine, jobs) for _ in range(REPEATS))
+        site, works = prepared(shape, "training.precision=float32", "training.workers=1")
+        engine = Batched(site.resident, site.task, site.examples, site.config.training, 1)
+        list(engine.run(works))
+        plain = min(_seconds(engine, works) for _ in range(REPEATS))
         torch.compiler.reset()
-        for layer in layers(federation.resident.model):
+        for layer in layers(site.resident.model):
             layer.compile(dynamic=True)
-        first = _seconds(engine, jobs)
-        best = min(_seconds(engine, jobs) for _ in range(REPEATS))
+        first = _seconds(engine, works)
+        best = min(_seconds(engine, works) for _ in range(REPEATS))
         table.append({"model": shape.name, "plain": plain, "compiled": best, "first": first})
         print(table[-1], flush=True)
     return table
@@ -44,9 +44,9 @@ def layers(model: nn.Module) -> list[nn.Module]:
     return list(max(stacks, key=len)) if stacks else []
 
 
-def _seconds(engine: Batched, jobs: Sequence[Job]) -> float:
+def _seconds(engine: Batched, works: Sequence[Work]) -> float:
     start = time.perf_counter()
-    list(engine.train(jobs))
+    list(engine.run(works))
     return time.perf_counter() - start
 
 

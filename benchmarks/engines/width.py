@@ -49,23 +49,24 @@ def measure(chosen: Sequence[tuple[Shape, int]]) -> list[dict[str, Any]]:
     """One row per shape, number of tokens and engine."""
     table = []
     for shape, tokens in chosen:
-        federation, jobs = prepared(shape, "training.workers=1")
-        options, resident, task = federation.config.training, federation.resident, federation.task
-        width = federation.plan.clients_per_pass
+        site, works = prepared(shape, "training.workers=1")
+        options, resident = site.config.training, site.resident
+        own = (resident, site.task, site.examples, options)
+        width = site.plan.clients_per_pass
         engines: dict[str, Engine] = {
-            "sequential": Sequential(resident, task, options),
-            f"batched {len(jobs)}": Batched(resident, task, options, len(jobs)),
-            f"planner's choice: {width}": Batched(resident, task, options, width),
+            "sequential": Sequential(*own),
+            f"batched {len(works)}": Batched(*own, len(works)),
+            f"planner's choice: {width}": Batched(*own, width),
         }
         best, peak = dict.fromkeys(engines, float("inf")), dict.fromkeys(engines, 0.0)
-        done, rows = operations(engines["sequential"], jobs, resident.model)
+        done, rows = operations(engines["sequential"], works, resident.model)
         for _ in range(REPEATS):
             for name, engine in engines.items():
                 if best[name] > LONG_SECONDS and best[name] < float("inf"):
                     continue
                 _forget_peak(resident.device)
                 start = time.perf_counter()
-                list(engine.train(jobs))  # ends with copies to the CPU, so a GPU is done then
+                list(engine.run(works))  # ends with copies to the CPU, so a GPU is done then
                 best[name] = min(best[name], time.perf_counter() - start)
                 peak[name] = max(peak[name], _peak_mib(resident.device))
         chain = chain_rate(rows, DTYPES[options.precision], resident.device)
@@ -74,7 +75,7 @@ def measure(chosen: Sequence[tuple[Shape, int]]) -> list[dict[str, Any]]:
                 {
                     **{"model": shape.name, "tokens": tokens, "engine": name, "precision": options.precision},
                     **{"device": str(resident.device), "seconds_per_round": seconds, "peak_mib": peak[name]},
-                    **{"tokens_per_second": len(jobs) * tokens / seconds, "share": done / seconds / chain},
+                    **{"tokens_per_second": len(works) * tokens / seconds, "share": done / seconds / chain},
                 }
             )
             print(table[-1], flush=True)

@@ -1,4 +1,4 @@
-"""Models and jobs that are timed."""
+"""Models and works that are timed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel, Llama
 
 from polyrank import config as configuration
 from polyrank.core.seeds import derive
+from polyrank.federation.loading import initial, participant
 from polyrank.federation.round import cohort
-from polyrank.federation.setup import Federation, build
+from polyrank.federation.site import Site
 from polyrank.quickstart import backbone_path
-from polyrank.training.work import Job
+from polyrank.training.work import Work
 
 COMMON = (
     *("data.partition=iid", "ranks.policy=fixed", "ranks.levels=[8]", "aggregation.method=fedavg"),
@@ -40,15 +41,13 @@ class Shape:
     clients: int
 
 
-def prepared(shape: Shape, *extra: str) -> tuple[Federation, list[Job]]:
-    """The federation, and jobs of clients of its first round."""
-    federation = build(configuration.load(None, [*COMMON, *shape.overrides, *extra]))
-    options = federation.config.federation
-    names = cohort(federation.clients, options.participation, options.seed, 1)[: shape.clients]
-    adapter = federation.initial_state().adapter
-    return federation, [
-        Job(name, adapter, federation.examples[name], 1.0, derive(0, "benchmark", name)) for name in names
-    ]
+def prepared(shape: Shape, *extra: str) -> tuple[Site, list[Work]]:
+    """Base and data, and works of clients of the first round."""
+    site = participant(configuration.load(None, [*COMMON, *shape.overrides, *extra]))
+    options = site.config.federation
+    names = cohort(sorted(site.examples), options.participation, options.seed, 1)[: shape.clients]
+    adapter = initial(site.resident, site.config)
+    return site, [Work(name, 1, adapter, derive(0, "benchmark", name)) for name in names]
 
 
 def random_texts(path: Path, count: int, words: int) -> Path:

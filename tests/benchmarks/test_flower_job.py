@@ -14,9 +14,10 @@ from benchmarks import versus_flower
 from polyrank import config as configuration
 from polyrank.core.adapter import Adapter
 from polyrank.core.seeds import derive
-from polyrank.federation.setup import build
+from polyrank.federation.loading import initial, participant
 from polyrank.training import batches
-from polyrank.training.work import Job
+from polyrank.training.work import Work
+from tests.models import updates
 
 SMALL = ("data.limit_train=600", "federation.clients=10", "federation.participation=0.5", "data.size=20")
 FIXED = ("training.engine=sequential", "training.workers=1", "training.precision=float32", "training.attention=sdpa")
@@ -42,19 +43,18 @@ def test_both_sides_start_alike_and_learn_alike(tmp_path: Path, monkeypatch: pyt
     config = versus_flower.config_of(plan, places)
     path = tmp_path / "job.toml"
     path.write_text(configuration.dump(config), encoding="utf-8")
-    job, model, federation = recipe.work(str(path)), recipe.build(str(path)), build(config)
-    for name, theirs in zip(sorted(federation.clients), job.clients, strict=True):
-        ours = federation.examples[name]
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
+    job, model, site = recipe.work(str(path)), recipe.build(str(path)), participant(config)
+    for name, theirs in zip(sorted(site.examples), job.clients, strict=True):
+        ours = site.examples[name]
+        np.testing.assert_array_equal(ours.targets, theirs.targets)
         assert all(np.array_equal(a, b) for a, b in zip(ours.tokens, theirs.tokens, strict=True))
 
-    start = federation.initial_state().adapter
+    start = initial(site.resident, site.config)
     found = tensors(model, start)
     for name, tensor in start.tensors():
         assert torch.equal(found[name], tensor), name
 
-    client = sorted(federation.clients)[0]
-    (update,) = federation.engine.train([Job(client, start, federation.examples[client], 1.0, derive(0, "any"))])
+    (update,) = updates(site.engine, [Work(min(site.examples), 1, start, derive(0, "any"))])
 
     order = batches.plan(len(job.clients[0]), config.training.batch_size, config.training.epochs, derive(0, "any"))
     monkeypatch.setattr(recipe, "DataLoader", lambda *_, **__: [recipe.collate(job.clients[0], list(b)) for b in order])

@@ -16,12 +16,11 @@ from polyrank import aggregation
 from polyrank import config as configuration
 from polyrank.aggregation import METHODS
 from polyrank.core.adapter import Adapter
-from polyrank.core.state import ClientUpdate
-from polyrank.federation.setup import Federation, build
+from polyrank.federation.server import Server, build
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.listener import Listeners
 from polyrank.runs.runner import Runner
-from polyrank.training.work import Engine, Job
+from polyrank.training.work import Engine, Outcome, Work
 
 SHORT = (
     *("federation.clients=20", "federation.participation=0.2", "federation.rounds=3"),
@@ -44,11 +43,13 @@ class Recorder(Engine):
     engine: Engine
     rounds: list[dict[str, Adapter]]
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         self.rounds.append({})
-        for update in self.engine.train(jobs):
-            self.rounds[-1][update.client] = update.adapter
-            yield update
+        for work, outcome in zip(works, self.engine.run(works), strict=True):
+            update = outcome.update(work)
+            assert update is not None
+            self.rounds[-1][work.client] = update.adapter
+            yield outcome
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class Done:
     uploads: list[dict[str, Adapter]]
 
 
-def three_rounds(federation: Federation, method: str, folder: Path) -> Done:
-    section = federation.config.aggregation.model_copy(update={"method": method})
-    config = federation.config.model_copy(update={"aggregation": section})
-    recorder = Recorder(federation.engine, [])
-    chosen = replace(federation, config=config, method=aggregation.build(method), engine=recorder)
+def three_rounds(server: Server, method: str, folder: Path) -> Done:
+    section = server.config.aggregation.model_copy(update={"method": method})
+    config = server.config.model_copy(update={"aggregation": section})
+    recorder = Recorder(server.engine, [])
+    chosen = replace(server, config=config, method=aggregation.build(method), engine=recorder)
     runner = Runner(chosen, RunFolder(folder), Listeners())
     runner.run(runner.start())
     return Done(runner.folder.read_metrics(), recorder.rounds)
@@ -86,8 +87,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
         (ANY_RANKS, ("ranks.levels=[5, 20]", "ranks.counts=[10, 10]")),
         (EQUAL_RANKS, ("ranks.levels=[5]",)),
     ):
-        federation = build(configuration.load(overrides=[*SHORT, *ranks]))
-        done |= {name: three_rounds(federation, name, folder / name) for name in names}
+        server = build(configuration.load(overrides=[*SHORT, *ranks]))
+        done |= {name: three_rounds(server, name, folder / name) for name in names}
     return done
 
 

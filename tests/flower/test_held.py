@@ -1,4 +1,4 @@
-"""One worker per process, for all nodes that it cannot tell apart."""
+"""One participant per process, for all nodes that it cannot tell apart."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
-from polyrank.flower import client as module
+from polyrank.federation import loading
+from polyrank.federation.site import Site
 from polyrank.flower import make_client_app
-from polyrank.flower.held import NodeConfig, Watched, worker
+from polyrank.flower.held import NodeConfig, Watched, participant
 from polyrank.flower.server import serve
-from polyrank.site.worker import LocalWorker
 from tests.conftest import Configure
 from tests.flower.conftest import QUICK, InProcess
 
 
 class Own:
-    """As far as a worker is needed here; it looks at the node's configuration when it is asked."""
+    """As far as a participant is needed here; it looks at the node's configuration when it is asked."""
 
     def __init__(self, text: str, node: NodeConfig) -> None:
         self.text, self.node = text, node
@@ -30,7 +30,7 @@ class Own:
         return self.node.get(key)
 
 
-def test_a_worker_is_for_all_nodes_that_say_the_same_where_it_looked():
+def test_a_participant_is_for_all_nodes_that_say_the_same_where_it_looked():
     made: list[int] = []
 
     def make(text: str, node: NodeConfig) -> Any:
@@ -38,7 +38,7 @@ def test_a_worker_is_for_all_nodes_that_say_the_same_where_it_looked():
         return Own(text, node)
 
     def held(text: str, node: dict[str, Any], app: str = "app") -> Any:
-        return worker(app, make, text, node)
+        return participant(app, make, text, node)
 
     first = held("a", {"partition-id": 0})
     assert held("a", {"partition-id": 1}) is first
@@ -74,13 +74,13 @@ def test_base_and_data_are_loaded_once_for_all_nodes_of_a_process(
     Ray copies the app for every message, so what the app itself kept would be lost.
     """
     loads: list[None] = []
-    load = LocalWorker.from_config
+    load = loading.participant
 
-    def counted(config: Any) -> LocalWorker:
+    def counted(config: Any) -> Site:
         loads.append(None)
         return load(config)
 
-    monkeypatch.setattr(module.LocalWorker, "from_config", staticmethod(counted))
+    monkeypatch.setattr(loading, "participant", counted)
     app = make_client_app()
 
     def copied(message: Message, context: Context) -> Message:

@@ -14,13 +14,14 @@ from flwr.app import Message
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.errors import FlowerError
-from polyrank.core.state import ClientUpdate
+from polyrank.federation.participant import Participant
+from polyrank.federation.site import Site
 from polyrank.flower import client, make_client_app
-from polyrank.flower.client import worker
+from polyrank.flower.client import participant
 from polyrank.flower.facts import question
 from polyrank.flower.held import NodeConfig
 from polyrank.flower.server import serve
-from polyrank.site.worker import LocalWorker, Task, Worker
+from polyrank.training.work import Outcome, Work
 from tests.conftest import Configure
 from tests.flower.conftest import QUICK, InProcess, anyhow, lines, state
 
@@ -53,13 +54,15 @@ def test_what_is_sent_is_scored_in_the_training_message(
     other.write_text("\n".join([rows[0], *rows[-30:]]) + "\n", encoding="utf-8")
     nodes = sites(Path(config.data.train), **{"data-test": str(other)})
     tested: list[int] = []
-    scored = LocalWorker.score
+    do = Site.do
 
-    def score(self: LocalWorker, *args: Any) -> Any:
-        tested.append(len(self.federation.test))
-        return scored(self, *args)
+    def done(self: Site, work: Work) -> Outcome:
+        outcome = do(self, work)
+        assert outcome.scores == self.measured(work.adapter, work.base_change, self.test)
+        tested.append(len(self.test))
+        return outcome
 
-    monkeypatch.setattr(LocalWorker, "score", score)
+    monkeypatch.setattr(Site, "do", done)
     serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2))
     assert tested == [30] * 4
     first, second = lines(tmp_path / "run")
@@ -92,28 +95,6 @@ def test_a_site_may_lack_a_label(configure: Configure, tmp_path: Path):
     assert clients["site-2"]["labels"][0] == 0 < min(clients["site-2"]["labels"][1:])
 
 
-def test_labels_of_another_order_are_refused(configure: Configure, tmp_path: Path):
-    """A worker of the site's own (or a daemon) that names its labels otherwise would be trained on wrong answers."""
-    config = anyhow(configure(*ONE_ROUND))
-
-    class Turned(LocalWorker):
-        def facts(self, client: str) -> Any:
-            found = super().facts(client)
-            return replace(found, names=found.names[::-1])
-
-    def turned(config: Config, node: NodeConfig) -> Worker:
-        own = worker(config, node)
-        assert isinstance(own, LocalWorker)
-        return Turned(own.federation)
-
-    nodes = sites(Path(config.data.train))
-    nodes.app = make_client_app(turned)
-    with pytest.raises(
-        FlowerError, match=r"the site knows \d of the server's \d labels, in an order of its own; .*data\.labels"
-    ):
-        serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2))
-
-
 PATIENTS = [f"Patient {name}" for name in ("Ann Lee", "Bob Ray", "Eve Sun")]
 
 
@@ -123,9 +104,9 @@ def everything(messages: list[Message]) -> str:
 
 
 @pytest.mark.parametrize("column", ["patient", "by-column", "missing"])
-@pytest.mark.parametrize("worker", [None, "of its own"])
+@pytest.mark.parametrize("site", [None, "of its own"])
 def test_no_value_of_a_sites_data_leaves_it_that_was_not_sent_first(
-    configure: Configure, tmp_path: Path, column: str, worker: str | None
+    configure: Configure, tmp_path: Path, column: str, site: str | None
 ):
     """The server names the wrong column: of three patients the site says that it knows 0 labels and 3 are unknown."""
     config = anyhow(configure(*ONE_ROUND))
@@ -149,12 +130,12 @@ def test_no_value_of_a_sites_data_leaves_it_that_was_not_sent_first(
             }
         )
     )
-    if worker:
+    if site:
 
-        def made(config: Config, node: NodeConfig) -> Worker:
+        def made(config: Config, node: NodeConfig) -> Participant:
             """Whose own configuration names no labels, as a site's daemon may."""
             data = config.data.model_copy(update={"labels": None})
-            return client.worker(config.model_copy(update={"data": data}), node)
+            return participant(config.model_copy(update={"data": data}), node)
 
         app = make_client_app(made)
     else:
@@ -175,26 +156,6 @@ def test_a_site_says_nothing_to_a_server_that_names_no_labels(configure: Configu
     kind, content = question(configuration.dump(configure()))
     nodes.push_messages([Message(content, 1, kind)])
     assert "the server names no labels" in everything(list(nodes.pull_messages(["m0"])))
-
-
-def test_what_fails_in_training_is_told_without_its_text(configure: Configure, tmp_path: Path):
-    """A library's error may quote a text; the server is told its kind."""
-    config = anyhow(configure(*ONE_ROUND))
-
-    class Failing(LocalWorker):
-        def train(self, task: Task) -> ClientUpdate:  # noqa: ARG002
-            raise ValueError("cannot tokenize: Ann Lee has a fever")
-
-    def failing(config: Config, node: NodeConfig) -> Worker:
-        own = client.worker(config, node)
-        assert isinstance(own, LocalWorker)
-        return Failing(own.federation)
-
-    nodes = sites(Path(config.data.train))
-    nodes.app = make_client_app(failing)
-    with pytest.raises(FlowerError, match=r"the node failed \(ValueError\); its log has the reason") as caught:
-        serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2, repeats=0))
-    assert "fever" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["model", "site-socket", "data-train"])
@@ -221,19 +182,7 @@ def test_a_part_of_a_client_is_no_client(configure: Configure, key: str, number:
     config = configure(*ONE_ROUND)
     node = {"partition-id": 0, key: number, "data-train": str(config.data.train)}
     with pytest.raises(FlowerError, match=f"the node's {key} is .*; expected a whole number"):
-        client.served(worker(config, node), node, config)
-
-
-def test_another_base_is_refused(configure: Configure, tmp_path: Path):
-    config = anyhow(configure(*ONE_ROUND))
-
-    def other(config: Config, node: NodeConfig) -> Worker:
-        return worker(config.model_copy(update={"model": config.model.model_copy(update={"targets": ["query"]})}), node)
-
-    nodes = sites(Path(config.data.train))
-    nodes.app = make_client_app(other)
-    with pytest.raises(FlowerError, match=r"site-. and the server adapt different modules, such as .*value \("):
-        serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), min_nodes=2))
+        client.served(participant(config, node), node, config)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import polyrank
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError, FlowerError, RunFolderError
 from polyrank.flower import make_client_app
-from polyrank.flower.messages import ADAPTER
 from polyrank.flower.server import read_settings, serve
 from polyrank.runs.folder import RunFolder
 from tests.conftest import Configure
@@ -60,7 +59,7 @@ def test_nodes_declare_their_ranks_and_get_no_more(configure: Configure, tmp_pat
     serve(nodes, config, replace(QUICK, out=str(tmp_path / "run")))
     assert sorted(state(tmp_path / "run").ranks.values()) == [1, 2, 2, 2, 4, 4]
     trained = [message for message in nodes.sent if message.metadata.message_type == "train"]
-    sent = {m.metadata.dst_node_id: m.content.array_records[ADAPTER] for m in trained}
+    sent = {m.metadata.dst_node_id: m.content.array_records["adapter"] for m in trained}
     first = {node: next(a for name, a in record.items() if name.endswith(".a")) for node, record in sent.items()}
     assert [first[100 + i].numpy().shape[0] for i in range(6)] == [1, 2, 2, 2, 4, 4]
 
@@ -75,7 +74,7 @@ def test_half_the_bytes(configure: Configure, tmp_path: Path, wire: str, bound: 
         assert (here["bytes/up"], here["bytes/down"]) == (2 * there["bytes/up"], 2 * there["bytes/down"])
     assert 0 < apart(state(tmp_path / "local").adapter, state(tmp_path / "flower").adapter) < bound
     message = next(m for m in nodes.sent if m.metadata.message_type == "train")
-    assert {a.numpy().dtype.itemsize for a in message.content.array_records[ADAPTER].values()} == {2}
+    assert {a.numpy().dtype.itemsize for a in message.content.array_records["adapter"].values()} == {2}
 
 
 @pytest.mark.parametrize("wire", ["float32", "bfloat16"])
@@ -88,7 +87,7 @@ def test_the_server_multiplies_by_the_frozen_factor_that_the_nodes_have(
     serve(nodes, config, replace(QUICK, out=str(tmp_path / "run"), wire=wire))
     after = dict(state(tmp_path / "run").adapter.tensors())
     message = [m for m in nodes.sent if m.metadata.message_type == "train"][-1]
-    sent = message.content.array_records[ADAPTER]
+    sent = message.content.array_records["adapter"]
     frozen = [name for name in sent if name.endswith(".a")]
     assert frozen
     for name in frozen:

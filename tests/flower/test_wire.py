@@ -48,7 +48,7 @@ def one_round(state: ServerState, method: Method, wire: str) -> tuple[Adapter, l
         grown = {name: t + torch.randn(t.shape, generator=draw) / 3 for name, t in began.parts(trains).items()}
         back = over(wire, grown)
         trained.append(ClientUpdate(client, began.replaced(back), WEIGHTS[client]))
-        replies.append(replace(trained[-1], adapter=download.adapter.replaced(back)))  # as `read_reply` does
+        replies.append(replace(trained[-1], adapter=download.adapter.replaced(back)))  # as `read_answer` does
     return aggregate(state, replies, method, uniform=False, local_head=False).state.adapter, trained
 
 

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import FlowerError
-from polyrank.core.state import ClientUpdate
 from polyrank.flower.facts import RECORD, About, Place, read_answer
-from polyrank.flower.messages import ADAPTER, METRICS, REPLY, read_reply
 from polyrank.flower.node_ranks import read_declared
+from polyrank.flower.nodes import Member
 from polyrank.flower.records import from_record, to_record
-from polyrank.tasks.task import Elsewhere, Examples
-from polyrank.training.work import Job
-from tests.models import TASK
 
 T = TypeVar("T")
 
@@ -172,60 +165,15 @@ def test_what_makes_no_sense_is_refused_with_its_reason(parts: dict[str, Any], r
 
 
 def test_a_claim_is_kept_as_a_count():
-    """10^9 examples as arrays were 177 bytes each; as counts they take no more than three do."""
+    """10^7 examples as arrays were 177 bytes each; as counts they take no more than three do."""
+    text = changed(clients=[{"examples": 10**7, "labels": [10**7 - 2, 2]}])
+    read_answer(answered(text))
     tracemalloc.start()
-    many = Elsewhere.of([10**9, 2])
-    assert tracemalloc.get_traced_memory()[1] < 10_000
+    said = read_answer(answered(text))
+    member = Member(1, "north", None, said.clients[0].examples, said.clients[0].labels)
+    assert tracemalloc.get_traced_memory()[1] < 100_000
     tracemalloc.stop()
-    assert (len(many), many.kind_counts(3)) == (10**9 + 2, [10**9, 2, 0])
-
-
-JOB = Job(
-    "north",
-    Adapter({"q": Factors(torch.zeros(2, 3), torch.zeros(4, 2))}, {"head": torch.zeros(2)}),
-    Examples((), np.empty(0, dtype=np.int64), 0),
-    3.0,
-    seed=0,
-)
-NUMBERS = {"loss": 0.5, "steps": 1.0, "seconds": 2.0, "weight": 3.0}
-
-
-def replied(**numbers: Any) -> RecordDict:
-    metrics = MetricRecord(NUMBERS)
-    metrics.__dict__["_data"].update(numbers)  # as a node could that is not held up by Flower's own checks
-    return RecordDict(
-        {
-            ADAPTER: to_record(dict(JOB.adapter.tensors()), "float32"),
-            REPLY: ConfigRecord({"token": "t", "client": "north"}),
-            METRICS: metrics,
-        }
-    )
-
-
-def read(records: RecordDict) -> ClientUpdate:
-    return read_reply(records, replace(JOB), token="t", wire="float32", examples=3, metrics=TASK.metrics)
-
-
-@given(st.dictionaries(st.sampled_from([*NUMBERS, "own/accuracy", "own/loss"]), JSON | SCALAR))
-def test_a_replys_numbers_are_read_or_refused(numbers: dict[str, Any]):
-    update = tried(lambda: read(replied(**numbers)))
-    assert update is None or all(math.isfinite(value) for value in update.metrics.values())
-
-
-@pytest.mark.parametrize(
-    ("numbers", "reason"),
-    [
-        ({"seconds": -1.0}, "its seconds is -1.0, expected a finite number of 0 or more"),
-        ({"loss": -0.1}, "its loss is -0.1"),
-        ({"own/accuracy": 1.5}, "its own/accuracy is 1.5, expected a number from 0 to 1"),
-        ({"own/macro_f1": float("nan")}, "its own/macro_f1 is nan"),
-        ({"steps": 10**400}, "its steps is beyond any float"),
-    ],
-)
-def test_a_number_that_nobody_can_have_measured_is_refused(numbers: dict[str, float], reason: str):
-    read(replied(**{"own/accuracy": 1.0, "own/loss": 0.0}))
-    with pytest.raises(FlowerError, match=reason):
-        read(replied(**numbers))
+    assert (member.examples, member.labels) == (10**7, (10**7 - 2, 2))
 
 
 @given(JSON | SCALAR | st.binary())

@@ -16,7 +16,7 @@ from polyrank.hf.load import load_base
 from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import SLOT, ResidentModel
 from polyrank.training.sequential import Sequential
-from polyrank.training.work import Job
+from polyrank.training.work import Work
 from tests.models import (
     ARCHITECTURES,
     LABELS,
@@ -28,6 +28,7 @@ from tests.models import (
     logits,
     random_adapter,
     resident,
+    updates,
 )
 
 BOTH_HEADS = [(architecture, head) for architecture in ARCHITECTURES for head in ("model", "mean-pool")]
@@ -164,13 +165,13 @@ def test_training_leaves_the_base_as_it_was(checkpoint: Checkpoints, architectur
     model = resident(checkpoint(architecture), head=head)
     before = frozen(model)
     places = {name: p.data_ptr() for name, p in model.model.named_parameters() if not p.requires_grad}
-    engine = Sequential(model, TASK, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
-    data = examples(model, 4)
-    jobs = [Job(str(rank), model.initial(rank, 2.0, 0), data, 4.0, seed=rank) for rank in (1, 3, 5)]
-    for job, update in zip(jobs, engine.train(jobs), strict=True):
+    works = [Work(str(rank), 1, model.initial(rank, 2.0, 0), seed=rank) for rank in (1, 3, 5)]
+    held = dict.fromkeys(("1", "3", "5"), examples(model, 4))
+    engine = Sequential(model, TASK, held, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
+    for work, update in zip(works, updates(engine, works), strict=True):
         assert {f.rank for f in update.adapter.modules.values()} == {int(update.client)}
         assert any(f.b.any() for f in update.adapter.modules.values())
-        head_before, head_after = job.adapter.dense, update.adapter.dense
+        head_before, head_after = work.adapter.dense, update.adapter.dense
         assert all(not torch.equal(head_before[name], head_after[name]) for name in head_before)
     assert same(frozen(model), before)
     assert places == {name: p.data_ptr() for name, p in model.model.named_parameters() if not p.requires_grad}
@@ -513,15 +514,17 @@ def test_what_is_not_trained_does_not_change_by_a_bit(
     adapter, change = random_adapter(model), factors_only(random_adapter(model, seed=1))
     model.install(adapter, change)
     before = frozen(model)
-    engine = Sequential(model, TASK, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
-    job = Job("ann", adapter, examples(model, 4), 4.0, 0, base_change=change, trains=frozenset(trains))
-    (update,) = engine.train([job])
+    held = {"ann": examples(model, 4)}
+    engine = Sequential(model, TASK, held, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
+    (outcome,) = engine.run([Work("ann", 1, adapter, 0, base_change=change, trains=frozenset(trains))])
+    assert outcome.trained.keys() == adapter.parts(trains).keys()
+    extracted = model.extract()
     for name, factors in adapter.modules.items():
-        after = update.adapter.modules[name]
+        after = extracted.modules[name]
         assert torch.equal(after.a, factors.a) == ("a" not in trains)
         assert torch.equal(after.b, factors.b) == ("b" not in trains)
     for name, tensor in adapter.dense.items():
-        assert torch.equal(update.adapter.dense[name], tensor) == ("head" not in trains)
+        assert torch.equal(extracted.dense[name], tensor) == ("head" not in trains)
     now = {name: p.detach() for name, p in model.model.named_parameters()} | dict(model.model.named_buffers())
     unchanged = {
         name: t

@@ -10,12 +10,11 @@ import torch
 
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
-from polyrank.core.state import ClientUpdate
-from polyrank.federation.setup import build
+from polyrank.federation.server import build
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.runner import Runner
-from polyrank.training.work import Engine, Job
+from polyrank.training.work import Engine, Outcome, Work
 
 Change = Callable[[Adapter], Adapter]
 
@@ -41,16 +40,21 @@ class Pretend(Engine):
     """Clients "train" by a known change; those that are not named add 0.125 to everything."""
 
     changes: Mapping[str, Change] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-        for job in jobs:
-            adapter = self.changes.get(job.client, plus(0.125))(job.adapter)
-            yield ClientUpdate(job.client, adapter, job.weight, {"loss": 1.0, "steps": 1})
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        for work in works:
+            adapter = self.changes.get(work.client, plus(0.125))(work.adapter)
+            weight = float(self.weights.get(work.client, 1))
+            yield Outcome(work.client, adapter.parts(work.trains), weight, {"loss": 1.0, "steps": 1})
 
 
 def pretending(config: Config, folder: Path, engine: Engine) -> Runner:
-    """A runner whose federation is real but for its engine."""
-    return Runner(replace(build(config), engine=engine), RunFolder(folder), Listeners())
+    """A runner whose server is real but for its engine."""
+    server = build(config)
+    if isinstance(engine, Pretend):
+        engine = replace(engine, weights=server.population.sizes)
+    return Runner(replace(server, engine=engine), RunFolder(folder), Listeners())
 
 
 @dataclass

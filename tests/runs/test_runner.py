@@ -13,15 +13,15 @@ import torch
 
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, RunFolderError
-from polyrank.core.state import ClientUpdate, ServerState
+from polyrank.core.state import ServerState
 from polyrank.federation.round import cohort, global_model
-from polyrank.federation.setup import build
+from polyrank.federation.server import build
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.runs import checkpoint
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.runner import Runner, run, saved_config
-from polyrank.training.work import Job, Penalty
+from polyrank.training.work import Outcome, Penalty, Work
 from tests import models
 from tests.conftest import Configure
 from tests.runs.disk import files_up_to, no_space
@@ -140,7 +140,7 @@ def test_a_local_head_is_not_sent_and_comes_back_to_its_client(configure: Config
     """Everyone adds 1/8 to every value of its head: after three rounds a client's head has moved by 1/8 for each time
     that it took part, and the server's not at all. Bytes are those of the factors alone."""
     runner = pretending(configure("federation.head=local"), tmp_path, Pretend())
-    initial = runner.federation.initial_state().adapter.dense
+    initial = runner.server.initial_state().adapter.dense
     state = runner.run(runner.start())
     lines = runner.folder.read_metrics()
     for line in lines:
@@ -156,13 +156,13 @@ def test_a_local_head_is_not_sent_and_comes_back_to_its_client(configure: Config
 
 
 def test_every_job_has_a_seed_of_its_own(configure: Configure, tmp_path: Path):
-    """Six clients in three rounds are 18 jobs; a client must not see its texts in the same order each round."""
+    """Six clients in three rounds are 18 works; a client must not see its texts in the same order each round."""
     seeds: list[int] = []
 
     class Recorder(Pretend):
-        def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-            seeds.extend(job.seed for job in jobs)
-            return super().train(jobs)
+        def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+            seeds.extend(work.seed for work in works)
+            return super().run(works)
 
     runner = pretending(configure("federation.participation=1"), tmp_path, Recorder())
     runner.run(runner.start())
@@ -179,7 +179,7 @@ def test_uniform_weights_count_every_client_alike(configure: Configure, tmp_path
     for weights in ("examples", "uniform"):
         config = configure(*column, *ranks, f"data.train={table}", f"aggregation.weights={weights}")
         runner = pretending(config, tmp_path / weights, Pretend({"x": plus(4.0), "y": plus(1.0)}))
-        sizes = {client: len(examples) for client, examples in runner.federation.examples.items()}
+        sizes = {client: len(examples) for client, examples in runner.server.site.examples.items()}
         mean = (4 * sizes["x"] + sizes["y"]) / (sizes["x"] + sizes["y"]) if weights == "examples" else 2.5
         assert sizes["x"] < sizes["y"]
         start = runner.start()
@@ -222,7 +222,7 @@ def test_a_learning_rate_at_which_everyone_diverges_leaves_the_adapter_alone(
         run(config, tmp_path)
     state = final(tmp_path)
     assert state.round == 2
-    assert state.adapter.identical(pretending(config, tmp_path, Pretend()).federation.initial_state().adapter)
+    assert state.adapter.identical(pretending(config, tmp_path, Pretend()).server.initial_state().adapter)
     lines = RunFolder(tmp_path).read_metrics()
     assert [sorted(line["dropped"]) for line in lines] == [line["clients"] for line in lines]
     assert [line["train/loss"] for line in lines] == [None, None]
@@ -266,7 +266,7 @@ def test_the_clients_that_score_best_are_promoted(
         state = runner.start()
     assert {client for client, rank in state.ranks.items() if rank == 4} == {"client-02", "client-05"}
     assert state.round == 0
-    assert state.adapter.identical(runner.federation.initial_state().adapter)  # nothing was aggregated
+    assert state.adapter.identical(runner.server.initial_state().adapter)  # nothing was aggregated
     assert [record.getMessage() for record in caplog.records] == [
         "scoring: client-01 has the validation loss nan and comes last"
     ]
@@ -549,8 +549,8 @@ def test_the_exported_adapter_has_the_base_change_in_it(configure: Configure, tm
     exported = peft_folder.read(tmp_path / "adapter")
     assert exported.identical(global_model(state))
     base = peft_folder.base_model(tmp_path / "adapter")
-    inputs = models.TASK.collate([(runner.federation.test, range(8))], torch.device("cpu"))
-    resident = runner.federation.resident
+    inputs = models.TASK.collate([(runner.server.site.test, range(8))], torch.device("cpu"))
+    resident = runner.server.site.resident
     resident.install(state.adapter)
     without = models.logits(resident.model, inputs)
     resident.install(state.adapter, state.base_change)
@@ -582,7 +582,7 @@ def test_a_client_that_shrinks_has_its_new_rank_and_scale_from_the_next_round_on
     runner = pretending(config, tmp_path, Pretend())
     state = runner.step(runner.start())
     assert set(state.ranks.values()) == {2, 4}
-    runner = replace(runner, federation=replace(runner.federation, engine=shrinking("client-00")))
+    runner = replace(runner, server=replace(runner.server, engine=shrinking("client-00")))
     expected = [(4, 0.5), (3, 2 / 3), (2, 1.0), (2, 1.0)]
     for number in (2, 3, 4):
         before, state = state, runner.step(state)
@@ -604,7 +604,7 @@ def test_a_client_that_keeps_its_b_is_judged_by_what_it_has_not_by_what_it_sent(
     config = configure(*ranks, "federation.participation=1", "aggregation.method=fedsa")
     runner = pretending(config, tmp_path, Pretend())
     state = runner.step(runner.start())
-    runner = replace(runner, federation=replace(runner.federation, engine=shrinking("client-00")))
+    runner = replace(runner, server=replace(runner.server, engine=shrinking("client-00")))
     state = runner.step(state)
     assert (state.ranks["client-00"], state.ranks["client-01"]) == (3, 4)
     own = state.personal["client-00"][f"{QUERY}.b"]
@@ -617,15 +617,15 @@ def test_only_clients_that_can_shrink_are_penalised(configure: Configure, tmp_pa
     penalties: dict[str, Penalty | None] = {}
 
     class Recorder(Pretend):
-        def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-            penalties.update({job.client: job.penalty for job in jobs})
-            return super().train(jobs)
+        def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+            penalties.update({work.client: work.penalty for work in works})
+            return super().run(works)
 
     config = configure("ranks.policy=self_pruning", "federation.participation=1", "ranks.prune_weight=0.5")
     runner = pretending(config, tmp_path, Recorder())
     runner.step(runner.start())
     high = dict.fromkeys(("client-00", "client-01"), Penalty(3, 0.5))
-    assert penalties == dict.fromkeys(runner.federation.clients) | high
+    assert penalties == dict.fromkeys(runner.server.clients) | high
     plain = pretending(configure("federation.participation=1"), tmp_path / "plain", Recorder())
     plain.step(plain.start())
     assert set(penalties.values()) == {None}

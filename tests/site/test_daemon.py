@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from polyrank import config as configuration
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import PARTS, Adapter, Factors, Part
 from polyrank.core.errors import AdapterError, ConfigError, SiteError
+from polyrank.federation.loading import participant
+from polyrank.federation.site import Site
 from polyrank.site.address import held
 from polyrank.site.client import SiteClient
 from polyrank.site.protocol import MAX_BODY
-from polyrank.site.worker import LocalWorker, Task
-from polyrank.training.work import Penalty
+from polyrank.training.work import Outcome, Penalty, Work
 from tests.site.conftest import QUICK, Daemon, StartDaemon
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
@@ -33,12 +34,12 @@ LONG = "training.epochs=2000"
 
 
 @pytest.fixture(scope="module")
-def local() -> LocalWorker:
+def local() -> Site:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    worker = LocalWorker.from_config(configuration.load(None, QUICK))
+    site = participant(configuration.load(None, QUICK))
     torch.set_num_threads(threads)
-    return worker
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -52,46 +53,60 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon.stop()
 
 
-def task_of(local: LocalWorker, *, rank: int = 2, base_change: bool = False) -> Task:
-    """A task with everything in it that a task can have."""
-    federation = local.federation
-    client = federation.clients[0]
-    adapter = federation.resident.initial(rank, 2.0, 3)
+def work_of(local: Site, *, rank: int = 2, base_change: bool = False) -> Work:
+    """With everything in it that work can have."""
+    adapter = local.resident.initial(rank, 2.0, 3)
     change = None
     if base_change:
         generator = torch.Generator().manual_seed(1)
         name, factors = next(iter(adapter.modules.items()))
         a, b = (torch.randn(t.shape, generator=generator) / 10 for t in (factors.a, factors.b))
         change = Adapter({name: Factors(a, b, 0.5)})
-    trains = frozenset({"b", "head"}) if base_change else frozenset({"a", "b", "head"})
-    return Task(client, 3, adapter, seed=2**63 + 11, base_change=change, trains=trains, penalty=Penalty(1, 0.1))
+    trains: frozenset[Part] = frozenset({"b", "head"}) if base_change else PARTS
+    seed, penalty = 2**63 + 11, Penalty(1, 0.1)
+    return Work(first(local), 3, adapter, seed, change, trains, penalty, scored=base_change)
 
 
-def one_thread_train(local: LocalWorker, task: Task):
+def first(local: Site) -> str:
+    return min(local.examples)
+
+
+def one_thread(local: Site, work: Work) -> Outcome:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return local.train(task)
+        return local.do(work)
     finally:
         torch.set_num_threads(threads)
 
 
+def same(one: Outcome, other: Outcome) -> bool:
+    """Whether the same was trained, to the bit."""
+    assert one.trained is not None
+    assert other.trained is not None
+    pairs = zip(one.trained.items(), other.trained.items(), strict=True)
+    return all(name == its and torch.equal(tensor, found) for (name, tensor), (its, found) in pairs)
+
+
 @pytest.mark.parametrize("base_change", [False, True])
-def test_an_update_is_that_of_the_worker_in_process_bit_for_bit(running: Daemon, local: LocalWorker, base_change: bool):
-    task = task_of(local, base_change=base_change)
-    client = SiteClient(running.socket, timeout=60)
-    expected, found = one_thread_train(local, task), client.train(task)
-    assert found.adapter.identical(expected.adapter)
-    assert not found.adapter.identical(task.adapter)
+def test_an_outcome_is_that_of_the_site_in_process_bit_for_bit(running: Daemon, local: Site, base_change: bool):
+    """What was trained, and the scores of what it was sent."""
+    work = work_of(local, base_change=base_change)
+    expected, found = one_thread(local, work), SiteClient(running.socket, timeout=60).do(work)
+    assert same(found, expected)
+    before = work.adapter.parts(work.trains)
+    assert found.trained is not None
+    assert found.trained.keys() == before.keys()
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in found.trained.items())
     assert (found.client, found.weight, found.metrics) == (expected.client, expected.weight, expected.metrics)
+    assert found.scores == expected.scores
+    assert bool(found.scores) == base_change
+    assert found.seconds is not None
 
 
-def test_facts_and_scores_are_those_of_the_worker_in_process(running: Daemon, local: LocalWorker):
-    client = SiteClient(running.socket, timeout=60)
-    task = task_of(local, base_change=True)
-    name = local.federation.clients[2]
-    assert client.facts(name) == local.facts(name)
-    assert client.score(name, task.adapter, task.base_change) == local.score(name, task.adapter, task.base_change)
+def test_facts_are_those_of_the_site_in_process(running: Daemon, local: Site):
+    name = max(local.examples)
+    assert SiteClient(running.socket, timeout=60).facts(name) == local.facts(name)
 
 
 def test_only_its_owner_can_reach_the_socket(running: Daemon):
@@ -121,30 +136,30 @@ def test_another_user_is_refused_even_if_permissions_are_given_away(running: Dae
 
 
 def test_a_wrong_shape_an_unknown_client_and_a_missing_tensor_are_errors_and_the_daemon_goes_on(
-    running: Daemon, local: LocalWorker
+    running: Daemon, local: Site
 ):
     client = SiteClient(running.socket, timeout=60)
-    task = task_of(local)
-    name, factors = next(iter(task.adapter.modules.items()))
-    rest = {n: f for n, f in task.adapter.modules.items() if n != name}
-    narrow = Adapter({**rest, name: Factors(factors.a[:, 1:], factors.b)}, task.adapter.dense)
-    for bad in (narrow, Adapter(rest, task.adapter.dense)):
+    work = work_of(local)
+    name, factors = next(iter(work.adapter.modules.items()))
+    rest = {n: f for n, f in work.adapter.modules.items() if n != name}
+    narrow = Adapter({**rest, name: Factors(factors.a[:, 1:], factors.b)}, work.adapter.dense)
+    for bad in (narrow, Adapter(rest, work.adapter.dense)):
         with pytest.raises(AdapterError, match=name.replace(".", r"\.")):
-            client.train(Task(task.client, 1, bad, 0))
+            client.do(Work(work.client, 1, bad, 0))
     with pytest.raises(ConfigError, match="there is no client 'nobody' here"):
         client.facts("nobody")
-    assert client.train(task).adapter.identical(one_thread_train(local, task).adapter)
+    assert same(client.do(work), one_thread(local, work))
 
 
-def test_a_fault_in_a_task_is_an_error_reply_with_its_kind(running: Daemon, local: LocalWorker):
+def test_a_fault_in_a_task_is_an_error_reply_with_its_kind(running: Daemon, local: Site):
     """A negative seed is none that a generator takes: a fault that nobody foresaw."""
-    task = task_of(local)
+    work = work_of(local)
     client = SiteClient(running.socket, timeout=60)
-    bad = Task(task.client, 1, task.adapter, seed=-1)
-    with pytest.raises(SiteError, match=rf"failed at round 1, training {task.client}: \w+Error \(its log has"):
-        client.train(bad)
+    bad = Work(work.client, 1, work.adapter, seed=-1)
+    with pytest.raises(SiteError, match=rf"failed at round 1, training {work.client}: \w+Error \(its log has"):
+        client.do(bad)
     assert "Traceback" in running.said
-    assert client.facts(task.client).examples > 0
+    assert client.facts(work.client).examples > 0
 
 
 def raw(path: Path, data: bytes, *, hang_up: bool = True) -> bytes:
@@ -162,7 +177,7 @@ def raw(path: Path, data: bytes, *, hang_up: bool = True) -> bytes:
         return found
 
 
-def frame(header: bytes, body: int = 0, magic: bytes = b"PRS1") -> bytes:
+def frame(header: bytes, body: int = 0, magic: bytes = b"PRS2") -> bytes:
     return struct.pack(">4sIQ", magic, len(header), body) + header
 
 
@@ -171,27 +186,27 @@ def frame(header: bytes, body: int = 0, magic: bytes = b"PRS1") -> bytes:
     [
         (b"GET / HTTP/1.1\r\nHost: site\r\n\r\n", "at the start of a message"),
         (os.urandom(4096), "at the start of a message"),
-        (b"PRS1", "stopped after 4 of 16 bytes"),
+        (b"PRS2", "stopped after 4 of 16 bytes"),
         (frame(b"{}", body=2**62), f"a body of {2**62} bytes; expected at most {MAX_BODY}"),
-        (struct.pack(">4sIQ", b"PRS1", 2**32 - 1, 0), "a header of 4294967295 bytes"),
+        (struct.pack(">4sIQ", b"PRS2", 2**32 - 1, 0), "a header of 4294967295 bytes"),
         (frame(b"{}", body=MAX_BODY), f"stopped after 0 of {MAX_BODY} bytes"),
         (frame(b"[" * 100_000), "not JSON"),
         (frame(b"[1]"), "a list; expected an object"),
-        (frame(b'{"kind": "pickle"}'), "expected one of facts, train, score"),
-        (frame(b'{"kind": "facts", "client": 3}'), "client: Input should be a valid string"),
-        (frame(b'{"kind": "facts", "client": "a", "more": 1}'), "more: Extra inputs"),
+        (frame(b"{}", magic=b"PRS1"), "expected b'PRS2': the other side is of another version of PolyRank"),
+        (frame(b'{"pickle": {}}'), "the request is pickle; expected one of facts?, work"),
+        (frame(b'{"facts": {"examples": 1, "labels": []}}'), "the request facts cannot be read: it lacks"),
+        (frame(b'{"facts?": {"client": 3}}'), "client: Input should be a valid string"),
+        (frame(b'{"facts?": {"client": "a", "more": 1}}'), "it lacks nothing, and more in it is unknown"),
+        (frame(b'{"facts?": {"client": "a"}, "work": {}}'), "the request is facts?, work; expected one of"),
     ],
 )
-def test_garbage_gets_an_error_reply_and_the_daemon_goes_on(
-    running: Daemon, local: LocalWorker, data: bytes, answer: str
-):
+def test_garbage_gets_an_error_reply_and_the_daemon_goes_on(running: Daemon, local: Site, data: bytes, answer: str):
     assert answer in raw(running.socket, data).decode(errors="replace").replace('\\"', '"')
-    assert SiteClient(running.socket, timeout=60).facts(local.federation.clients[0]).examples > 0
+    assert SiteClient(running.socket, timeout=60).facts(first(local)).examples > 0
 
 
 def test_tensors_that_are_none_get_an_error_reply(running: Daemon):
-    header = b'{"kind": "score", "client": "a", "adapter": {"scales": {}, "dense": []}, "base_change": null}'
-    answer = raw(running.socket, frame(header, 3) + b"abc", hang_up=False)
+    answer = raw(running.socket, frame(b'{"work": {}}', 3) + b"abc", hang_up=False)
     assert b"3 bytes that should be safetensors cannot be read" in answer
 
 
@@ -207,52 +222,52 @@ def test_a_huge_length_takes_no_memory(running: Daemon):
         assert process.memory_info().rss - before < 64 * 2**20
 
 
-def test_a_second_client_waits_for_its_turn(running: Daemon, local: LocalWorker):
+def test_a_second_client_waits_for_its_turn(running: Daemon, local: Site):
     """Four at once: each gets its own update."""
-    tasks = [task_of(local, rank=rank) for rank in (1, 2, 3, 4)]
-    found: dict[int, Adapter] = {}
+    works = [work_of(local, rank=rank) for rank in (1, 2, 3, 4)]
+    found: dict[int, Outcome] = {}
 
-    def ask(task: Task) -> None:
-        found[task.adapter.rank] = SiteClient(running.socket, timeout=60).train(task).adapter
+    def ask(work: Work) -> None:
+        found[work.adapter.rank] = SiteClient(running.socket, timeout=60).do(work)
 
-    threads = [threading.Thread(target=ask, args=[task]) for task in tasks]
+    threads = [threading.Thread(target=ask, args=[work]) for work in works]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for task in tasks:
-        assert found[task.adapter.rank].identical(one_thread_train(local, task).adapter)
+    for work in works:
+        assert same(found[work.adapter.rank], one_thread(local, work))
 
 
 @pytest.mark.slow
 def test_killed_in_mid_task_it_is_an_error_and_after_a_restart_the_same_client_goes_on(
-    start_daemon: StartDaemon, local: LocalWorker
+    start_daemon: StartDaemon, local: Site
 ):
-    daemon, task = start_daemon(LONG), task_of(local)
+    daemon, work = start_daemon(LONG), work_of(local)
     client = SiteClient(daemon.socket, timeout=60)
     caught: list[BaseException] = []
 
     def ask() -> None:
         try:
-            client.train(task)
+            client.do(work)
         except SiteError as error:
             caught.append(error)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    daemon.wait_for("training " + task.client + ": begins")
+    daemon.wait_for("training " + work.client + ": begins")
     daemon.send(signal.SIGKILL)
     daemon.process.wait(timeout=10)  # until it is gone, its socket may still take calls
     asking.join(timeout=10)
     assert "ended at round 3, training" in str(caught[0])
     assert "start it again: polyrank site --socket" in str(caught[0])
     with pytest.raises(SiteError, match="its socket is all that is left; start it: polyrank site"):
-        client.facts(task.client)
+        client.facts(work.client)
     start_daemon()  # over the socket that the dead one left
-    assert client.train(task).adapter.identical(one_thread_train(local, task).adapter)
+    assert same(client.do(work), one_thread(local, work))
 
 
-def test_a_client_waits_for_a_daemon_that_is_still_loading(private: Path, local: LocalWorker):
+def test_a_client_waits_for_a_daemon_that_is_still_loading(private: Path, local: Site):
     """As long as it has time: loading a large base takes minutes."""
     daemon = Daemon(private / "s", private / "log")
     try:
@@ -260,7 +275,7 @@ def test_a_client_waits_for_a_daemon_that_is_still_loading(private: Path, local:
             assert daemon.process.poll() is None, daemon.said
             time.sleep(0.01)
         assert "ready" not in daemon.said
-        name = local.federation.clients[0]
+        name = first(local)
         with pytest.raises(SiteError, match=r"did not reply within 0\.2 s.*is still loading"):
             SiteClient(daemon.socket, timeout=0.2).facts(name)
         assert SiteClient(daemon.socket, timeout=60).facts(name) == local.facts(name)
@@ -268,31 +283,29 @@ def test_a_client_waits_for_a_daemon_that_is_still_loading(private: Path, local:
         daemon.stop()
 
 
-def test_a_stopped_daemon_is_an_error_within_the_timeout_and_goes_on_when_it_is_continued(
-    running: Daemon, local: LocalWorker
-):
+def test_a_stopped_daemon_is_an_error_within_the_timeout_and_goes_on_when_it_is_continued(running: Daemon, local: Site):
     """And what was asked of it meanwhile is passed over: that client has given up."""
-    task, before = task_of(local), len(running.said)
+    work, before = work_of(local), len(running.said)
     running.send(signal.SIGSTOP)
     try:
         start = time.monotonic()
         with pytest.raises(SiteError, match=r"did not reply within 1\.5 s at round 3"):
-            SiteClient(running.socket, timeout=1.5).train(task)
+            SiteClient(running.socket, timeout=1.5).do(work)
         assert 1.4 < time.monotonic() - start < 5
     finally:
         running.send(signal.SIGCONT)
-    assert SiteClient(running.socket, timeout=60).facts(task.client).examples == 30
-    assert f"round 3, training {task.client}: passed over" in running.said[before:]
-    assert f"training {task.client}: begins" not in running.said[before:]
+    assert SiteClient(running.socket, timeout=60).facts(work.client).examples == 30
+    assert f"round 3, training {work.client}: passed over" in running.said[before:]
+    assert f"training {work.client}: begins" not in running.said[before:]
 
 
-def test_sigterm_ends_it_in_mid_task_with_a_reply_and_the_socket_is_gone(start_daemon: StartDaemon, local: LocalWorker):
-    daemon, task = start_daemon(LONG), task_of(local)
+def test_sigterm_ends_it_in_mid_task_with_a_reply_and_the_socket_is_gone(start_daemon: StartDaemon, local: Site):
+    daemon, work = start_daemon(LONG), work_of(local)
     caught: list[BaseException] = []
 
     def ask() -> None:
         try:
-            SiteClient(daemon.socket, timeout=60).train(task)
+            SiteClient(daemon.socket, timeout=60).do(work)
         except SiteError as error:
             caught.append(error)
 
@@ -305,7 +318,7 @@ def test_sigterm_ends_it_in_mid_task_with_a_reply_and_the_socket_is_gone(start_d
     assert "was ended at round 3" in str(caught[0])
     assert not daemon.socket.exists()
     with pytest.raises(SiteError, match="there is no site's daemon at"):
-        SiteClient(daemon.socket).facts(task.client)
+        SiteClient(daemon.socket).facts(work.client)
 
 
 def test_a_second_daemon_at_the_same_socket_is_refused(running: Daemon):

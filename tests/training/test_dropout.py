@@ -13,8 +13,8 @@ from polyrank.core.adapter import Adapter
 from polyrank.training.batched.engine import Batched
 from polyrank.training.dropout import LEVELS, ClientDropout, Stream, UnbatchableError, stream
 from polyrank.training.sequential import Sequential
-from polyrank.training.work import Job
-from tests.models import TASK, Checkpoints, examples, random_adapter, resident
+from polyrank.training.work import Work
+from tests.models import TASK, Checkpoints, examples, random_adapter, resident, updates
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -279,19 +279,20 @@ def test_a_models_own_noise_is_seeded_by_the_client(checkpoint: Checkpoints):
     """The same in both engines, client by client, whatever the global generator says; two in a pass are refused."""
     model = resident(checkpoint("bert"), dtype=torch.float64)
     model.model.get_submodule("bert.embeddings").dropout = Noise()
-    jobs = [Job(f"c{i}", random_adapter(model), examples(model, 5, seed=1), 1.0, i) for i in range(2)]
+    works = [Work(f"c{i}", 1, random_adapter(model), i) for i in range(2)]
+    held = dict.fromkeys(("c0", "c1"), examples(model, 5, seed=1))
     options = TrainingConfig(batch_size=4)
     ends = []
-    for number, engine in enumerate((Sequential(model, TASK, options), Batched(model, TASK, options, 1))):
+    for number, engine in enumerate((Sequential(model, TASK, held, options), Batched(model, TASK, held, options, 1))):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
-            ends.append([update.adapter for update in engine.train(jobs)])
+            ends.append([update.adapter for update in updates(engine, works)])
     for one, other in zip(*ends, strict=True):
         for (name, tensor), (_, expected) in zip(one.tensors(), other.tensors(), strict=True):
             torch.testing.assert_close(tensor, expected, rtol=1e-8, atol=1e-10, msg=name)
     assert not any(torch.allclose(a, b) for (_, a), (_, b) in zip(*map(Adapter.tensors, ends[0]), strict=True))
     with pytest.raises(UnbatchableError, match="draws random numbers by randn_like"):
-        list(Batched(model, TASK, options, 2).train(jobs))
+        list(Batched(model, TASK, held, options, 2).run(works))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

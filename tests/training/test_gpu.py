@@ -1,4 +1,4 @@
-"""The engines on a GPU, where there is one; `tests/training/test_batched.py` has the same and more on the CPU."""
+"""The engines on a GPU, where there is one; `tests/training/batched/test_engine.py` has more on the CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from polyrank.config import TrainingConfig
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.runs.runner import run
-from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.planner import choose
-from tests.models import TASK, Checkpoints, resident
-from tests.training.batched.test_engine import ARCHITECTURES, DROPOUT, RECIPES, both, distance, jobs
+from tests.models import TASK, Checkpoints, resident, updates
+from tests.training.batched.test_engine import ARCHITECTURES, DROPOUT, RECIPES, asked, batched, both, distance, held
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICE = "cuda"
@@ -36,13 +35,13 @@ def test_batched_equals_sequential(checkpoint: Checkpoints, architecture: str, r
         **{"dropout": 0.1, "config": DROPOUT[architecture]},
     )
     for per_pass in (1, 3, 4):
-        assert max(both(model, jobs(model), per_pass, **RECIPES[recipe])) < 1e-10
+        assert max(both(model, asked(model), per_pass, **RECIPES[recipe])) < 1e-10
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float32_after_five_rounds(checkpoint: Checkpoints, architecture: str):
     model = resident(checkpoint(architecture), device=DEVICE, dropout=0.1, config=DROPOUT[architecture])
-    assert max(both(model, jobs(model), 4, rounds=5, optimizer="sgd", lr=1e-3)) < 1e-4
+    assert max(both(model, asked(model), 4, rounds=5, optimizer="sgd", lr=1e-3)) < 1e-4
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -51,19 +50,19 @@ def test_the_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoints, architecture:
 
     def trained(device: str) -> tuple[ResidentModel, list[ClientUpdate]]:
         model = resident(checkpoint(architecture), device=device, dtype=torch.float64, config=NO_DROPOUT[architecture])
-        return model, list(Batched(model, TASK, TrainingConfig(batch_size=4, epochs=2), 4).train(jobs(model)))
+        return model, batched(model, asked(model), TrainingConfig(batch_size=4, epochs=2))
 
     (model, here), (_, there) = trained("cpu"), trained(DEVICE)
-    for job, one, other in zip(jobs(model), here, there, strict=True):
-        assert distance(other.adapter, one.adapter, job.adapter) < 1e-6  # rotary embeddings are computed in float32
+    for work, one, other in zip(asked(model), here, there, strict=True):
+        assert distance(other.adapter, one.adapter, work.adapter) < 1e-6  # rotary embeddings are computed in float32
 
 
 def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), device=DEVICE, dropout=0.1)
-    work = jobs(model)
-    good = list(Batched(model, TASK, TrainingConfig(batch_size=4), 4).train(work))
-    work[1] = replace(work[1], adapter=work[1].adapter.map(lambda t: torch.full_like(t, torch.nan)))
-    for update, before in zip(Batched(model, TASK, TrainingConfig(batch_size=4), 4).train(work), good, strict=True):
+    works, options = asked(model), TrainingConfig(batch_size=4)
+    good = batched(model, works, options)
+    works[1] = replace(works[1], adapter=works[1].adapter.map(lambda t: torch.full_like(t, torch.nan)))
+    for update, before in zip(batched(model, works, options), good, strict=True):
         assert (
             bool(update.adapter.first_not_finite())
             if update.client == "c2"
@@ -73,13 +72,14 @@ def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
 
 def test_the_planner_measures_and_the_base_is_left_as_it_was(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), device=DEVICE)
-    options, work = TrainingConfig(batch_size=4), jobs(model)
-    first = list(Sequential(model, TASK, options).train(work))
-    plan = choose(model, TASK, options, work, rounds=100)
+    options, works = TrainingConfig(batch_size=4), asked(model)
+    engine = Sequential(model, TASK, held(model), options)
+    first = updates(engine, works)
+    plan = choose(model, TASK, held(model), options, works, rounds=100)
     assert plan.engine == "batched"
     assert plan.clients_per_pass in {1, 2, 4}
     assert plan.workers == 1
-    again = list(Sequential(model, TASK, options).train(work))
+    again = updates(engine, works)
     assert all(one.adapter.identical(other.adapter) for one, other in zip(first, again, strict=True))
 
 

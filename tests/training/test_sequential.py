@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from polyrank.core.state import ClientUpdate
 from polyrank.hf.load import load_base
 from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import ResidentModel
+from polyrank.tasks.task import Examples
 from polyrank.training.evaluate import evaluate
 from polyrank.training.sequential import Sequential, penalty
-from polyrank.training.work import Job, Penalty
-from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
+from polyrank.training.work import Penalty, Work
+from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident, updates
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -34,31 +36,38 @@ def calm(checkpoint: Checkpoints) -> ResidentModel:
     return resident(checkpoint("bert"), head="model", config=NO_DROPOUT)
 
 
-def train(model: ResidentModel, jobs: list[Job], **options: object) -> list[ClientUpdate]:
-    return list(Sequential(model, TASK, TrainingConfig(**options)).train(jobs))
+Held = Examples | Mapping[str, Examples]
+"""Every client's examples, or those of each."""
 
 
-def three_jobs(model: ResidentModel) -> list[Job]:
+def engine(model: ResidentModel, works: list[Work], held: Held, **options: object) -> Sequential:
+    own = dict.fromkeys((work.client for work in works), held) if isinstance(held, Examples) else held
+    return Sequential(model, TASK, own, TrainingConfig(**options))
+
+
+def train(model: ResidentModel, works: list[Work], held: Held, **options: object) -> list[ClientUpdate]:
+    return updates(engine(model, works, held, **options), works)
+
+
+def three(model: ResidentModel) -> tuple[list[Work], dict[str, Examples]]:
     """Clients of ranks 1, 3 and 5 with data of their own."""
-    return [
-        Job(f"c{rank}", model.initial(rank, 2.0, 0), examples(model, 5 + rank, seed=rank), float(rank), seed=rank)
-        for rank in (1, 3, 5)
-    ]
+    works = [Work(f"c{rank}", 1, model.initial(rank, 2.0, 0), seed=rank) for rank in (1, 3, 5)]
+    return works, {work.client: examples(model, 5 + work.adapter.rank, seed=work.adapter.rank) for work in works}
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "gpt2"])
-def test_a_job_gives_the_same_whatever_else_runs(checkpoint: Checkpoints, architecture: str):
+def test_a_work_gives_the_same_whatever_else_runs(checkpoint: Checkpoints, architecture: str):
     """Bit for bit: in another order, alone on a fresh model, and under another state of the global generators."""
     model = resident(checkpoint(architecture), dropout=0.1)
-    jobs = three_jobs(model)
+    works, held = three(model)
     torch.manual_seed(1)
-    first = {update.client: update for update in train(model, jobs, batch_size=3, epochs=2)}
+    first = {update.client: update for update in train(model, works, held, batch_size=3, epochs=2)}
     torch.manual_seed(2)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    again = {update.client: update for update in train(model, jobs[::-1], batch_size=3, epochs=2)}
+    again = {update.client: update for update in train(model, works[::-1], held, batch_size=3, epochs=2)}
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
-    alone = train(resident(checkpoint(architecture), dropout=0.1), jobs[1:2], batch_size=3, epochs=2)[0]
+    alone = train(resident(checkpoint(architecture), dropout=0.1), works[1:2], held, batch_size=3, epochs=2)[0]
     assert alone.adapter.identical(first["c3"].adapter)
     for client, update in first.items():
         assert update.adapter.identical(again[client].adapter)
@@ -68,7 +77,7 @@ def test_a_job_gives_the_same_whatever_else_runs(checkpoint: Checkpoints, archit
 def test_dropout_comes_from_the_seed(bert: ResidentModel):
     """One batch of all examples leaves nothing else to draw: another seed is another dropout."""
     adapter, data = bert.initial(2, 2.0, 0), examples(bert, 4)
-    first, again, other = train(bert, [Job("a", adapter, data, 1.0, seed) for seed in (1, 1, 2)], batch_size=4)
+    first, again, other = train(bert, [Work("a", 1, adapter, seed) for seed in (1, 1, 2)], data, batch_size=4)
     assert first.adapter.identical(again.adapter)
     assert not first.adapter.identical(other.adapter)
 
@@ -76,33 +85,37 @@ def test_dropout_comes_from_the_seed(bert: ResidentModel):
 def test_batches_come_from_the_seed(calm: ResidentModel):
     """Without dropout the order of the batches is all that differs."""
     adapter, data = calm.initial(2, 2.0, 0), examples(calm, 8)
-    first, again, other = train(calm, [Job("a", adapter, data, 1.0, seed) for seed in (1, 1, 2)], batch_size=2)
+    first, again, other = train(calm, [Work("a", 1, adapter, seed) for seed in (1, 1, 2)], data, batch_size=2)
     assert first.adapter.identical(again.adapter)
     assert not first.adapter.identical(other.adapter)
 
 
-def test_update_carries_the_job(calm: ResidentModel):
-    """7 examples in batches of 3 are 3 steps, twice over: 6."""
+def test_an_outcome_says_what_was_done(calm: ResidentModel):
+    """7 examples in batches of 3 are 3 steps, twice over: 6. The weight is their number."""
     adapter = calm.initial(2, 2.0, 0)
     sent = adapter.map(torch.clone)
-    (update,) = train(calm, [Job("anna", adapter, examples(calm, 7), 7.5, 0)], batch_size=3, epochs=2)
-    assert (update.client, update.weight, update.metrics["steps"]) == ("anna", 7.5, 6)
+    (update,) = train(calm, [Work("anna", 1, adapter, 0)], examples(calm, 7), batch_size=3, epochs=2)
+    assert (update.client, update.weight, update.metrics["steps"]) == ("anna", 7.0, 6)
     assert adapter.identical(sent)
     assert not calm.model.training
 
 
-def test_updates_come_one_by_one(calm: ResidentModel):
-    """What is done with the model between two updates does not reach the next client."""
-    jobs = three_jobs(calm)
-    expected = train(calm, jobs)
-    for number, update in enumerate(Sequential(calm, TASK, TrainingConfig()).train(jobs)):
-        assert update.adapter.identical(expected[number].adapter)
+def test_outcomes_come_one_by_one(calm: ResidentModel):
+    """What is done with the model between two outcomes does not reach the next client."""
+    works, held = three(calm)
+    expected = train(calm, works, held)
+    for number, outcome in enumerate(engine(calm, works, held).run(works)):
+        assert outcome.update(works[number]).adapter.identical(expected[number].adapter)
         calm.install(random_adapter(calm, seed=number))
         calm.model.train()
 
 
 def by_hand(
-    checkpoint: Checkpoints, model: ResidentModel, job: Job, steps: int, update: Callable[[int, list[Tensor]], None]
+    checkpoint: Checkpoints,
+    start: Adapter,
+    data: Examples,
+    steps: int,
+    update: Callable[[int, list[Tensor]], None],
 ) -> tuple[Adapter, float]:
     """The same fine-tuning in float64 without PEFT: every weight is ``W + scale B A``, on all examples at each step.
 
@@ -111,16 +124,16 @@ def by_hand(
     """
     base = load_base(ModelConfig(name=str(checkpoint("bert")), head="model", config=NO_DROPOUT), LABELS).model.double()
     weights = {name: parameter.detach() for name, parameter in base.named_parameters()}
-    leaves = {name: tensor.double().requires_grad_() for name, tensor in job.adapter.tensors()}
-    inputs = TASK.collate([(job.examples, range(len(job.examples)))], model.device)
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in start.tensors()}
+    inputs = TASK.collate([(data, range(len(data)))], torch.device("cpu"))
     losses = []
     for step in range(steps):
         changed = dict(weights)
-        for name, factors in job.adapter.modules.items():
+        for name, factors in start.modules.items():
             changed[f"{name}.weight"] = weights[f"{name}.weight"] + factors.scale * (
                 leaves[f"{name}.b"] @ leaves[f"{name}.a"]
             )
-        changed |= {name: leaves[name] for name in job.adapter.dense}
+        changed |= {name: leaves[name] for name in start.dense}
         logits = torch.func.functional_call(base, changed, (inputs.input_ids, inputs.attention_mask)).logits
         loss = -torch.log_softmax(logits, dim=1)[range(len(inputs.targets)), inputs.targets].mean()
         loss.backward()
@@ -132,9 +145,9 @@ def by_hand(
     trained = {name: leaf.detach().float() for name, leaf in leaves.items()}
     modules = {
         name: Factors(trained[f"{name}.a"], trained[f"{name}.b"], factors.scale)
-        for name, factors in job.adapter.modules.items()
+        for name, factors in start.modules.items()
     }
-    return Adapter(modules, {name: trained[name] for name in job.adapter.dense}), float(np.mean(losses))
+    return Adapter(modules, {name: trained[name] for name in start.dense}), float(np.mean(losses))
 
 
 def clip(leaves: list[Tensor], longest: float) -> float:
@@ -157,9 +170,9 @@ def close(found: Adapter, expected: Adapter, start: Adapter, share: float) -> No
 @pytest.mark.parametrize("longest", [0.05, 1e6, 0], ids=["clipped", "within", "off"])
 def test_sgd_by_hand(checkpoint: Checkpoints, calm: ResidentModel, longest: float):
     """``v = g + decay p + momentum v`` and ``p - lr v`` with g cut to its norm; a norm of 0 is no clipping."""
-    job = Job("a", random_adapter(calm), examples(calm, 6), 1.0, 0)
+    start, data = random_adapter(calm), examples(calm, 6)
     (update,) = train(
-        *(calm, [job]),
+        *(calm, [Work("a", 1, start, 0)], data),
         **{"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.2, "momentum": 0.5, "clip": longest},
         **{"batch_size": 6, "epochs": 2},
     )
@@ -173,17 +186,17 @@ def test_sgd_by_hand(checkpoint: Checkpoints, calm: ResidentModel, longest: floa
             velocity[i] = gradient if number == 0 else 0.5 * velocity[i] + gradient
             leaf.sub_(0.1 * velocity[i])
 
-    expected, loss = by_hand(checkpoint, calm, job, 2, step)
+    expected, loss = by_hand(checkpoint, start, data, 2, step)
     assert all((norm > longest) == (longest < 1) for norm in norms)  # the cases are what they are called
-    close(update.adapter, expected, job.adapter, share=1e-4)
+    close(update.adapter, expected, start, share=1e-4)
     assert update.metrics["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_adamw_by_hand(checkpoint: Checkpoints, calm: ResidentModel):
     """Three steps by its formulas, under a warm-up of one step and a linear decay: lr / 2, lr, lr / 2."""
-    job = Job("a", random_adapter(calm), examples(calm, 6), 1.0, 0)
+    start, data = random_adapter(calm), examples(calm, 6)
     (update,) = train(
-        *(calm, [job]),
+        *(calm, [Work("a", 1, start, 0)], data),
         **{"lr": 0.02, "weight_decay": 0.1, "clip": 0.5, "batch_size": 6, "epochs": 3},
         **{"warmup": 0.3, "decay": "linear"},
     )
@@ -199,15 +212,15 @@ def test_adamw_by_hand(checkpoint: Checkpoints, calm: ResidentModel):
             mean, square = first[i] / (1 - 0.9 ** (number + 1)), second[i] / (1 - 0.999 ** (number + 1))
             leaf.sub_(lr * 0.1 * leaf + lr * mean / (square.sqrt() + 1e-8))
 
-    expected, loss = by_hand(checkpoint, calm, job, 3, step)
-    close(update.adapter, expected, job.adapter, share=1e-2)
+    expected, loss = by_hand(checkpoint, start, data, 3, step)
+    close(update.adapter, expected, start, share=1e-2)
     assert update.metrics["loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_every_client_starts_with_a_fresh_optimiser(calm: ResidentModel):
-    """Of two equal jobs the second does not feel the momentum of the first."""
-    job = Job("a", random_adapter(calm), examples(calm, 4), 1.0, 0)
-    first, second = train(calm, [job, job], epochs=3)
+    """Of two equal works the second does not feel the momentum of the first."""
+    work = Work("a", 1, random_adapter(calm), 0)
+    first, second = train(calm, [work, work], examples(calm, 4), epochs=3)
     assert first.adapter.identical(second.adapter)
 
 
@@ -219,9 +232,9 @@ def test_a_toy_task_is_learned(checkpoint: Checkpoints, architecture: str, head:
     """The topic of a text shows in single words; the best constant answer has a loss of about ln 2 = 0.69."""
     model = resident(checkpoint(architecture), head=head)
     data = examples(model, 160)
-    job = Job("a", model.initial(4, 2.0, 0), data, 1.0, 0)
-    (update,) = train(model, [job], lr=0.01, epochs=10, batch_size=16)
-    model.install(job.adapter)
+    work = Work("a", 1, model.initial(4, 2.0, 0), 0)
+    (update,) = train(model, [work], data, lr=0.01, epochs=10, batch_size=16)
+    model.install(work.adapter)
     before = TASK.measured(evaluate(model, TASK, data, 64))
     model.install(update.adapter)
     after = TASK.measured(evaluate(model, TASK, data, 64))
@@ -231,19 +244,18 @@ def test_a_toy_task_is_learned(checkpoint: Checkpoints, architecture: str, head:
 
 def test_values_that_are_not_finite_come_back_as_they_are(calm: ResidentModel):
     """And the client after is not touched by them."""
-    jobs = three_jobs(calm)
-    alone = train(calm, jobs[1:2])[0]
-    nan = jobs[0].adapter.map(lambda tensor: torch.full_like(tensor, torch.nan))
-    jobs[0] = Job("broken", nan, jobs[0].examples, 1.0, 0)
-    broken, good, _ = train(calm, jobs)
+    works, held = three(calm)
+    alone = train(calm, works[1:2], held)[0]
+    works[0] = replace(works[0], adapter=works[0].adapter.map(lambda tensor: torch.full_like(tensor, torch.nan)))
+    broken, good, _ = train(calm, works, held)
     assert broken.adapter.first_not_finite() is not None
     assert np.isnan(broken.metrics["loss"])
     assert good.adapter.identical(alone.adapter)
 
 
 def test_a_learning_rate_that_explodes(calm: ResidentModel):
-    job = Job("a", calm.initial(2, 2.0, 0), examples(calm, 8), 1.0, 0)
-    (update,) = train(calm, [job], optimizer="sgd", lr=1e30, clip=0.0, batch_size=2)
+    work = Work("a", 1, calm.initial(2, 2.0, 0), 0)
+    (update,) = train(calm, [work], examples(calm, 8), optimizer="sgd", lr=1e30, clip=0.0, batch_size=2)
     assert update.adapter.first_not_finite() is not None
 
 
@@ -251,7 +263,7 @@ def test_bfloat16_learns_too(checkpoint: Checkpoints):
     """The adapter stays in float32 under a bfloat16 base."""
     model = resident(checkpoint("bert"), dtype=torch.bfloat16, head="mean-pool")
     data = examples(model, 160)
-    (update,) = train(model, [Job("a", model.initial(4, 2.0, 0), data, 1.0, 0)], lr=0.01, epochs=10)
+    (update,) = train(model, [Work("a", 1, model.initial(4, 2.0, 0), 0)], data, lr=0.01, epochs=10)
     assert {tensor.dtype for _, tensor in update.adapter.tensors()} == {torch.float32}
     model.install(update.adapter)
     assert TASK.measured(evaluate(model, TASK, data, 64))["accuracy"] > 0.75
@@ -271,9 +283,9 @@ def test_training_beside_a_base_change_is_training_on_the_changed_base(checkpoin
     on_top = ResidentModel(base)
     options = {"optimizer": "sgd", "lr": 0.05, "batch_size": 3, "epochs": 2}
     adapter, data = beside.initial(2, 2.0, 0), examples(beside, 6)
-    (one,) = train(beside, [Job("a", adapter, data, 1.0, 5, base_change=change)], **options)
-    (other,) = train(on_top, [Job("a", adapter, data, 1.0, 5)], **options)
-    (without,) = train(beside, [Job("a", adapter, data, 1.0, 5)], **options)
+    (one,) = train(beside, [Work("a", 1, adapter, 5, base_change=change)], data, **options)
+    (other,) = train(on_top, [Work("a", 1, adapter, 5)], data, **options)
+    (without,) = train(beside, [Work("a", 1, adapter, 5)], data, **options)
     found, expected = dict(one.adapter.tensors()), dict(other.adapter.tensors())
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
@@ -319,8 +331,8 @@ def test_the_regulariser_makes_the_tail_smaller_and_is_no_part_of_the_loss_that_
     """One step: the loss before it is the same; after it the last rank index is nearer to zero, the first is not."""
     adapter, data = random_adapter(calm, rank=3, uneven=False), examples(calm, 4)
     options = {"optimizer": "sgd", "lr": 1e-2, "batch_size": 4, "clip": 0}
-    jobs = [Job("a", adapter, data, 1.0, 0, penalty=p) for p in (None, Penalty(2, 0.0), Penalty(2, 1.0))]
-    plain, idle, pushed = train(calm, jobs, **options)
+    works = [Work("a", 1, adapter, 0, penalty=p) for p in (None, Penalty(2, 0.0), Penalty(2, 1.0))]
+    plain, idle, pushed = train(calm, works, data, **options)
     assert plain.adapter.identical(idle.adapter)
     assert plain.metrics == pushed.metrics
     for name, without in plain.adapter.modules.items():
@@ -329,5 +341,5 @@ def test_the_regulariser_makes_the_tail_smaller_and_is_no_part_of_the_loss_that_
         assert within.a[2:].norm() < without.a[2:].norm()
         torch.testing.assert_close(within.a[:2], without.a[:2])
         torch.testing.assert_close(within.b[:, :2], without.b[:, :2])
-    (of_zero,) = train(calm, [Job("a", zeros_like(adapter), data, 1.0, 0, penalty=Penalty(2, 1.0))], **options)
+    (of_zero,) = train(calm, [Work("a", 1, zeros_like(adapter), 0, penalty=Penalty(2, 1.0))], data, **options)
     assert of_zero.adapter.first_not_finite() is None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import pytest
 import torch
 
 from polyrank.config import ModelConfig, TrainingConfig
+from polyrank.core import codec
 from polyrank.core.adapter import Adapter
-from polyrank.core.errors import AdapterError, ModelError, WorkerError
-from polyrank.core.state import ClientUpdate
+from polyrank.core.errors import AdapterError, CodecError, ModelError, WorkerError
 from polyrank.tasks.task import Examples
 from polyrank.training.profile import Clock
-from polyrank.training.work import Job, Penalty, in_passes
-from polyrank.training.workers import Setup, Workers
+from polyrank.training.work import Outcome, Penalty, Work, in_passes
+from polyrank.training.workers import Done, Pass, Setup, Workers, packed, unpacked
 from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
 
 OPTIONS = TrainingConfig(
@@ -30,6 +31,8 @@ OPTIONS = TrainingConfig(
 )
 SIZES = (3, 9, 6, 9, 5, 12, 1)
 """Examples per client: passes are not in the order of the clients, and the last is of one."""
+BEYOND = ("x0", "x1")
+"""Clients whose texts have a token that the model does not know."""
 
 
 def children() -> list[psutil.Process]:
@@ -44,7 +47,10 @@ def children() -> list[psutil.Process]:
 def setup(checkpoint: Checkpoints) -> Setup:
     """A tiny BERT with its usual dropout, on one thread."""
     model = ModelConfig(name=str(checkpoint("bert")), head="model", dropout=0.1)
-    return Setup(model, TASK, LABELS, seed=0, device="cpu", training=OPTIONS, threads=1, profile=True)
+    loaded = resident(checkpoint("bert"), head="model")
+    held = {f"c{i}": examples(loaded, size, seed=i) for i, size in enumerate(SIZES)}
+    held |= dict.fromkeys(BEYOND, Examples((np.array([2, 10**6, 3]),), np.array([0]), 0))
+    return Setup(model, TASK, held, LABELS, seed=0, device="cpu", training=OPTIONS, threads=1, profile=True)
 
 
 class Pool:
@@ -74,62 +80,113 @@ def pool(setup: Setup) -> Iterator[Pool]:
 
 
 @pytest.fixture(scope="module")
-def jobs(checkpoint: Checkpoints) -> list[Job]:
-    """Unequal ranks and sizes; base changes and the regulariser travel too."""
+def works(checkpoint: Checkpoints) -> list[Work]:
+    """Unequal ranks and sizes; base changes, which some of a pass share, and the regulariser travel too."""
     model = resident(checkpoint("bert"), head="model")
     change = Adapter(random_adapter(model, 9, rank=2, uneven=False).modules)
-    work = []
-    for i, size in enumerate(SIZES):
+    works = []
+    for i in range(len(SIZES)):
         rank = 1 + i % 3
         adapter = random_adapter(model, i, rank=rank, uneven=False)
         extra = {"base_change": change if i % 2 else None, "penalty": Penalty(1, 0.1) if rank > 1 else None}
-        work.append(Job(f"c{i}", adapter, examples(model, size, seed=i), float(size), i, **extra))
-    return work
+        works.append(Work(f"c{i}", 1, adapter, i, **extra))
+    return works
 
 
 @pytest.fixture(scope="module")
-def expected(setup: Setup, jobs: list[Job]) -> list[ClientUpdate]:
-    """What one process, this one, makes of the jobs on one thread."""
+def expected(setup: Setup, works: list[Work]) -> list[Outcome]:
+    """What one process, this one, makes of the works on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    updates = list(setup.engine().train(jobs))
+    outcomes = list(setup.engine().run(works))
     torch.set_num_threads(threads)
-    return updates
+    return outcomes
 
 
-def same(found: list[ClientUpdate], expected: list[ClientUpdate]) -> bool:
-    return [(u.client, u.weight, u.metrics) for u in found] == [
-        (u.client, u.weight, u.metrics) for u in expected
-    ] and all(one.adapter.identical(other.adapter) for one, other in zip(found, expected, strict=True))
+def equal(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def same(found: list[Outcome], expected: list[Outcome]) -> bool:
+    return [(one.client, one.weight, one.metrics) for one in found] == [
+        (one.client, one.weight, one.metrics) for one in expected
+    ] and all(equal(one.trained, other.trained) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_results_do_not_depend_on_the_number_of_processes(
-    pool: Pool, jobs: list[Job], expected: list[ClientUpdate], monkeypatch: pytest.MonkeyPatch, processes: int
+    pool: Pool, works: list[Work], expected: list[Outcome], monkeypatch: pytest.MonkeyPatch, processes: int
 ):
-    """Bit for bit those of one, in the order of the jobs, whatever that is."""
+    """Bit for bit those of one, in the order of the works, whatever that is."""
     workers = pool.workers
     monkeypatch.setattr(workers, "_connections", workers._connections[:processes])
-    assert [update.client for update in expected] == [job.client for job in jobs]
-    assert same(list(workers.train(jobs)), expected)
-    backwards = list(workers.train(jobs[::-1]))
-    assert [update.client for update in backwards] == [job.client for job in jobs][::-1]
-    assert list(workers.train([])) == []
+    assert [outcome.client for outcome in expected] == [work.client for work in works]
+    assert same(list(workers.run(works)), expected)
+    backwards = list(workers.run(works[::-1]))
+    assert [outcome.client for outcome in backwards] == [work.client for work in works][::-1]
+    assert list(workers.run([])) == []
 
 
-def test_every_client_makes_a_difference(expected: list[ClientUpdate]):
+def test_only_what_is_trained_comes_back(pool: Pool, works: list[Work]):
+    """Values that are not finite too, as they are."""
+    first, second = works[:2]
+    nan = first.adapter.map(lambda tensor: torch.full_like(tensor, math.nan))
+    asked = [replace(first, adapter=nan), replace(second, trains=frozenset({"b"}))]
+    broken, good = pool.workers.run(asked)
+    assert math.isnan(broken.metrics["loss"])
+    assert broken.update(asked[0]).adapter.first_not_finite() is not None
+    assert good.trained.keys() == second.adapter.parts({"b"}).keys()
+    assert equal(good.update(asked[1]).adapter.parts({"a", "head"}), second.adapter.parts({"a", "head"}))
+    assert good.update(asked[1]).adapter.first_not_finite() is None
+
+
+def test_nothing_is_pickled_on_the_way(pool: Pool, works: list[Work], monkeypatch: pytest.MonkeyPatch):
+    """Works and outcomes go as a header and safetensors; only what a process starts with is a pickle of our own."""
+    workers, seen = pool.workers, []
+    for connection in workers._connections:
+        there, back = connection.send_bytes, connection.recv_bytes
+
+        def send(data: bytes, there=there) -> None:
+            seen.append(data)
+            there(data)
+
+        def receive(back=back) -> bytes:
+            seen.append(back())
+            return seen[-1]
+
+        monkeypatch.setattr(connection, "send_bytes", send)
+        monkeypatch.setattr(connection, "recv_bytes", receive)
+    assert len(list(workers.run(works))) == len(works)
+    assert len(seen) == 2 * len(in_passes(works, 2, workers._examples, OPTIONS.batch_size))
+    assert {data[:4] for data in seen} == {codec.MAGIC}
+    assert [list(unpacked(Pass, data).works) for data in seen if b"works" in data[:20]]
+
+
+def test_an_error_is_its_name_and_its_message():
+    """An answer with anything else in it is none."""
+    sent = Done(error="AdapterError", message="a tensor is missing\nin c1")
+    found = unpacked(Done, packed(sent))
+    assert (found.error, found.message, found.outcomes, found.seconds) == (sent.error, sent.message, {}, {})
+    with pytest.raises(CodecError, match="lacks nothing, and more in it is unknown"):
+        unpacked(Done, codec.pack(codec.encode(sent)[0] | {"more": 1}, {}))
+    with pytest.raises(CodecError, match="are no packed tensors"):
+        unpacked(Done, b"\x80\x04\x95 a pickle")
+
+
+def test_every_client_makes_a_difference(works: list[Work], expected: list[Outcome]):
     """Or the comparison above would say little."""
-    for i, one in enumerate(expected):
-        assert one.adapter.first_not_finite() is None
-        assert not any(one.adapter.identical(other.adapter) for other in expected[:i])
+    found = [outcome.update(work).adapter for outcome, work in zip(expected, works, strict=True)]
+    for i, one in enumerate(found):
+        assert one.first_not_finite() is None
+        assert not any(one.identical(other) for other in found[:i])
 
 
-def test_the_time_of_the_processes_is_booked(pool: Pool, jobs: list[Job]):
+def test_the_time_of_the_processes_is_booked(pool: Pool, works: list[Work]):
     """As shares of the time that passes here, not added up over processes that work side by side."""
     workers = pool.workers
     pool.clock.take()
     start = time.perf_counter()
-    list(workers.train(jobs))
+    list(workers.run(works))
     passed = time.perf_counter() - start
     booked = pool.clock.take()
     assert booked.keys() == {"arithmetic", "data", "optimiser"}
@@ -137,23 +194,23 @@ def test_the_time_of_the_processes_is_booked(pool: Pool, jobs: list[Job]):
     assert 0 < sum(booked.values()) <= passed
 
 
-def test_errors_of_a_job_are_raised_here(
-    pool: Pool, jobs: list[Job], expected: list[ClientUpdate], monkeypatch: pytest.MonkeyPatch
+def test_errors_of_a_work_are_raised_here(
+    pool: Pool, works: list[Work], expected: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ):
     """Ours as they are, others with their traceback. The processes, which are ended otherwise, could go on."""
     workers = pool.workers
     with monkeypatch.context() as patched:
         patched.setattr(workers, "close", lambda: None)
-        wrong = Adapter({}, jobs[0].adapter.dense)
-        with pytest.raises(AdapterError, match=r"does not fit .*query is missing"):
-            list(workers.train([replace(jobs[0], adapter=wrong)]))
-        beyond = Examples((np.array([2, 10**6, 3]),), np.array([0]), 0)
-        with pytest.raises(WorkerError, match=r"failed while it trained c0, c1:\nTraceback(.|\n)*IndexError"):
-            list(workers.train([replace(jobs[0], examples=beyond), replace(jobs[1], examples=beyond)]))
-    assert same(list(workers.train(jobs)), expected)
+        wrong = Adapter({}, works[0].adapter.dense)
+        with pytest.raises(AdapterError, match=r"does not fit .*query is missing") as caught:
+            list(workers.run([replace(works[0], adapter=wrong)]))
+        assert type(caught.value) is AdapterError
+        with pytest.raises(WorkerError, match=r"failed while it trained x0, x1:\nTraceback(.|\n)*IndexError"):
+            list(workers.run([replace(work, client=name) for work, name in zip(works, BEYOND, strict=False)]))
+    assert same(list(workers.run(works)), expected)
 
 
-def test_a_process_that_is_killed_is_named_with_its_clients(pool: Pool, jobs: list[Job]):
+def test_a_process_that_is_killed_is_named_with_its_clients(pool: Pool, works: list[Work]):
     """The second of three, stopped before it is asked and killed while the others are done; then all are ended."""
     workers = pool.workers
     processes = list(workers._processes)
@@ -161,9 +218,10 @@ def test_a_process_that_is_killed_is_named_with_its_clients(pool: Pool, jobs: li
     kill = threading.Timer(1, os.kill, (processes[1].pid, signal.SIGKILL))
     kill.start()
     with pytest.raises(WorkerError) as caught:
-        list(workers.train(jobs))
+        list(workers.run(works))
     kill.join()
-    names = ", ".join(job.client for job in in_passes(jobs, 2, OPTIONS)[1])
+    passes = in_passes(works, 2, workers._examples, OPTIONS.batch_size)
+    names = ", ".join(work.client for work in passes[1])
     assert f"worker process 2 of 3 ended while it trained {names}: it was killed" in str(caught.value)
     assert "--resume" in str(caught.value)
     assert processes[1].poll() == -signal.SIGKILL

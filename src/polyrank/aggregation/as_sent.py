@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from polyrank.aggregation.method import Download, Kernel, Levels, Method, MethodInfo, Parts
+from polyrank.core.adapter import PARTS
 from polyrank.core.state import ServerState
 
 
@@ -43,6 +44,6 @@ class AsSent(Method):
         return self.inner.read_out(self._rounded(server), rank)
 
     def _rounded(self, server: ServerState) -> ServerState:
-        frozen = {"a", "b", "head"} - self.inner.parts(server.round + 1).trains
+        frozen = PARTS - self.inner.parts(server.round + 1).trains
         tensors = {name: t.to(self.dtype).to(t.dtype) for name, t in server.adapter.parts(frozen).items()}
         return replace(server, adapter=server.adapter.replaced(tensors)) if tensors else server

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from polyrank.aggregation.sums import Partial, Summed
-from polyrank.core.adapter import Adapter
+from polyrank.core.adapter import PARTS, Adapter, Part
 from polyrank.core.state import ClientUpdate, ServerState
 
 Exactness = Literal["no", "up to rank R", "yes"]
@@ -90,7 +90,7 @@ class Kernel(ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class Parts:
-    """Which parts of an adapter (``"a"``, ``"b"``, ``"head"``) take which way in a round.
+    """Which parts of an adapter take which way in a round.
 
     Args:
         trains: what local training changes.
@@ -99,14 +99,14 @@ class Parts:
         keeps: what stays with the client from one of its rounds to the next, and is never sent.
     """
 
-    trains: frozenset[str] = frozenset({"a", "b", "head"})
-    sends: frozenset[str] = frozenset({"a", "b", "head"})
-    receives: frozenset[str] = frozenset({"a", "b", "head"})
-    keeps: frozenset[str] = frozenset()
+    trains: frozenset[Part] = PARTS
+    sends: frozenset[Part] = PARTS
+    receives: frozenset[Part] = PARTS
+    keeps: frozenset[Part] = frozenset()
 
     def with_local_head(self) -> Parts:
         """The same with a head that stays with the client."""
-        head = frozenset({"head"})
+        head: frozenset[Part] = frozenset({"head"})
         return Parts(self.trains, self.sends - head, self.receives - head, self.keeps | head)
 
 

@@ -35,7 +35,7 @@ class Summed(Protocol):
         """The same sum in this value's memory; the other side is not used afterwards."""
 
     def partial(self) -> Partial:
-        """As data; a kernel's ``received`` reads it again."""
+        """The value as data; a kernel's ``received`` reads it again."""
 
 
 @dataclass(frozen=True, eq=False)

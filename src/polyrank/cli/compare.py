@@ -125,7 +125,7 @@ class Progress:
             out.print(f"{done} of {total} runs are there already")
 
     def listener(self, one: Planned) -> Listener:
-        """Of one run."""
+        """The listener of one run."""
         return _OneRun(self, one)
 
     def say(self, text: str) -> None:

@@ -98,25 +98,19 @@ def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_hea
 
 
 def _first_state(config: Config) -> tuple[ServerState, list[int]]:
-    """The server before the first round of a configuration, and the lowest and the highest rank of its clients.
+    """The server before the first round of a configuration, and the lowest and the highest rank of its clients."""
+    import torch
 
-    Nothing is trained, and nothing is measured to choose a precision: adapters are float32 under each of them.
-    """
-    from polyrank.federation.setup import build
+    from polyrank import tasks
+    from polyrank.core.state import ServerState
+    from polyrank.federation.loading import bare, initial
+    from polyrank.federation.planned import planned_ranks
+    from polyrank.federation.population import load_data
 
-    fixed = {"precision": "float32", "attention": "eager"}
-    federation = build(
-        config.model_copy(
-            update={
-                # one that takes any ranks: all methods are listed, whichever the configuration names
-                "aggregation": config.aggregation.model_copy(update={"method": "zero_padding", "options": {}}),
-                "training": config.training.model_copy(update=fixed),
-            }
-        )
-    )
-    state = federation.initial_state()
-    given = federation.policy.assign(state.ranks, {}) if federation.policy.scores else state.ranks
-    return state, sorted({min(given.values()), max(given.values())})
+    outputs = tasks.task(config.task).outputs(load_data(config).train)
+    base = bare(config, outputs, torch.float32, "eager")  # adapters are the same under every precision
+    ranks = planned_ranks(config)
+    return ServerState(0, initial(base, config), {}, {}), sorted({ranks[0], ranks[-1]})
 
 
 def _print(rows: list[dict[str, Any]], ranks: list[int], config: Config) -> None:

@@ -16,7 +16,7 @@ from polyrank.runs.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.core.state import ServerState
-    from polyrank.federation.setup import Federation
+    from polyrank.federation.server import Server
     from polyrank.tasks import Metric
 
 
@@ -88,18 +88,18 @@ class Screen(Listener):
         )
         self._bar = self._progress.add_task("loading", total=None, visible=False)
 
-    def on_start(self, federation: Federation, state: ServerState) -> None:
-        config = federation.config
-        self._metrics = federation.task.metrics
+    def on_start(self, server: Server, state: ServerState) -> None:
+        config, site = server.config, server.site
+        self._metrics = site.task.metrics
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
-        labels = f", {len(federation.labels)} labels" if federation.labels else ""
-        sizes = [len(examples) for examples in federation.examples.values()]
+        labels = f", {len(site.labels)} labels" if site.labels else ""
+        sizes = server.population.sizes.values()
         out.print(
-            f"read {federation.rows_read}\n"
-            f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}"
-            f"{labels}; {len(federation.test)} test examples\n"
+            f"read {server.rows_read}\n"
+            f"{len(sizes)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}"
+            f"{labels}; {len(site.test)} test examples\n"
             f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
-            f"{config.training.attention} attention; {federation.plan}; aggregation {config.aggregation.method}",
+            f"{config.training.attention} attention; {site.plan}; aggregation {config.aggregation.method}",
             markup=False,
         )
         if state.round:

@@ -13,7 +13,7 @@ from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.config import Config
-    from polyrank.site.worker import Worker
+    from polyrank.federation.site import Site
 
 
 def site(
@@ -39,18 +39,17 @@ def _one_process(config: Config) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"workers": 1})})
 
 
-def _load(config: Config) -> Worker:
-    from polyrank.site.worker import LocalWorker
+def _load(config: Config) -> Site:
+    from polyrank.federation.loading import participant
 
-    worker = LocalWorker.from_config(config)
-    federation = worker.federation
-    examples = sum(len(held) for held in federation.examples.values())
-    resolved = federation.config
+    site = participant(config)
+    examples = sum(len(held) for held in site.examples.values())
+    resolved = site.config
     _say(
-        f"{resolved.model.name} in {resolved.training.precision} on {federation.resident.device}; {examples} examples "
-        f"of {resolved.data.train}, {len(federation.clients)} clients"
+        f"{resolved.model.name} in {resolved.training.precision} on {site.resident.device}; {examples} examples "
+        f"of {resolved.data.train}, {len(site.examples)} clients"
     )
-    return worker
+    return site
 
 
 def _say(line: str) -> None:

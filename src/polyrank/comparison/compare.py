@@ -10,10 +10,10 @@ from pathlib import Path
 
 from polyrank.comparison.entries import Entry
 from polyrank.config import Config
-from polyrank.config.sections import TrainingConfig
+from polyrank.config.sections import MEASURED, TrainingConfig
 from polyrank.core.errors import RunFolderError
 from polyrank.federation.population import digests_of
-from polyrank.federation.scoring import Scores
+from polyrank.federation.scoring import Known
 from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.listener import Listener
 from polyrank.runs.resume import on_schedule
@@ -31,7 +31,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The run's name for people."""
         return f"{self.entry.name}, seed {self.seed}"
 
 
@@ -45,7 +45,7 @@ def compare(
     out: Path,
     *,
     listener: Callable[[Planned], Listener | None] = lambda _: None,
-    scores: Scores | None = None,
+    scores: Known | None = None,
 ) -> list[Path]:
     """Bring every run to its end and return their folders, in the order of the plan.
 
@@ -129,7 +129,6 @@ def _check_data(planned: Sequence[Planned]) -> None:
 
 
 SETTLED = "settled.json"
-_AUTO = ("engine", "clients_per_pass", "workers", "precision", "attention")
 
 
 def _settle(resolved: Config, out: Path) -> None:
@@ -138,7 +137,7 @@ def _settle(resolved: Config, out: Path) -> None:
     if not path.is_file():
         with disk_errors(path):
             path.write_text(
-                json.dumps({key: getattr(resolved.training, key) for key in _AUTO}) + "\n", encoding="utf-8"
+                json.dumps({key: getattr(resolved.training, key) for key in MEASURED}) + "\n", encoding="utf-8"
             )
 
 
@@ -146,14 +145,14 @@ def _settled(config: Config, out: Path) -> Config:
     path = out / SETTLED
     if not path.is_file():
         return config
-    open_keys = [key for key in _AUTO if getattr(config.training, key) == "auto"]
+    open_keys = [key for key in MEASURED if getattr(config.training, key) == "auto"]
     try:
         measured = json.loads(path.read_text(encoding="utf-8"))
         values = config.training.model_dump() | {key: measured[key] for key in open_keys}
         training = TrainingConfig.model_validate(values)
     except (OSError, ValueError, LookupError, TypeError):
         raise RunFolderError(
-            f"{path} is damaged: it says what was measured for all runs ({', '.join(_AUTO)}); put back what was there, "
-            "or delete it to have that measured anew"
+            f"{path} is damaged: it says what was measured for all runs ({', '.join(MEASURED)}); put back what was "
+            "there, or delete it to have that measured anew"
         ) from None
     return config.model_copy(update={"training": training})

@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
+HOW = ("engine", "clients_per_pass", "workers")
+"""Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
+MEASURED = (*HOW, "precision", "attention")
+"""Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
+
 
 class Section(BaseModel):
     """A table of the configuration; unknown keys are refused."""
@@ -96,7 +101,9 @@ class FederationConfig(Section):
     participation: Share = 0.1
     """Share of the clients that take part in a round, rounded half up; at least one does."""
     rounds: Count = 25
+    """How many rounds the federation trains."""
     seed: int = 0
+    """Seed of all that is drawn: shares, ranks, cohorts, batches, the head."""
     head: Literal["mean", "local"] = "mean"
     """Whether the classification head is averaged or stays with the client."""
 
@@ -126,6 +133,7 @@ class RanksConfig(Section):
     scaling: Literal["constant", "lora", "rslora"] = "constant"
     """``constant``: every client's scale is ``alpha``; ``lora``: ``alpha / r``; ``rslora``: ``alpha / sqrt(r)``."""
     alpha: float = Field(default=2.0, gt=0)
+    """LoRA's scale, or what ``scaling`` divides by the rank."""
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
@@ -154,6 +162,7 @@ class AggregationConfig(Section):
     method: str = "replication"
     """A name from ``polyrank methods``."""
     weights: Literal["examples", "uniform"] = "examples"
+    """What a client weighs: its number of examples, or 1."""
     options: dict[str, Any] = {}  # Any: each method has options of its own
     """Options of the method, e.g. ``{donor = "owners"}``."""
 
@@ -174,10 +183,15 @@ class TrainingConfig(Section):
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """``auto`` measures which is faster here."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Of each client, made anew in every round."""
     lr: float = Field(default=5e-3, gt=0)
+    """The highest learning rate of a client's round."""
     epochs: Count = 1
+    """How often a client sees each of its examples in a round."""
     batch_size: Count = 16
+    """Examples in a client's step."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of all trained values, decoupled from the gradient in adamw."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """sgd only."""
     warmup: float = Field(default=0.0, ge=0, le=1)
@@ -194,6 +208,7 @@ class EvaluationConfig(Section):
     every: Count = 1
     """Rounds between two evaluations; the last round is always evaluated."""
     batch_size: Count = 256
+    """Examples that are measured at a time."""
     diagnostics: bool = True
     """Whether each round measures aggregation error, effective rank and drift."""
     rank_groups: bool = True

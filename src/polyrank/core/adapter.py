@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from polyrank.core import lowrank
 from polyrank.core.errors import AdapterError
+
+Part: TypeAlias = Literal["a", "b", "head"]
+"""Of an adapter: its A factors, its B factors, its dense tensors."""
+PARTS: frozenset[Part] = frozenset(get_args(Part))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +121,8 @@ class Adapter:
             yield f"{name}.b", factors.b
         yield from self.dense.items()
 
-    def parts(self, names: Collection[str]) -> dict[str, Tensor]:
-        """The tensors of these parts (``"a"``, ``"b"``, ``"head"``), by the names of `tensors`."""
+    def parts(self, names: Collection[Part]) -> dict[str, Tensor]:
+        """The tensors of these parts, by the names of `tensors`."""
         factors = {
             f"{module}.{part}": tensor
             for module, own in self.modules.items()

@@ -1,59 +1,86 @@
-"""Adapters as plain data that can be sent: a description for JSON, and named tensors as safetensors; never a pickle."""
+"""Values with tensors as plain data: a header for JSON, checked when it is read, and named tensors; never a pickle.
+
+One codec for all that leaves a process or a run: work and its outcomes, the sums of a tree, checkpoints. A value is a
+frozen dataclass whose annotations say what a header has to look like, so a new field of it is known here too. Carriers
+differ: `pack` makes one piece, a site's socket has frames, Flower has records, a checkpoint has files.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
-from collections.abc import Mapping
-from typing import Any
+import types
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.errors import AdapterError
+from polyrank.core.errors import AdapterError, CodecError
 
-MAGIC = b"PRP1"
+MAGIC = b"PRP2"
+SHARED = "="
+"""Key of a packed header: name -> the name under which the same tensor is written."""
 
 _PREFIX = struct.Struct(">4sI")
 
-
-def describe(adapter: Adapter) -> dict[str, Any]:
-    """What the tensors do not say: the modules with their scales, and which tensors are whole."""
-    return {"scales": {name: f.scale for name, f in adapter.modules.items()}, "dense": list(adapter.dense)}
-
-
-def tensors_of(adapter: Adapter, prefix: str) -> dict[str, Tensor]:
-    """Its tensors, by the names of `Adapter.tensors` under ``<prefix>/``."""
-    return {f"{prefix}/{name}": tensor for name, tensor in adapter.tensors()}
+T = TypeVar("T")
+Kind: TypeAlias = Any
+"""A type, or what ``typing`` makes of one."""
+Take: TypeAlias = Callable[[str, tuple[int, ...]], Tensor]
+"""The tensor of a name, which must have this shape, from whatever carried it; raises if there is none."""
 
 
-def adapter_of(about: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str) -> Adapter:
-    """The adapter again.
+def encode(value: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A frozen dataclass as a header and its tensors.
+
+    A tensor is named by the way to it, such as ``adapter/<module>.a`` or ``personal/<client>/<name>``. In the header
+    stands its shape, and of an adapter the shapes and scales of its modules.
+    """
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, Any] = _encoded(value, (), tensors)
+    return header, tensors
+
+
+def decode(kind: type[T], header: object, tensors: Mapping[str, Tensor]) -> T:
+    """The value that `encode` made a header and tensors of.
 
     Args:
-        about: of `describe`.
-        tensors: of `tensors_of`, others beside them.
-        prefix: as there.
+        kind: of the value.
+        header: as it came.
+        tensors: as they came.
 
     Raises:
-        AdapterError: a tensor is missing, one is there that was not described, or factors do not fit each other.
+        CodecError: a field is missing, unknown or of another type, or the tensors are not those of the header.
     """
-    scales, dense = about["scales"], about["dense"]
-    expected = {f"{prefix}/{name}.{part}" for name in scales for part in "ab"} | {f"{prefix}/{name}" for name in dense}
-    found = {name for name in tensors if name.startswith(f"{prefix}/")}
-    if expected != found:
-        missing, unknown = sorted(expected - found), sorted(found - expected)
-        raise AdapterError(
-            f"the tensors are not those of the description; missing: {missing[:3] or 'none'}, "
-            f"unknown: {unknown[:3] or 'none'}"
-        )
-    modules = {
-        name: Factors(tensors[f"{prefix}/{name}.a"], tensors[f"{prefix}/{name}.b"], float(scale))
-        for name, scale in scales.items()
-    }
-    return Adapter(modules, {name: tensors[f"{prefix}/{name}"] for name in dense})
+    left = dict(tensors)
+
+    def take(name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in left:
+            raise CodecError(f"the tensors are not those of the header: {name[:200]} is missing, or there twice")
+        if left[name].shape != shape:
+            raise CodecError(f"{name} has shape {tuple(left[name].shape)}, and the header says {shape}")
+        return left.pop(name)
+
+    value = read(kind, header, take)
+    if left:
+        raise CodecError(f"the tensors are not those of the header: {', '.join(sorted(left)[:3])[:200]} is unknown")
+    return value
+
+
+def read(kind: type[T], header: object, take: Take) -> T:
+    """The value of a header, with each tensor from a function that knows what carries them.
+
+    Raises:
+        CodecError: a field is missing, unknown or of another type.
+    """
+    value: T = _decoded(kind, header, (), take)
+    return value
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -67,34 +94,165 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
     """Named tensors again, in memory of their own.
 
     Raises:
-        AdapterError: it is no safetensors, or damaged.
+        CodecError: it is no safetensors, or damaged.
     """
     try:
         tensors: dict[str, Tensor] = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise AdapterError(f"{len(data)} bytes that should be safetensors cannot be read: {error}") from None
+        raise CodecError(f"{len(data)} bytes that should be safetensors cannot be read: {error}") from None
     return tensors
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """A header and tensors as one piece: ``PRP1``, the header's length in 4 bytes, the header, safetensors."""
-    text = json.dumps(header).encode()
-    return _PREFIX.pack(MAGIC, len(text)) + text + to_bytes(tensors)
+    """A header and tensors as one piece: ``PRP2``, the header's length in 4 bytes, the header, safetensors.
+
+    What is there under several names, such as a base change that many clients have, is written once.
+    """
+    first: dict[int, str] = {}
+    same = {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+    shared = {name: other for name, other in same.items() if name != other}
+    text = json.dumps({**header, SHARED: shared} if shared else header).encode()
+    return _PREFIX.pack(MAGIC, len(text)) + text + to_bytes({name: tensors[name] for name in first.values()})
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `pack` made one piece of.
 
     Raises:
-        AdapterError: it is no such piece, or a damaged one.
+        CodecError: it is no such piece, or a damaged one.
     """
     magic, size = _PREFIX.unpack_from(data) if len(data) >= _PREFIX.size else (b"", 0)
     if magic != MAGIC or _PREFIX.size + size > len(data):
-        raise AdapterError(f"{len(data)} bytes that begin with {data[:4]!r} are no packed tensors, or not all of them")
+        raise CodecError(f"{len(data)} bytes that begin with {data[:4]!r} are no packed tensors, or not all of them")
     try:
         header = json.loads(data[_PREFIX.size : _PREFIX.size + size])
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"the header of packed tensors is not JSON: {error}") from None
+        raise CodecError(f"the header of packed tensors is not JSON: {error}") from None
     if not isinstance(header, dict):
-        raise AdapterError(f"the header of packed tensors is a {type(header).__name__}; expected an object")
-    return header, from_bytes(data[_PREFIX.size + size :])
+        raise CodecError(f"the header of packed tensors is a {type(header).__name__}; expected an object")
+    tensors = from_bytes(data[_PREFIX.size + size :])
+    shared = checked(dict[str, str], header.pop(SHARED, {}), "names of the same tensor")
+    if unknown := [name for name, other in shared.items() if name in tensors or other not in tensors]:
+        raise CodecError(f"{unknown[0][:200]} is said to be another tensor, and is not: packed tensors are damaged")
+    return header, tensors | {name: tensors[other] for name, other in shared.items()}
+
+
+def checked(kind: Kind, value: object, where: str) -> Any:  # Any: of the kind
+    """JSON that must be of a kind, strictly: no text for a number, nothing left over.
+
+    Raises:
+        CodecError: it is not.
+    """
+    try:
+        return _validator(kind).validate_json(json.dumps(value), strict=True)  # as JSON: an array is a tuple then
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join([where, *(str(part)[:60] for part in first["loc"][:4])])
+        raise CodecError(f"{place}: {first['msg'][:200]}") from None
+    except (ValueError, RecursionError) as error:  # JSON in JSON, as deep as Python just about reads it
+        raise CodecError(f"{where}: {type(error).__name__}") from None
+
+
+# One value -----------------------------------------------------------------------------------------------------------
+
+_Size = Annotated[int, Field(ge=0, lt=2**40)]
+_Way: TypeAlias = tuple[str, ...]
+
+
+class _Layout(BaseModel):
+    """An adapter's ``d_out``, rank, ``d_in`` and scale by module, and the shapes of its dense tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    modules: dict[str, tuple[_Size, _Size, _Size, float]]
+    dense: dict[str, tuple[_Size, ...]]
+
+
+def _encoded(value: Any, way: _Way, tensors: dict[str, Tensor]) -> Any:  # Any: a value in, JSON out
+    if isinstance(value, Adapter):
+        tensors.update({"/".join((*way, name)): tensor for name, tensor in value.tensors()})
+        modules = {name: [f.d_out, f.rank, f.d_in, f.scale] for name, f in value.modules.items()}
+        return {"modules": modules, "dense": {name: list(tensor.shape) for name, tensor in value.dense.items()}}
+    if isinstance(value, Tensor):
+        tensors["/".join(way)] = value
+        return list(value.shape)
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: _encoded(getattr(value, field.name), (*way, field.name), tensors) for field in fields}
+    if isinstance(value, Mapping):
+        return {key: _encoded(one, (*way, _step(key)), tensors) for key, one in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decoded(kind: Kind, value: object, way: _Way, take: Take) -> Any:  # Any: of the kind
+    if kind is Adapter:
+        return _adapter(checked(_Layout, value, _where(way)), way, take)
+    if kind is Tensor:
+        return take("/".join(way), checked(tuple[_Size, ...], value, _where(way)))
+    inner = get_args(kind)
+    origin: Any = get_origin(kind)
+    if origin in (Union, types.UnionType) and types.NoneType in inner:
+        (some,) = (one for one in inner if one is not types.NoneType)  # `X | None` is all that is needed
+        return None if value is None else _decoded(some, value, way, take)
+    if dataclasses.is_dataclass(kind):
+        return kind(**_fields(kind, value, way, take))  # type: ignore[operator]  # it is the class
+    if origin is Mapping and _holds_tensors(inner[1]):
+        found = checked(dict[str, Any], value, _where(way))
+        return {key: _decoded(inner[1], one, (*way, _step(key)), take) for key, one in found.items()}
+    return checked(kind, value, _where(way))
+
+
+def _fields(kind: Kind, value: object, way: _Way, take: Take) -> dict[str, Any]:
+    found, kinds = checked(dict[str, Any], value, _where(way)), _hints(kind)
+    if found.keys() != kinds.keys():
+        missing, unknown = sorted(kinds.keys() - found.keys()), sorted(found.keys() - kinds.keys())
+        raise CodecError(
+            f"{_where(way)} lacks {', '.join(missing) or 'nothing'}, and {', '.join(unknown)[:60] or 'nothing'} in it "
+            "is unknown: are both sides of one version?"
+        )
+    return {name: _decoded(kinds[name], found[name], (*way, name), take) for name in kinds}
+
+
+def _adapter(layout: _Layout, way: _Way, take: Take) -> Adapter:
+    def taken(name: str, shape: tuple[int, ...]) -> Tensor:
+        return take("/".join((*way, name)), shape)
+
+    try:
+        modules = {
+            name: Factors(taken(f"{name}.a", (rank, d_in)), taken(f"{name}.b", (d_out, rank)), scale)
+            for name, (d_out, rank, d_in, scale) in layout.modules.items()
+        }
+    except CodecError:
+        raise
+    except AdapterError as error:
+        raise CodecError(f"{_where(way)}: {error}") from None
+    return Adapter(modules, {name: taken(name, shape) for name, shape in layout.dense.items()})
+
+
+def _step(key: str) -> str:
+    """A key as one step of a way: two ways are never the same, whatever the keys are."""
+    return key.replace("%", "%25").replace("/", "%2F")
+
+
+def _where(way: _Way) -> str:
+    return ".".join(part[:60] for part in way) or "it"
+
+
+@cache
+def _hints(kind: Kind) -> dict[str, Kind]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@cache
+def _holds_tensors(kind: Kind) -> bool:
+    fields = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    inner = _hints(kind).values() if fields else get_args(kind)
+    return kind in (Adapter, Tensor) or any(_holds_tensors(one) for one in inner)
+
+
+@cache
+def _validator(kind: Kind) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -44,6 +44,10 @@ class AdapterError(PolyRankError):
     """An adapter or update does not have the modules, shapes or values that were expected."""
 
 
+class CodecError(AdapterError):
+    """What came from a file or another process is not the value that it should be."""
+
+
 class RunFolderError(PolyRankError):
     """A run folder or checkpoint is missing, damaged or of another run."""
 
@@ -62,6 +66,12 @@ class SiteError(PolyRankError):
 
 class FlowerError(PolyRankError):
     """Flower's nodes are too few, or a message is not what was asked for."""
+
+
+def named(kind: str, otherwise: type[PolyRankError]) -> type[PolyRankError]:
+    """The error of a name, as another process calls it; another one where there is none of that name here."""
+    found = globals().get(kind)
+    return found if isinstance(found, type) and issubclass(found, PolyRankError) else otherwise
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

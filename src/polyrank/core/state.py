@@ -9,9 +9,6 @@ from torch import Tensor
 
 from polyrank.core.adapter import Adapter
 
-OWN = "own/"
-"""Before the names of metrics that a client measured on its own test set, of what it was sent."""
-
 
 @dataclass(frozen=True, eq=False)
 class ClientUpdate:

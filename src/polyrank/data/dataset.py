@@ -63,7 +63,7 @@ class TextDataset:
         )
 
     def row(self, index: int) -> int:
-        """In which row of the source the text at an index stands, counted from 1."""
+        """The row of the source in which the text at an index stands, counted from 1."""
         return index + 1 if self.rows is None else int(self.rows[index])
 
     def place(self, index: int) -> str:

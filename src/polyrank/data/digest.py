@@ -29,7 +29,7 @@ def classes(names: tuple[str, ...]) -> str:
 
 
 def digest(values: Iterable[str]) -> str:
-    """Of strings in their order. Lengths go in too, so that a text which moves to the next row is seen."""
+    """A digest of strings in their order. Lengths go in too, so that a text which moves to the next row is seen."""
     found = hashlib.sha256()
     for value in values:
         raw = value.encode("utf-8", "surrogatepass")  # half of a surrogate pair can be read from JSON

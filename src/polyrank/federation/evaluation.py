@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from polyrank.aggregation import Download
 from polyrank.core.state import ServerState
-from polyrank.federation.round import personalise, read_out
-from polyrank.federation.setup import Federation
-from polyrank.tasks.task import Examples
-from polyrank.training.evaluate import evaluate
-
-Scores = Mapping[str, float]
-"""Name of a metric -> value, in the task's order."""
+from polyrank.federation.round import personalise, read_outs
+from polyrank.federation.server import Server
+from polyrank.federation.site import Scores
 
 
-def score(federation: Federation, model: Download, examples: Examples) -> Scores:
-    """Metrics of one adapter with its head and base change on one set."""
-    federation.resident.install(model.adapter, model.base_change)
-    task, batch_size = federation.task, federation.config.evaluation.batch_size
-    return task.measured(evaluate(federation.resident, task, examples, batch_size))
-
-
-def score_global(federation: Federation, state: ServerState, clients: Sequence[str]) -> Scores:
+def score_global(server: Server, state: ServerState, clients: Sequence[str]) -> Scores:
     """Test metrics of the global model: base, base change and adapter together.
 
     Where anything stays with the clients (a local head, a personal B) there is no one global model: the mean over
     ``clients`` of what each of them has, whose models weigh 1 each.
     """
-    if _personal(federation, state):
-        return _mean([_own(federation, state, client) for client in clients])
-    return score(federation, Download(state.adapter, state.base_change), federation.test)
+    if _personal(server, state):
+        return _mean(_own(server, state, clients))
+    return server.site.measured(state.adapter, state.base_change, server.site.test)
 
 
-def rank_groups(federation: Federation, state: ServerState, clients: Sequence[str]) -> dict[int, Scores]:
+def rank_groups(server: Server, state: ServerState, clients: Sequence[str]) -> dict[int, Scores]:
     """Test metrics of what each rank group starts from; of personal models, the mean over its own in ``clients``."""
     groups: dict[int, Scores] = {}
     for rank in sorted(set(state.ranks.values())):
-        if _personal(federation, state):
-            own = [_own(federation, state, client) for client in clients if state.ranks[client] == rank]
-            if own:
-                groups[rank] = _mean(own)
+        if _personal(server, state):
+            if own := [client for client in clients if state.ranks[client] == rank]:
+                groups[rank] = _mean(_own(server, state, own))
         else:
             member = next(client for client in sorted(state.ranks) if state.ranks[client] == rank)
-            groups[rank] = score(federation, read_out(state, member, federation.method), federation.test)
+            start = read_outs(state, [member], server.method)[member]
+            groups[rank] = server.site.measured(start.adapter, start.base_change, server.site.test)
     return groups
 
 
-def _personal(federation: Federation, state: ServerState) -> bool:
-    return bool(federation.parts(max(state.round, 1)).keeps)
+def _personal(server: Server, state: ServerState) -> bool:
+    return bool(server.parts(max(state.round, 1)).keeps)
 
 
-def _own(federation: Federation, state: ServerState, client: str) -> Scores:
-    return score(federation, personalise(state, client, read_out(state, client, federation.method)), federation.test)
+def _own(server: Server, state: ServerState, clients: Sequence[str]) -> list[Scores]:
+    """Scores of the clients' own models."""
+    starts = read_outs(state, clients, server.method)
+    models = [personalise(state, client, start) for client, start in starts.items()]
+    return [server.site.measured(model.adapter, model.base_change, server.site.test) for model in models]
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from polyrank import data, tasks
@@ -14,6 +16,91 @@ from polyrank.hf.load import checkpoint_classes
 from polyrank.ranks import RankPolicy
 
 DEFAULT_CLIENTS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Who takes part, and how much each of them has; wherever it is, and however much it is, it is not in here.
+
+    Args:
+        sizes: client -> number of its examples.
+        labels: client -> how many of them have each label, in their order; nothing where the data have none.
+        groups: client -> which kind of client it is, where the partition has kinds.
+    """
+
+    sizes: Mapping[str, int]
+    labels: Mapping[str, Sequence[int]]
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Names, sorted."""
+        return tuple(sorted(self.sizes))
+
+
+@dataclass(frozen=True, eq=False)
+class Holdings:
+    """The data of a configuration.
+
+    Args:
+        train: what clients train on.
+        test: what the server measures with.
+        validation: the balanced set by which the server scores clients, where the rank policy asks for one.
+        partition: client -> its rows of ``train``.
+        read: how many rows were read from each source.
+        digests: what the data held when they were read.
+    """
+
+    train: TextDataset
+    test: TextDataset
+    validation: TextDataset | None
+    partition: Partition
+    read: Mapping[str, int]
+    digests: Mapping[str, str]
+
+    @property
+    def rows_read(self) -> str:
+        """What was read, for people: ``80 rows of train.csv``."""
+        return ", ".join(f"{count} rows of {source}" for source, count in self.read.items())
+
+
+def read(config: Config, policy: RankPolicy, check: Callable[[Mapping[str, str]], None] | None = None) -> Holdings:
+    """Read the data and share them out.
+
+    Args:
+        config: of the federation.
+        policy: of ranks; one that scores clients has a validation set held out.
+        check: refuses data and model by their digests, before anything else that other data could break.
+
+    Raises:
+        PolyRankError: the data cannot be read or shared out as asked, or are refused.
+    """
+    split = load_data(config)
+    if check is not None:
+        check(digests(config, split))
+    train, validation = held_out(split.train, config, policy)
+    return Holdings(train, split.test, validation, share_out(train, config), split.read, split.digests)
+
+
+def read_alone(config: Config) -> Holdings:
+    """Read the data, all of which is one client's.
+
+    Raises:
+        PolyRankError: the data cannot be read.
+    """
+    split = load_data(config)
+    seed, least = config.federation.seed, config.data.min_examples
+    partition = data.partition(split.train, "iid", 1, seed=seed, min_examples=least, options={})
+    return Holdings(split.train, split.test, None, partition, split.read, split.digests)
+
+
+def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
+    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
+    if not policy.scores:
+        return train, None
+    generator = numpy_generator(config.federation.seed, "data", "validation")
+    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
+    return train.subset(rest), train.subset(held)
 
 
 def global_rank(config: Config) -> int:
@@ -52,7 +139,7 @@ def _head_order(config: Config) -> tuple[str, ...]:
 
 
 def digests_of(config: Config) -> dict[str, str]:
-    """What the data and the model of a configuration hold now, as `build` would find it.
+    """What the data and the model of a configuration hold now, as `read` would find it.
 
     Raises:
         PolyRankError: the data cannot be read, or the model cannot be found.
@@ -63,15 +150,6 @@ def digests_of(config: Config) -> dict[str, str]:
 def digests(config: Config, split: Split) -> dict[str, str]:
     """What these data and the model of a configuration hold."""
     return {**split.digests, **model_digests(config.model)}
-
-
-def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
-    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
-    if not policy.scores:
-        return train, None
-    generator = numpy_generator(config.federation.seed, "data", "validation")
-    held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)
-    return train.subset(rest), train.subset(held)
 
 
 def share_out(train: TextDataset, config: Config) -> Partition:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polyrank.aggregation import Download, Method, Parts
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import Adapter, Factors, Part
 from polyrank.core.errors import ConfigError
 from polyrank.core.seeds import numpy_generator
 from polyrank.core.shares import part_of
@@ -88,17 +88,17 @@ def personalise(state: ServerState, client: str, download: Download) -> Download
     return replace(download, adapter=download.adapter.replaced(own)) if own else download
 
 
-def travelling(adapter: Adapter, parts: frozenset[str]) -> list[Tensor]:
+def travelling(adapter: Adapter, parts: frozenset[Part]) -> list[Tensor]:
     """The tensors of an adapter that travel, where only ``parts`` do."""
     return list(adapter.parts(parts).values())
 
 
-def nbytes(adapter: Adapter, parts: frozenset[str], base_change: Adapter | None = None) -> int:
+def nbytes(adapter: Adapter, parts: frozenset[Part], base_change: Adapter | None = None) -> int:
     """Bytes of what travels; a base change always does."""
     return sum(t.nbytes for t in travelling(adapter, parts)) + (base_change.nbytes if base_change else 0)
 
 
-def as_received(update: ClientUpdate, known: Adapter, sends: frozenset[str]) -> ClientUpdate:
+def as_received(update: ClientUpdate, known: Adapter, sends: frozenset[Part]) -> ClientUpdate:
     """The update as the server has it: what was not sent is what the server itself read out."""
     modules = {
         name: Factors(
@@ -111,7 +111,7 @@ def as_received(update: ClientUpdate, known: Adapter, sends: frozenset[str]) -> 
     return replace(update, adapter=Adapter(modules, update.adapter.dense if "head" in sends else {}))
 
 
-def kept_by(update: ClientUpdate, keeps: frozenset[str]) -> dict[str, Tensor]:
+def kept_by(update: ClientUpdate, keeps: frozenset[Part]) -> dict[str, Tensor]:
     """The tensors that stay with the client, by the names of `Adapter.tensors`."""
     return update.adapter.parts(keeps)
 
@@ -133,13 +133,13 @@ def problem(update: ClientUpdate, sent: Adapter) -> str | None:
     return None
 
 
-def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[str], *, uniform: bool) -> ClientUpdate | str:
+def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, uniform: bool) -> ClientUpdate | str:
     """The update as it is added up, or why it is left out.
 
     Args:
         update: what came back.
         known: what the client was sent.
-        sends: the parts that travel (``"a"``, ``"b"``, ``"head"``).
+        sends: the parts that travel.
         uniform: whether every client weighs 1 instead of its own weight.
     """
     reason = problem(update, known)

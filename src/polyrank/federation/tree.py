@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polyrank.aggregation import Aggregate, Download, Levels, Method, Partial
 from polyrank.aggregation.sums import Summed
@@ -22,7 +23,34 @@ from polyrank.core.errors import AdapterError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import accepted, kept_by, parts_of, read_outs
 
-FORMAT = 2
+FORMAT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """What a node sends to the one above it: its sums, of whom they are, and of which round.
+
+    Args:
+        format: of this message.
+        round: that the sums are of.
+        method: its name.
+        options: of the method.
+        ranks: of the clients that were asked, ascending.
+        used: the clients that are in the sums, sorted.
+        dropped: client -> why it is not.
+        about: what the tensors do not say of the sums.
+        tensors: the sums.
+    """
+
+    format: int
+    round: int
+    method: str
+    options: Mapping[str, Any]  # Any: JSON
+    ranks: tuple[int, ...]
+    used: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,30 +162,28 @@ class Node:
             AdapterError: it is damaged, of another round, cohort or method, has sums that are not finite, or holds a
                 client that has been counted already; nothing has been added then.
         """
-        header, tensors = codec.unpack(message)
-        for key, expected in self._about().items():
-            if header.get(key) != expected:
-                raise AdapterError(f"an edge sent sums of {key} {header.get(key)!r}; expected {expected!r}")
-        used, dropped, about = _names(header.get("used")), header.get("dropped"), header.get("sums")
-        if used is None or not isinstance(dropped, dict) or _names(list(dropped.values())) is None:
-            raise AdapterError("an edge sent sums without its clients' names; expected those used and dropped")
-        if not isinstance(about, dict):
-            raise AdapterError(f"an edge sent {type(about).__name__} in place of a description of its sums")
-        if strangers := sorted({*used, *dropped} - set(self.asked)):
+        found, ours = codec.decode(Message, *codec.unpack(message)), self._message()
+        for key in ("format", "round", "method", "options", "ranks"):
+            said, expected = getattr(found, key), getattr(ours, key)
+            if said != expected:
+                raise AdapterError(f"an edge sent sums of {key} {said!r}; expected {expected!r}")
+        if strangers := sorted({*found.used, *found.dropped} - set(self.asked)):
             raise AdapterError(f"an edge sent sums of client {strangers[0]}, which was not asked in this round")
-        self._check_new({*used, *dropped})
-        self._sums += self._kernel.received(Partial(tensors, about))
-        self.used |= set(used)
-        self.dropped |= dropped
+        self._check_new({*found.used, *found.dropped})
+        self._sums += self._kernel.received(Partial(found.tensors, found.about))
+        self.used |= set(found.used)
+        self.dropped |= found.dropped
 
     def pack(self) -> bytes:
         """The message for the node above: sums as safetensors, and the names of the clients in them."""
-        partial = self._sums.partial()
-        names = {"used": sorted(self.used), "dropped": self.dropped}
-        return codec.pack({**self._about(), **names, "sums": partial.about}, partial.tensors)
+        partial, used = self._sums.partial(), tuple(sorted(self.used))
+        message = replace(
+            self._message(), used=used, dropped=self.dropped, about=partial.about, tensors=partial.tensors
+        )
+        return codec.pack(*codec.encode(message))
 
     def finish(self) -> RoundResult:
-        """At the root: the state after the round. Without any update, or if sums overflow, the adapter stays.
+        """The state after the round, at the root. Without any update, or if sums overflow, the adapter stays.
 
         A server's adapter is always finite. The node is used up.
         """
@@ -184,11 +210,11 @@ class Node:
             overflow = "the products"
         return f"the round's sum overflows in {overflow}" if overflow else result
 
-    def _about(self) -> dict[str, Any]:  # Any: JSON
+    def _message(self) -> Message:
+        """A message without any sums."""
         options = json.loads(json.dumps(asdict(self.method)))  # type: ignore[call-overload]  # they are dataclasses
-        ranks = sorted({self.state.ranks[client] for client in self.asked})
-        about = {"format": FORMAT, "round": self.state.round + 1, "method": self.method.info.name, "options": options}
-        return about | {"ranks": ranks}
+        ranks = tuple(sorted({self.state.ranks[client] for client in self.asked}))
+        return Message(FORMAT, self.state.round + 1, self.method.info.name, options, ranks)
 
     def _start_of(self, client: str) -> Adapter:
         if self.sent is not None:
@@ -244,7 +270,3 @@ def aggregate(
     if not result.used:
         return result
     return replace(result, state=replace(result.state, personal=personal), received=tuple(received))
-
-
-def _names(value: object) -> list[str] | None:
-    return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from flwr.app import RecordDict
 
 from polyrank.core.errors import FlowerError
+from polyrank.federation.participant import OF_THE_BASE
 from polyrank.flower.facts import About, Place, read_answer
 from polyrank.flower.nodes import Member
-from polyrank.site.worker import OF_THE_BASE
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
-    from polyrank.federation.setup import Federation
+    from polyrank.federation.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ class Admission:
     """Reads a node's answer. One that does not fit is left out, and the federation goes on without it.
 
     Args:
-        federation: on the server.
+        server: whose nodes they are to be.
         most_examples: that a client may have.
     """
 
-    federation: Federation
+    server: Server
     most_examples: int
 
     def __call__(self, node: int, records: RecordDict) -> Sequence[Member]:
@@ -41,13 +41,13 @@ class Admission:
         said = read_answer(records, self.most_examples)
         self._check_rank(said.rank)
         names = self._names(said)
-        own = said.client is not None and said.client not in self.federation.examples
+        own = said.client is not None and said.client not in self.server.population.sizes
         for client, counts in zip(names, said.clients, strict=True):
-            if len(counts.labels) != len(self.federation.labels):
+            if len(counts.labels) != len(self.server.site.labels):
                 raise FlowerError(
-                    f"{client} counts {len(counts.labels)} labels, the server has {len(self.federation.labels)}"
+                    f"{client} counts {len(counts.labels)} labels, the server has {len(self.server.site.labels)}"
                 )
-            if said.place is not None and list(counts.labels) != self.federation.label_counts(client):
+            if said.place is not None and list(counts.labels) != list(self.server.population.labels[client]):
                 raise FlowerError(
                     f"{client} has other data than the server's part of that name; give both the same data, or the "
                     "node a name (client) and data-train of its own"
@@ -56,14 +56,14 @@ class Admission:
             self._check_shapes(names[0], said)
             self._compare_base(names[0], said)
         pairs = zip(names, said.clients, strict=True)
-        return [Member(node, client, said.rank, counts.labels, own) for client, counts in pairs]
+        return [Member(node, client, said.rank, counts.examples, counts.labels, own) for client, counts in pairs]
 
     def _names(self, said: About) -> Sequence[str]:
         """Its clients: as it calls its one, or those at its places."""
         if said.client is not None:
             return [said.client]
         assert said.place is not None  # one of the two, as was checked
-        names = Place(said.place, said.step).of(self.federation.clients)
+        names = Place(said.place, said.step).of(self.server.clients)
         if len(names) != len(said.clients):
             raise FlowerError(
                 f"it serves {len(said.clients)} clients, and {len(names)} of the federation's are its own"
@@ -73,18 +73,18 @@ class Admission:
     def _check_rank(self, rank: int | None) -> None:
         from polyrank.federation.population import global_rank
 
-        highest = global_rank(self.federation.config)
+        highest = global_rank(self.server.config)
         if rank is not None and rank > highest:
             raise FlowerError(
                 f"it declares rank {rank}, and the global adapter has {highest}; add the rank to ranks.levels"
             )
-        if rank is not None and rank != highest and self.federation.method.info.equal_ranks:
+        if rank is not None and rank != highest and self.server.method.info.equal_ranks:
             raise FlowerError(
-                f"it declares rank {rank}, and {self.federation.method.info.name} needs equal ranks, {highest} each"
+                f"it declares rank {rank}, and {self.server.method.info.name} needs equal ranks, {highest} each"
             )
 
     def _check_shapes(self, client: str, said: About) -> None:
-        if different := sorted(said.shapes.items() ^ self.federation.resident.shapes.items()):
+        if different := sorted(said.shapes.items() ^ self.server.site.resident.shapes.items()):
             name, shape = different[0]
             raise FlowerError(
                 f"{client} and the server adapt different modules, such as {name[:100]} {shape}; give both the same "
@@ -93,7 +93,7 @@ class Admission:
 
     def _compare_base(self, client: str, said: About) -> None:
         """Say where the base's files differ; a copy saved anew may be the same model, so people have to judge it."""
-        ours = self.federation.digests
+        ours = self.server.site.digests
         other = [name for name in OF_THE_BASE if name in said.base and said.base[name] != ours.get(name)]
         if other:
             log.warning(

@@ -1,4 +1,4 @@
-"""The ClientApp: a node's worker, asked by messages."""
+"""The ClientApp: what trains on a node, asked by messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from logging import ERROR
 from typing import TypeAlias
 
@@ -18,14 +19,14 @@ from flwr.common import log
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.errors import AdapterError, ConfigError, DataError, FlowerError, LabelError, ModelError, SiteError
+from polyrank.federation.participant import Participant
 from polyrank.flower import held
-from polyrank.flower.facts import RECORD, Place, answer, unknown_labels
+from polyrank.flower.facts import RECORD, Place, about, unknown_labels
 from polyrank.flower.held import NodeConfig
-from polyrank.flower.messages import read_task, reply
+from polyrank.flower.messages import answer, read_question
 from polyrank.flower.records import shown
-from polyrank.site.worker import LocalWorker, Worker
 
-MakeWorker: TypeAlias = Callable[[Config, NodeConfig], Worker]
+MakeSite: TypeAlias = Callable[[Config, NodeConfig], Participant]
 OWN = {
     **{"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"},
     "data-quoting": "quoting",
@@ -44,17 +45,27 @@ ALONE = {
 """What the federation's ``[data]`` says of its own data, and not of a site's."""
 
 
-def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
+def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = None) -> ClientApp:
     """A ClientApp that trains what it is asked to.
 
     Args:
-        make_worker: a worker for the federation's configuration and the node's, for data or models of your own. It is
-            kept for all nodes of the process whose configurations say the same where it looked; by default `worker`.
-    """
-    app, name = ClientApp(), secrets.token_hex(8)
-    make = make_worker or worker
+        make_site: a participant for the federation's configuration and the node's, for data or models of your own. It
+            is kept for all nodes of the process whose configurations say the same where it looked; by default
+            `participant`.
+        make_worker: what it was called before.
 
-    def made(text: str, node: NodeConfig) -> Worker:
+    Raises:
+        ConfigError: there is a ``make_worker``.
+    """
+    if make_worker is not None:
+        raise ConfigError(
+            "make_client_app has make_worker, which is make_site now: it returns a participant (facts, do) such as "
+            "polyrank.federation.loading.participant(config)"
+        )
+    app, name = ClientApp(), secrets.token_hex(8)
+    make = make_site or participant
+
+    def made(text: str, node: NodeConfig) -> Participant:
         return make(_parsed(text), node)
 
     @app.query()
@@ -66,24 +77,24 @@ def make_client_app(make_worker: MakeWorker | None = None) -> ClientApp:
             federation = _parsed(text)
             if not federation.data.labels:
                 raise FlowerError("the server names no labels (data.labels), and a site says none that was not sent")
-            own = held.worker(name, made, text, context.node_config)
+            own = held.participant(name, made, text, context.node_config)
             who, clients = served(own, context.node_config, federation)
             rank = context.node_config.get("lora-rank")
-            content = answer(who, rank, federation.data.labels, [own.facts(client) for client in clients])
+            content = about(who, rank, federation.data.labels, [own.facts(client) for client in clients])
         return Message(content, reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         """One client's local training; before it, what was sent is scored on the node's own test set, if it has one."""
         with _only_what_may_leave():
-            task, token, text, wire = read_task(message.content)
-            own, scores = held.worker(name, made, text, context.node_config), None
-            if task.round > 0 and scores_own(context.node_config):
-                scores = own.score(task.client, task.adapter, task.base_change)
+            asked = read_question(message.content)
+            own = held.participant(name, made, asked.config, context.node_config)
+            scored = asked.work.round > 0 and scores_own(context.node_config)
             start = time.perf_counter()
-            update = own.train(task)
-            seconds = time.perf_counter() - start
-            content = reply(update, task.trains, token=token, wire=wire, seconds=seconds, scores=scores)
+            outcome = own.do(replace(asked.work, scored=scored))
+            if outcome.seconds is None:  # of a participant that does not look at the clock
+                outcome = replace(outcome, seconds=time.perf_counter() - start)
+            content = answer(outcome, asked)
         return Message(content, reply_to=message)
 
     return app
@@ -120,7 +131,7 @@ def _for_the_server(error: Exception) -> str:
     return f"{what} ({type(error).__name__}); its log has the reason"
 
 
-def worker(config: Config, node: NodeConfig) -> Worker:
+def participant(config: Config, node: NodeConfig) -> Participant:
     """What a node trains with: its site's daemon, its own data, or its part of the federation's data.
 
     Args:
@@ -145,7 +156,9 @@ def worker(config: Config, node: NodeConfig) -> Worker:
     elif own:
         has = ", ".join(name for name, key in sorted(OWN.items()) if key in own)
         raise FlowerError(f"the node has {has}, expected data-train beside it")
-    return LocalWorker.from_config(configuration.override(config, overrides))
+    from polyrank.federation import loading
+
+    return loading.participant(configuration.override(config, overrides))
 
 
 def _whole(key: str, node: NodeConfig) -> int:
@@ -176,8 +189,8 @@ def scores_own(node: NodeConfig) -> bool:
     return chosen
 
 
-def served(own: Worker, node: NodeConfig, federation: Config) -> tuple[str | Place, Sequence[str]]:
-    """Whom a node serves, as it may say it, and the names by which its worker knows them.
+def served(own: Participant, node: NodeConfig, federation: Config) -> tuple[str | Place, Sequence[str]]:
+    """Whom a node serves, as it may say it, and the names by which its participant knows them.
 
     One client: ``client`` of the node's configuration, or ``client-N`` for ``partition-id=N`` where the data are its
     own. Where they are the federation's, that at place N in the order of the names, and with ``num-partitions``, as in
@@ -191,8 +204,10 @@ def served(own: Worker, node: NodeConfig, federation: Config) -> tuple[str | Pla
     if "partition-id" not in node:
         raise FlowerError("the node has no name; give it client=NAME in --node-config (and lora-rank=R)")
     place = Place(_whole("partition-id", node), _whole("num-partitions", node) if "num-partitions" in node else None)
-    if isinstance(own, LocalWorker) and "data-train" not in node:
-        clients = own.federation.clients
+    if "data-train" not in node and "site-socket" not in node:
+        from polyrank.federation.site import Site  # imports transformers
+
+        clients = sorted(own.examples) if isinstance(own, Site) else []  # of others it is not known whom they hold
         if len(clients) > 1 or len(clients) == federation.federation.clients:
             return place, place.of(clients)
     return (name := f"client-{place.first}"), [name]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 
 from polyrank.core.errors import FlowerError
-from polyrank.core.state import ClientUpdate
-from polyrank.flower.messages import read_reply, task
+from polyrank.flower.messages import Asked, question, read_answer
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.records import nbytes
 from polyrank.tasks.metric import Metric
-from polyrank.training.work import Engine, Job
+from polyrank.training.work import Engine, Moved, Outcome, Work
 
 
 class FlowerEngine(Engine):
-    """Sends each job to its client's node and checks what comes back.
+    """Sends each work to its client's node and checks what comes back.
 
     Args:
         nodes: who is where.
@@ -42,43 +42,38 @@ class FlowerEngine(Engine):
     ) -> None:
         self.nodes, self.config, self.metrics = nodes, config, metrics
         self.wire, self.timeout, self.least, self.repeats = wire, timeout, least, repeats
-        self._failures: dict[str, str] = {}
-        self._up = self._down = 0
 
-    def failures(self) -> Mapping[str, str]:
-        """Clients of the last call that gave no good reply, and why."""
-        return self._failures
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One outcome per work, in the order of the works.
 
-    def traffic(self) -> tuple[int, int]:
-        """As they travelled: in the wire's dtype; down all parts (clients keep nothing), up those of good replies."""
-        return self._up, self._down
-
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-        """One update per job whose reply is good, in the order of the jobs.
+        What moved is counted as it travelled, in the wire's dtype: down all parts, since clients keep nothing, of every
+        message; up those of a good reply.
 
         Raises:
-            FlowerError: fewer than the least number are good, after all repeats; what was saved stays.
+            FlowerError: fewer than the least number of replies are good, after all repeats; what was saved stays.
         """
-        self._up = self._down = 0
         self.nodes.refresh()
-        by_client, token = {job.client: job for job in jobs}, ""
+        by_client = {work.client: work for work in works}
+        asked: dict[str, Asked] = {}
+        moved = dict.fromkeys(by_client, Moved())
         here: Mapping[str, Member] = {}
 
         def requests(clients: Sequence[str]) -> dict[str, Message | FlowerError]:
-            nonlocal token, here
+            nonlocal here
             token, here = secrets.token_hex(16), self.nodes.here()  # a reply to an earlier attempt is none to this
-            return {client: self._request(by_client[client], here.get(client), token) for client in clients}
+            asked.update({client: Asked(by_client[client], token, self.config, self.wire) for client in clients})
+            for client in clients:
+                if client in here:
+                    moved[client] += Moved(down=_bytes_down(by_client[client], self.wire))
+            return {client: self._request(asked[client], here.get(client)) for client in clients}
 
-        def read(client: str, answer: Message) -> ClientUpdate:
-            job, examples = by_client[client], here[client].examples
-            update = read_reply(
-                answer.content, job, token=token, wire=self.wire, examples=examples, metrics=self.metrics
-            )
-            self._up += nbytes(job.adapter.parts(job.trains).values(), self.wire)
-            return update
+        def read(client: str, answer: Message) -> Outcome:
+            outcome = read_answer(answer.content, asked[client], here[client].examples, self.metrics)
+            moved[client] += Moved(up=nbytes((outcome.trained or {}).values(), self.wire))
+            return outcome
 
         try:
-            updates, self._failures = collect(
+            outcomes, failures = collect(
                 self.nodes.grid,
                 list(by_client),
                 requests,
@@ -89,12 +84,16 @@ class FlowerEngine(Engine):
             )
         except FlowerError as error:
             raise FlowerError(f"{error}; the rounds until now are saved: start again with resume=true") from None
-        yield from (updates[client] for client in by_client if client in updates)
+        for client in by_client:
+            outcome = outcomes.get(client) or Outcome(client, problem=failures[client])
+            yield replace(outcome, moved=moved[client])
 
-    def _request(self, job: Job, member: Member | None, token: str) -> Message | FlowerError:
+    def _request(self, asked: Asked, member: Member | None) -> Message | FlowerError:
         if member is None:
             return FlowerError("its node is not connected")
-        content = task(job, token=token, config=self.config, wire=self.wire)
-        self._down += nbytes((tensor for _, tensor in job.adapter.tensors()), self.wire)
-        self._down += job.base_change.nbytes if job.base_change else 0
-        return Message(content, member.node, "train", ttl=self.timeout)
+        return Message(question(asked), member.node, "train", ttl=self.timeout)
+
+
+def _bytes_down(work: Work, wire: str) -> int:
+    change = work.base_change.nbytes if work.base_change else 0
+    return nbytes((tensor for _, tensor in work.adapter.tensors()), wire) + change

@@ -11,8 +11,8 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from polyrank.core.errors import FlowerError
+from polyrank.federation.participant import Facts
 from polyrank.flower.records import shown
-from polyrank.site.worker import Facts
 
 RECORD = "facts"
 MOST_EXAMPLES = 10_000_000
@@ -91,7 +91,7 @@ def question(config: str) -> tuple[str, RecordDict]:
     return "query", RecordDict({RECORD: ConfigRecord({"config": config})})
 
 
-def answer(who: str | Place, rank: object, labels: Sequence[str], found: Sequence[Facts]) -> RecordDict:
+def about(who: str | Place, rank: object, labels: Sequence[str], found: Sequence[Facts]) -> RecordDict:
     """What a node says of itself.
 
     Args:
@@ -107,7 +107,7 @@ def answer(who: str | Place, rank: object, labels: Sequence[str], found: Sequenc
     rank = None if rank is None else read_rank(rank)
     for facts in found:
         check_labels(labels, facts.names)
-    about = {
+    said_of_itself = {
         "client": who if isinstance(who, str) else None,
         "place": who.first if isinstance(who, Place) else None,
         "step": who.step if isinstance(who, Place) else None,
@@ -117,7 +117,7 @@ def answer(who: str | Place, rank: object, labels: Sequence[str], found: Sequenc
         "clients": [{"examples": facts.examples, "labels": facts.labels} for facts in found],
     }
     try:
-        said = About.model_validate_json(json.dumps(about))
+        said = About.model_validate_json(json.dumps(said_of_itself))
     except ValidationError as error:
         raise FlowerError(f"the node cannot say this of itself: {_first(error)}") from None
     return RecordDict({RECORD: ConfigRecord({"about": said.model_dump_json()})})
@@ -159,7 +159,7 @@ def unknown_labels(known: int, unknown: int) -> str:
 
 
 def read_answer(records: RecordDict, most_examples: int = MOST_EXAMPLES) -> About:
-    """The same, checked for itself.
+    """What a node says of itself, checked for itself.
 
     Args:
         records: what came.

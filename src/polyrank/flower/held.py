@@ -1,4 +1,4 @@
-"""What a node's process keeps between messages: one worker, for all nodes whose configurations it cannot tell apart."""
+"""What a node's process keeps between messages: one participant, for all nodes that it cannot tell apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from polyrank.site.worker import Worker
+from polyrank.federation.participant import Participant
 
 Value: TypeAlias = bool | float | int | str
 NodeConfig: TypeAlias = Mapping[str, Value]
@@ -49,35 +49,35 @@ class Watched(Mapping[str, Value]):
 
 @dataclass
 class Held:
-    """A worker, and for whom it is.
+    """A participant, and for whom it is.
 
     Args:
         app: of the ClientApp that made it.
         text: the federation's configuration.
-        node: the node's, as the worker has looked at it.
-        worker: that is held.
+        node: the node's, as the participant has looked at it.
+        participant: that is held.
     """
 
     app: str
     text: str
     node: Watched
-    worker: Worker
+    participant: Participant
 
 
 _held: list[Held] = []
 
 
-def worker(app: str, make: Callable[[str, NodeConfig], Worker], text: str, node: NodeConfig) -> Worker:
-    """The worker that this process holds, if it is for this app, configuration and node; else a new one in its place.
+def participant(app: str, make: Callable[[str, NodeConfig], Participant], text: str, node: NodeConfig) -> Participant:
+    """The participant that this process holds, if it is for this app, configuration and node; else a new one instead.
 
-    In a simulation a process serves one node after another. They share the worker as far as it was made from, and has
-    since looked at, what their configurations have in common: with ``partition-id`` alone they all do. Only one is
+    In a simulation a process serves one node after another. They share the participant as far as it was made from, and
+    has since looked at, what their configurations have in common: with ``partition-id`` alone they all do. Only one is
     kept: a base is too large for two. It is kept by this module and not by the app, since Ray sends each message with
     a copy of the app.
 
     Args:
         app: a name of the app's own.
-        make: a worker for a configuration (TOML) and a node's.
+        make: a participant for a configuration (TOML) and a node's.
         text: the federation's configuration.
         node: the node's.
     """
@@ -85,4 +85,4 @@ def worker(app: str, make: Callable[[str, NodeConfig], Worker], text: str, node:
         _held.clear()  # before the next one is made: both need not fit
         watched = Watched(node)
         _held.append(Held(app, text, watched, make(text, watched)))
-    return _held[0].worker
+    return _held[0].participant

@@ -1,167 +1,180 @@
-"""What travels between server and clients in a round: one task, one reply."""
+"""What travels between server and clients in a round: one work, one outcome, as the codec makes them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
 
-from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.errors import FlowerError
-from polyrank.core.state import OWN, ClientUpdate
-from polyrank.flower.records import from_record, shapes_of, shown, to_record
-from polyrank.site.worker import Task
-from polyrank.tasks.metric import Metric
-from polyrank.training.work import Job, Penalty
+from polyrank.core import codec
+from polyrank.core.errors import CodecError, FlowerError
+from polyrank.flower.records import from_array, from_record, shapes_of, shown, to_record
+from polyrank.tasks.metric import OWN, Metric
+from polyrank.training.work import Outcome, Work
 
-ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS = "adapter", "base-change", "task", "reply", "metrics"
-MEASURED = ("loss", "steps", "seconds")
+T = TypeVar("T")
+
+WORK, OUTCOME, TRAINED = "work", "outcome", "trained"
+EXACT = "base_change"
+"""What travels as it is, whatever the wire's dtype: nobody trains it, and it is nobody's to round."""
+MEASURED = ("loss", "steps")
 """What every client measures in training."""
-TRAINED = Metric("training", "training", "lower")
+NUMBER = Metric("training", "training", "lower")
 """How such a number is checked: finite and not negative."""
 
 
-def task(job: Job, *, token: str, config: str, wire: str) -> RecordDict:
-    """A job for the client's node: the adapter at the client's own rank.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A client's work, and what its node needs to do it.
 
     Args:
-        job: of the engine.
+        work: of the client.
         token: of this request; the reply must have it.
         config: the federation's resolved configuration, TOML.
         wire: dtype of tensors.
     """
-    about: dict[str, Any] = {
-        "token": token,
-        "client": job.client,
-        "round": job.round,
-        "seed": job.seed,
-        "trains": sorted(job.trains),
-        "penalty": asdict(job.penalty) if job.penalty else None,
-        "adapter": _layout(job.adapter),
-        "base_change": _layout(job.base_change) if job.base_change else None,
-    }
-    records = RecordDict({TASK: ConfigRecord({"about": json.dumps(about), "config": config, "wire": wire})})
-    records[ADAPTER] = to_record(dict(job.adapter.tensors()), wire)
-    if job.base_change:
-        records[BASE_CHANGE] = to_record(dict(job.base_change.tensors()), "float32")
-    return records
+
+    work: Work
+    token: str
+    config: str
+    wire: str
 
 
-def read_task(records: RecordDict) -> tuple[Task, str, str, str]:
-    """The task, its token, the configuration and the dtype of tensors."""
-    record = records.config_records[TASK]
-    about, wire = json.loads(str(record["about"])), str(record["wire"])
-    change = None
-    if about["base_change"] is not None:
-        change = _adapter(records.array_records[BASE_CHANGE], about["base_change"], "float32")
-    wanted = Task(
-        about["client"],
-        about["round"],
-        _adapter(records.array_records[ADAPTER], about["adapter"], wire),
-        about["seed"],
-        change,
-        frozenset(about["trains"]),
-        Penalty(**about["penalty"]) if about["penalty"] else None,
-    )
-    return wanted, about["token"], str(record["config"]), wire
+def question(asked: Asked) -> RecordDict:
+    """What a client's node is sent: the adapter at the client's own rank."""
+    header, tensors = codec.encode(asked.work)
+    about = {WORK: json.dumps(header), "token": asked.token, "config": asked.config, "wire": asked.wire}
+    return _records(WORK, about, tensors, asked.wire)
 
 
-def reply(
-    update: ClientUpdate,
-    trained: frozenset[str],
-    *,
-    token: str,
-    wire: str,
-    seconds: float,
-    scores: Mapping[str, float] | None = None,
-) -> RecordDict:
-    """What was trained, and nothing else.
+def read_question(records: RecordDict) -> Asked:
+    """What the node was sent, on the node.
 
-    Args:
-        update: after local training.
-        trained: the parts to send.
-        token: of the request.
-        wire: dtype of tensors.
-        seconds: that the training took.
-        scores: of what was sent, on the client's own test set.
+    Raises:
+        FlowerError: it is no work of this version, or tensors are not those that the work has.
     """
-    numbers = {name: float(value) for name, value in update.metrics.items()} | {"seconds": seconds}
-    numbers |= {f"{OWN}{name}": value for name, value in (scores or {}).items()}
-    return RecordDict(
-        {
-            ADAPTER: to_record(update.adapter.parts(trained), wire),
-            REPLY: ConfigRecord({"token": token, "client": update.client}),
-            METRICS: MetricRecord({**numbers, "weight": float(update.weight)}),
-        }
-    )
+    text, token, config, wire = _texts(records, WORK, (WORK, "token", "config", "wire"))
+    arrays = {f"{part}/{name}": one for part, own in records.array_records.items() for name, one in own.items()}
+
+    def take(name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in arrays:
+            raise FlowerError(f"the work has no {shown(name)}")
+        return from_array(name, arrays.pop(name), shape, _wire(_part(name), wire))
+
+    work = _read(Work, text, take)
+    if arrays:
+        raise FlowerError(f"the work has unknown tensors: {shown(sorted(arrays)[:3], 300)}")
+    return Asked(work, token, config, wire)
 
 
-def read_reply(
-    records: RecordDict, job: Job, *, token: str, wire: str, examples: int, metrics: Sequence[Metric]
-) -> ClientUpdate:
-    """The update of a reply.
+def answer(outcome: Outcome, asked: Asked) -> RecordDict:
+    """What a node replies: what was trained, and nothing else."""
+    header, tensors = codec.encode(outcome)
+    return _records(OUTCOME, {OUTCOME: json.dumps(header), "token": asked.token}, tensors, asked.wire)
+
+
+def read_answer(records: RecordDict, asked: Asked, examples: int, metrics: Sequence[Metric]) -> Outcome:
+    """The outcome of a reply, with nothing in it that was not asked for.
 
     Args:
         records: what came.
-        job: what was asked for.
-        token: of the request.
-        wire: dtype of tensors.
+        asked: what for.
         examples: that the client said it has, which is its weight.
         metrics: of the task; what a client scored itself is one of them, within its bounds.
 
     Raises:
-        FlowerError: it is no reply to this request, or anything in it is not what was asked for.
+        FlowerError: it is no reply to this request, anything in it is not what was asked for, or it says why nothing
+            was trained. Tensors are compared with what was sent before anything is allocated.
+    """
+    work, sent = asked.work, asked.work.adapter.parts(asked.work.trains)
+    expected = shapes_of(_within(TRAINED, codec.encode(Outcome(work.client, sent))[1]))
+    text, token = _texts(records, OUTCOME, (OUTCOME, "token"))
+    if token != asked.token:
+        raise FlowerError("the reply belongs to another request")
+
+    def take(name: str, shape: tuple[int, ...]) -> Tensor:
+        if expected.get(name.removeprefix(f"{TRAINED}/")) != shape:
+            raise FlowerError(f"the reply says that {shown(name)} has shape {shown(shape)}, which was not asked for")
+        return torch.empty(shape, device="meta")  # values are looked at when all else is right
+
+    outcome = _read(Outcome, text, take)
+    if outcome.client != work.client:
+        raise FlowerError(f"the reply is of {shown(outcome.client)}, expected {work.client!r}")
+    if outcome.trained is None:
+        raise FlowerError(f"it trained nothing: {outcome.problem or 'no reason given'}")
+    if missing := sorted(sent.keys() - outcome.trained.keys()):
+        raise FlowerError(f"the reply says nothing of {shown(missing[:3], 300)}")
+    if outcome.weight != examples:
+        raise FlowerError(f"its weight is {shown(outcome.weight)}, expected its number of examples, {examples}")
+    found = {**outcome.metrics, **({} if outcome.seconds is None else {"seconds": outcome.seconds})}
+    if missing := [name for name in (*MEASURED, "seconds") if name not in found]:
+        raise FlowerError(f"the reply does not say its {' and '.join(missing)}")
+    measured = {name: _measured(name, found[name], NUMBER) for name in MEASURED}
+    own = {one.name: one for one in metrics if one.name in outcome.scores}
+    scores = {name: _measured(f"{OWN}{name}", outcome.scores[name], metric) for name, metric in own.items()}
+    tensors = from_record(records.array_records.get(TRAINED, ArrayRecord()), expected, asked.wire)
+    trained = dict(zip(sent, tensors.values(), strict=True))
+    return Outcome(work.client, trained, outcome.weight, measured, scores=scores, seconds=outcome.seconds)
+
+
+def _measured(name: str, value: float, metric: Metric) -> float:
+    """A number that a client may have measured: finite, and within the metric's bounds."""
+    try:
+        number = float(value)
+    except OverflowError:
+        raise FlowerError(f"its {name} is beyond any float, expected a finite number") from None
+    if not metric.allows(number):
+        raise FlowerError(f"its {name} is {shown(value)}, expected {metric.bounds}")
+    return number
+
+
+def _texts(records: RecordDict, kind: str, names: Sequence[str]) -> list[str]:
+    """What a message says in words.
+
+    Raises:
+        FlowerError: a word is missing, or none.
+    """
+    about = records.config_records.get(kind, ConfigRecord())
+    texts = [text for name in names if isinstance(text := about.get(name), str)]
+    if len(texts) != len(names):
+        raise FlowerError(f"the message has no {kind}: have the server and the node the same version?")
+    return texts
+
+
+def _read(kind: type[T], text: str, take: codec.Take) -> T:
+    """A value from its header.
+
+    Raises:
+        FlowerError: it is none, or one of another version.
     """
     try:
-        about, numbers = records.config_records[REPLY], dict(records.metric_records[METRICS])
-        arrays = records.array_records[ADAPTER]
-    except KeyError as error:
-        raise FlowerError(f"the reply has no record {error}") from None
-    if about.get("token") != token:
-        raise FlowerError("the reply belongs to another request")
-    if about.get("client") != job.client:
-        raise FlowerError(f"the reply is of {shown(about.get('client'))}, expected {job.client!r}")
-    weight = numbers.pop("weight", None)
-    if weight != examples:
-        raise FlowerError(f"its weight is {shown(weight)}, expected its number of examples, {examples}")
-    tensors = from_record(arrays, shapes_of(job.adapter.parts(job.trains)), wire)
-    scored = {f"{OWN}{metric.name}": metric for metric in metrics}
-    found = {
-        name: _measured(name, numbers[name], metric)
-        for name, metric in {**dict.fromkeys(MEASURED, TRAINED), **scored}.items()
-        if name in numbers
-    }
-    if missing := [name for name in MEASURED if name not in found]:
-        raise FlowerError(f"the reply does not say its {' and '.join(missing)}")
-    return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), found)
+        return codec.read(kind, json.loads(text), take)
+    except (CodecError, ValueError, RecursionError) as error:
+        raise FlowerError(f"the {kind.__name__.lower()} cannot be read: {error}") from None
 
 
-def _measured(name: str, value: object, metric: Metric) -> float:
-    """A number that a client may have measured: finite, and within the metric's bounds."""
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            raise FlowerError(f"its {name} is beyond any float, expected a finite number") from None
-        if metric.allows(number):
-            return number
-    raise FlowerError(f"its {name} is {shown(value)}, expected {metric.bounds}")
+def _records(kind: str, about: dict[str, str], tensors: Mapping[str, Tensor], wire: str) -> RecordDict:
+    """A header and its tensors: those of one field of the value in a record of its name."""
+    records = RecordDict({kind: ConfigRecord(dict(about))})
+    for part in dict.fromkeys(map(_part, tensors)):
+        records[part] = to_record(_within(part, tensors), _wire(part, wire))
+    return records
 
 
-def _layout(adapter: Adapter) -> dict[str, Any]:
-    return {
-        "modules": {n: [tuple(f.a.shape), tuple(f.b.shape), f.scale] for n, f in adapter.modules.items()},
-        "dense": {name: tuple(tensor.shape) for name, tensor in adapter.dense.items()},
-    }
+def _part(name: str) -> str:
+    """The field of the value that a tensor belongs to."""
+    return name.partition("/")[0]
 
 
-def _adapter(record: ArrayRecord, layout: dict[str, Any], wire: str) -> Adapter:
-    shapes = {f"{n}.a": tuple(a) for n, (a, _, _) in layout["modules"].items()}
-    shapes |= {f"{n}.b": tuple(b) for n, (_, b, _) in layout["modules"].items()}
-    shapes |= {name: tuple(shape) for name, shape in layout["dense"].items()}
-    tensors = from_record(record, shapes, wire)
-    modules = {n: Factors(tensors[f"{n}.a"], tensors[f"{n}.b"], s) for n, (_, _, s) in layout["modules"].items()}
-    return Adapter(modules, {name: tensors[name] for name in layout["dense"]})
+def _within(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one field, by their names in it."""
+    return {name.partition("/")[2]: tensor for name, tensor in tensors.items() if _part(name) == part}
+
+
+def _wire(part: str, wire: str) -> str:
+    return "float32" if part == EXACT else wire

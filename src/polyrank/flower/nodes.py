@@ -36,20 +36,17 @@ class Member:
         node: Flower's number of the node.
         client: its name in the federation.
         rank: that it declares, or None.
-        labels: how many examples it has of each label.
+        examples: that it trains on.
+        labels: how many of them have each label; nothing where the data have none.
         own: whether the data are its own, and no part of the federation's.
     """
 
     node: int
     client: str
     rank: int | None
+    examples: int = 0
     labels: tuple[int, ...] = ()
     own: bool = False
-
-    @property
-    def examples(self) -> int:
-        """That it trains on."""
-        return sum(self.labels)
 
 
 @dataclass

@@ -47,6 +47,7 @@ class PlainClients:
         self.sent: Mapping[str, Download] = {}
         """What the last messages held, by client."""
         self._failures: Mapping[str, str] = {}
+        self._read: dict[str, tuple[Message, ClientUpdate]] = {}  # replies that were read while they were collected
 
     def contents(self, state: ServerState, clients: Sequence[str], config: ConfigRecord) -> dict[str, RecordDict]:
         """What each client is sent, with the arrays cut to its rank.
@@ -79,8 +80,10 @@ class PlainClients:
         def requests(clients: Sequence[str]) -> dict[str, Message | FlowerError]:
             return {c: Message(contents[c], int(c), "train", ttl=seconds) for c in clients}
 
+        self._read = {}
+
         def read(client: str, reply: Message) -> Message:
-            self.update(client, reply)
+            self._read[client] = reply, self.update(client, reply)
             return reply
 
         replies, self._failures = collect(
@@ -109,7 +112,7 @@ class PlainClients:
         return ClientUpdate(client, adapter, weight, numbers)
 
     def updates(self, replies: Iterable[Message]) -> tuple[list[ClientUpdate], dict[str, str]]:
-        """Of those that were asked and gave a good reply, and why the others gave none."""
+        """Updates of those that were asked and gave a good reply, and why the others gave none."""
         found: list[ClientUpdate] = []
         dropped: dict[str, str] = {}
         for reply in replies:
@@ -117,14 +120,15 @@ class PlainClients:
             if reply.has_error() or client not in self.sent:
                 continue  # an error that the SuperLink made names another node
             try:
-                found.append(self.update(client, reply))
+                known, update = self._read.get(client, (None, None))
+                found.append(update if update is not None and known is reply else self.update(client, reply))
             except FlowerError as error:
                 dropped[client] = reason_of(error)
         silent = self.sent.keys() - {update.client for update in found} - dropped.keys()
         return found, dropped | {c: self._failures.get(c, "no reply, or an error") for c in silent}
 
     def metrics(self, updates: Sequence[ClientUpdate], result: RoundResult) -> MetricRecord:
-        """Of a round: the clients' own, weighted as their updates, and what was counted."""
+        """Metrics of a round: the clients' own, weighted as their updates, and what was counted."""
         good = set(result.used)
         used = [update for update in updates if update.client in good]
         numbers: dict[str, int | float | list[int] | list[float]] = {}

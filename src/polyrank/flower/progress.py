@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.common import log
 
-from polyrank.core.state import OWN
 from polyrank.runs.listener import NOT_TRACKED, Listener
-from polyrank.tasks.metric import TEST
+from polyrank.tasks.metric import OWN, TEST
 
 if TYPE_CHECKING:
     from polyrank.core.state import ServerState
-    from polyrank.federation.setup import Federation
+    from polyrank.federation.server import Server
 
 
 class Progress(Listener):
@@ -24,15 +23,15 @@ class Progress(Listener):
         self._rounds = 0
         self._shown: list[tuple[str, str]] = []
 
-    def on_start(self, federation: Federation, state: ServerState) -> None:
-        self._rounds = federation.config.federation.rounds
-        primary, curves = federation.task.primary, [metric for metric in federation.task.metrics if metric.curve]
+    def on_start(self, server: Server, state: ServerState) -> None:
+        self._rounds = server.config.federation.rounds
+        primary, curves = server.site.task.primary, [metric for metric in server.site.task.metrics if metric.curve]
         self._shown = [(f"{TEST}{metric.name}", f"test {metric.title}") for metric in curves]
         self._shown += [("train/loss", "training loss"), (f"{OWN}{primary.name}", f"{primary.title} at the sites")]
         ranks = list(state.ranks.values())
         counted = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))
-        log(INFO, "read %s", federation.rows_read)
-        log(INFO, "%d clients: %s; aggregation %s", len(ranks), counted, federation.method.info.name)
+        log(INFO, "read %s", server.rows_read)
+        log(INFO, "%d clients: %s; aggregation %s", len(ranks), counted, server.method.info.name)
         if state.round:
             log(INFO, "going on after round %d", state.round)
 

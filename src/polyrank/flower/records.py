@@ -47,17 +47,23 @@ def from_record(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]], wi
         missing, unknown = sorted(expected.keys() - record.keys()), sorted(record.keys() - expected.keys())
         lacks, more = (shown(names[:3], 300) if names else "none" for names in (missing, unknown))
         raise FlowerError(f"missing tensors: {lacks}, unknown ones: {more}")
+    return {name: from_array(name, record[name], shape, wire) for name, shape in expected.items()}
+
+
+def from_array(name: str, array: Array, shape: tuple[int, ...], wire: str) -> Tensor:
+    """One tensor in float32.
+
+    Raises:
+        FlowerError: as `from_record`.
+    """
     kind = np.dtype(np.uint16 if wire == "bfloat16" else wire)
-    tensors: dict[str, Tensor] = {}
-    for name, shape in expected.items():
-        tensor = torch.from_numpy(_values(name, record[name].data, shape, kind))
-        tensor = (tensor.view(torch.bfloat16) if wire == "bfloat16" else tensor).float()
-        if not bool(torch.isfinite(tensor).all()):
-            raise FlowerError(f"NaN or infinite values in {name}")
-        if tensor.numel() and float(tensor.abs().max()) > LARGEST:
-            raise FlowerError(f"{name} holds {float(tensor.abs().max()):.3g}, above {LARGEST:.0e}")
-        tensors[name] = tensor
-    return tensors
+    tensor = torch.from_numpy(_values(name, array.data, shape, kind))
+    tensor = (tensor.view(torch.bfloat16) if wire == "bfloat16" else tensor).float()
+    if not bool(torch.isfinite(tensor).all()):
+        raise FlowerError(f"NaN or infinite values in {name}")
+    if tensor.numel() and float(tensor.abs().max()) > LARGEST:
+        raise FlowerError(f"{name} holds {float(tensor.abs().max()):.3g}, above {LARGEST:.0e}")
+    return tensor
 
 
 def _values(name: str, data: bytes, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:

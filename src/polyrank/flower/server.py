@@ -18,7 +18,6 @@ from polyrank import config as configuration
 from polyrank.aggregation.as_sent import AsSent
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError, RunFolderError, did_you_mean
-from polyrank.data import Partition
 from polyrank.flower.admission import Admission
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.facts import MOST_EXAMPLES, question
@@ -27,10 +26,9 @@ from polyrank.flower.progress import Progress
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
 from polyrank.runs.listener import Listener, Listeners
-from polyrank.tasks.task import Elsewhere
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
-    from polyrank.federation.setup import Federation
+    from polyrank.federation.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -127,50 +125,57 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
     from polyrank.runs.folder import RunFolder
     from polyrank.runs.runner import run
 
-    def place(federation: Federation) -> Federation:
-        return over_flower(federation, grid, settings)
+    def over(server: Server) -> Server:
+        return over_flower(server, grid, settings)
 
     out = Path(settings.out)
     if not settings.resume and RunFolder(out).exists():
         raise RunFolderError(f"{out.absolute()} holds another run; go on with it by resume=true, or name another out")
     config = configuration.override(config, ["training.workers=1"])
     listeners = Listeners([Progress(), *([listener] if listener else [])])
-    return run(config, out, resume=settings.resume, listener=listeners, place=place)
+    return run(config, out, resume=settings.resume, listener=listeners, over=over)
 
 
-def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Federation:
-    """The federation with the grid's nodes as its clients.
+def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
+    """The server with the grid's nodes as its clients.
 
     Raises:
         FlowerError: too few nodes that fit the configuration; those that do not are left out by name.
         ConfigError: something would stay with the clients, which have no memory between messages.
     """
-    if keeps := federation.parts(1).keeps | federation.parts(2).keeps:
+    if keeps := server.parts(1).keeps | server.parts(2).keeps:
         raise ConfigError(
-            f"with {federation.method.info.name} and federation.head {federation.config.federation.head}, "
+            f"with {server.method.info.name} and federation.head {server.config.federation.head}, "
             f"{' and '.join(sorted(keeps))} would stay with each client; on Flower clients keep nothing between rounds"
         )
-    named = federation.config.data.model_copy(update={"labels": list(federation.labels)})
-    text = configuration.dump(federation.config.model_copy(update={"data": named}))
-    read = Admission(federation, settings.most_examples)
+    named = server.config.data.model_copy(update={"labels": list(server.site.labels)})
+    text = configuration.dump(server.config.model_copy(update={"data": named}))
+    read = Admission(server, settings.most_examples)
     nodes = Nodes(grid, question(text), read, settings.timeout)
-    nodes.wait(settings.min_nodes, settings.wait, clients=0 if settings.min_nodes else len(federation.clients))
+    nodes.wait(settings.min_nodes, settings.wait, clients=0 if settings.min_nodes else len(server.clients))
     members = nodes.here()
     declared = {client: member.rank for client, member in members.items() if member.rank is not None}
     engine = FlowerEngine(
         nodes,
         text,
-        federation.task.metrics,
+        server.site.task.metrics,
         wire=settings.wire,
         timeout=settings.timeout,
         least=settings.min_replies,
         repeats=settings.repeats,
     )
+    from polyrank.federation.population import Population  # imports transformers
+
+    own = any(member.own for member in members.values())
+    population = Population(
+        {client: member.examples for client, member in members.items()},
+        {client: member.labels for client, member in members.items()},
+        {} if own else server.population.groups,
+    )
     return replace(
-        federation,
-        examples={client: Elsewhere.of(member.labels) for client, member in members.items()},
-        partition=Partition({}, {}) if any(member.own for member in members.values()) else federation.partition,
+        server,
+        population=population,
         engine=engine,
-        method=AsSent(federation.method, WIRE[settings.wire]),
-        policy=Declared(federation.config.ranks, inner=federation.policy, ranks=declared),
+        method=AsSent(server.method, WIRE[settings.wire]),
+        policy=Declared(server.config.ranks, inner=server.policy, ranks=declared),
     )

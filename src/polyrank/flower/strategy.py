@@ -266,12 +266,12 @@ class RankStrategy(Strategy):
         return [Message(content, int(client), "train", ttl=self.timeout) for client, content in contents.items()]
 
     def _losses(self, state: ServerState, grid: Grid, config: ConfigRecord) -> dict[str, float]:
-        """Of the scoring round: everybody trains once, and nothing is aggregated."""
+        """Losses of the scoring round, in which everybody trains once and nothing is aggregated."""
         assert self.validate is not None  # checked where the strategy was made
         losses = dict.fromkeys(state.ranks, math.inf)
         asked = self._messages(state, sorted(state.ranks), config)
-        for reply in self._clients.collect(grid, asked, self.timeout):
-            update = self._clients.update(str(reply.metadata.src_node_id), reply)
+        updates, _ = self._clients.updates(self._clients.collect(grid, asked, self.timeout))
+        for update in updates:
             loss = self.validate(to_arrays(update.adapter))
             losses[update.client] = loss if math.isfinite(loss) else math.inf
         return losses

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import PARTS, Adapter, Factors, Part
 from polyrank.core.errors import AdapterError, ModelError, did_you_mean
 from polyrank.core.seeds import torch_generator
 from polyrank.hf.files import quiet
@@ -30,7 +30,6 @@ SLOT = "polyrank"
 """The name under which PEFT knows the one adapter that is installed at a time."""
 BASE_SLOT = "polyrank_base_change"
 """The frozen update beside it, where there is one."""
-EVERYTHING = frozenset({"a", "b", "head"})
 
 
 class ResidentModel:
@@ -176,8 +175,8 @@ class ResidentModel:
         self._install_base_change(base_change)
         for name, layer in self._layers.items():
             factors = adapter.modules[name]
-            _place(layer.lora_A[SLOT], factors.a.to(self.adapter_dtype))
-            _place(layer.lora_B[SLOT], factors.b.to(self.adapter_dtype))
+            _set_weight(layer.lora_A[SLOT], factors.a.to(self.adapter_dtype))
+            _set_weight(layer.lora_B[SLOT], factors.b.to(self.adapter_dtype))
             layer.r[SLOT] = factors.rank
             layer.scaling[SLOT] = factors.scale
         with torch.no_grad():
@@ -244,8 +243,8 @@ class ResidentModel:
         }
         return Adapter(modules, {name: copy(parameter) for name, parameter in self._dense.items()})
 
-    def trainable(self, parts: frozenset[str] = EVERYTHING) -> list[nn.Parameter]:
-        """The parameters that are trained, of ``"a"``, ``"b"`` and ``"head"``; nothing else gets a gradient."""
+    def trainable(self, parts: frozenset[Part] = PARTS) -> list[nn.Parameter]:
+        """The parameters that are trained, of these parts; nothing else gets a gradient."""
         chosen: list[nn.Parameter] = []
         for layer in self._layers.values():
             for part, linear in (("a", layer.lora_A[SLOT]), ("b", layer.lora_B[SLOT])):
@@ -284,7 +283,7 @@ class ResidentModel:
             yield
 
 
-def _place(linear: nn.Linear, value: Tensor) -> None:
+def _set_weight(linear: nn.Linear, value: Tensor) -> None:
     """Give a factor's layer new weights of any rank; in place where the rank is the same."""
     weight = linear.weight
     if weight.shape == value.shape and weight.dtype == value.dtype:

@@ -46,7 +46,7 @@ class Loss:
 
     @staticmethod
     def together(losses: Iterable[Loss]) -> Loss:
-        """Of all modules as one: norms add up in squares."""
+        """The figures of all modules as one: norms add up in squares."""
         each = list(losses)
         return Loss(math.hypot(*(loss.gap for loss in each)), math.hypot(*(loss.size for loss in each)))
 

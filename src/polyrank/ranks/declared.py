@@ -25,16 +25,16 @@ class Declared(RankPolicy):
 
     @property
     def scores(self) -> bool:
-        """As the configured policy."""
+        """See `RankPolicy`; the configured policy decides."""
         return self.inner.scores
 
     @property
     def prunes(self) -> bool:
-        """As the configured policy."""
+        """See `RankPolicy`; the configured policy decides."""
         return self.inner.prunes
 
     def shrunk(self, rank: int) -> int:
-        """As the configured policy."""
+        """See `RankPolicy`; the configured policy decides."""
         return self.inner.shrunk(rank)
 
     def start(self, clients: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, int]:
@@ -65,5 +65,5 @@ class Declared(RankPolicy):
     def adapt(
         self, ranks: Mapping[str, int], started: Mapping[str, Adapter], updates: Sequence[ClientUpdate]
     ) -> dict[str, int]:
-        """As the configured policy."""
+        """See `RankPolicy`; the configured policy decides."""
         return self.inner.adapt(ranks, started, updates)

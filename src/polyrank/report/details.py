@@ -173,7 +173,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:  # Any
 
 
 def _about(run: Run) -> dict[str, str]:
-    """Of run.json, but for what belongs to the data."""
+    """What run.json says, but for what belongs to the data."""
     known = {key: value for key, value in run.about.items() if key not in ("labels", "head_modules", "versions")}
     return _flat(run.about.get("versions") or {}) | _flat(known)
 

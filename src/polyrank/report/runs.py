@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.config import Config, TaskConfig
+from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
 from polyrank.runs.agreement import SOURCES, differences
@@ -20,7 +21,7 @@ _ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
     "output": True,
     "evaluation": True,
     "federation": {"seed", "rounds"},
-    "training": {"engine", "clients_per_pass", "workers", "attention"},
+    "training": {*HOW, "attention"},
 }
 """What runs of one name may differ in, since ``auto`` may have chosen differently. Method, options and ranks have a
 form of their own in the name."""
@@ -50,7 +51,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of all that was drawn in it."""
+        """The seed of all that was drawn in it."""
         return self.config.federation.seed
 
     @property

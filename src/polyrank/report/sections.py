@@ -77,7 +77,7 @@ def _learning(groups: Groups, comparison: Comparison) -> list[Figure | Missing]:
 
 
 def _own_models(groups: Groups) -> str:
-    """Of methods whose clients have models of their own: what is shown of them."""
+    """What is shown of methods whose clients have models of their own."""
     said = ""
     for name, runs in groups.items():
         if stay := runs[0].about.get("stay_with_clients"):

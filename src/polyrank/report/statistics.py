@@ -233,7 +233,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _corrected(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The same with ``p_holm`` for all that were tested."""
+    """These comparisons with ``p_holm`` for all that were tested."""
     tested = [difference.p for difference in differences if difference and difference.p is not None]
     values = iter(holm(tested))
     return [

@@ -85,7 +85,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
-    """Of the columns of `cells`."""
+    """Headings of the columns of `cells`."""
     metric = comparison.metric
     target = metric.level(comparison.target)
     return (

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.config import Config, TaskConfig
+from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 
-HOW: tuple[str, ...] = ("engine", "clients_per_pass", "workers")
-"""How clients are trained, not what comes out: every engine gives the same result."""
 SOURCES: Mapping[str, tuple[str, ...]] = {"data": ("train", "test"), "model": ("name", "revision")}
 """Where data and model lie; digests say what they hold."""
 _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
@@ -41,7 +40,7 @@ class Asked:
     resolved: Config
 
     def agreed(self, now: Config, folder: Path) -> Asked:
-        """The same of the run that goes on: the saved values, and what may change of ``now``.
+        """The configurations of the run that goes on: the saved values, and what may change of ``now``.
 
         Raises:
             RunFolderError: another value differs; each one is named.

@@ -15,17 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
-
-from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.errors import RunFolderError
+from polyrank.core import codec
+from polyrank.core.errors import CodecError, RunFolderError
 from polyrank.core.state import ServerState
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 
 
@@ -41,10 +37,10 @@ def save(folder: Path, state: ServerState, fingerprint: str) -> Path:
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     try:
-        # copies: safetensors refuses tensors that share memory, as an untrained local head does with the global one
-        tensors = save_tensors({name: tensor.contiguous().clone() for name, tensor in _flat(state).items()})
+        header, named = codec.encode(state)
+        tensors = codec.to_bytes(named)
         _write(writing / "tensors.safetensors", tensors)
-        about = _describe(state, fingerprint)
+        about = {"format": FORMAT, "configuration": fingerprint, "state": header}
         text = json.dumps({"sha256": _checksum(about, tensors), **about}, indent=1)
         _write(writing / "state.json", text.encode())
         _sync(writing)
@@ -70,7 +66,7 @@ def load(folder: Path, fingerprint: str | None = None) -> ServerState:
     for path in rounds:
         try:
             state, found = _read(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, CodecError) as error:
             problems.append(f"{path.name}: {error}")
             log.warning("the checkpoint %s is damaged (%s); trying the previous one", path.name, error)
             continue
@@ -93,66 +89,22 @@ def _rounds(folder: Path) -> list[Path]:
     return sorted((p for p, n in numbers.items() if n.isdecimal()), key=lambda p: int(numbers[p]), reverse=True)
 
 
-def _flat(state: ServerState) -> dict[str, Tensor]:
-    tensors = {f"global/{name}": tensor for name, tensor in state.adapter.tensors()}
-    if state.base_change is not None:
-        tensors |= {f"base_change/{name}": tensor for name, tensor in state.base_change.tensors()}
-    for client, own in state.personal.items():
-        tensors |= {f"personal/{client}/{name}": tensor for name, tensor in own.items()}
-    return tensors
-
-
-def _describe(state: ServerState, fingerprint: str) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "round": state.round,
-        "configuration": fingerprint,
-        "module_scales": {name: factors.scale for name, factors in state.adapter.modules.items()},
-        "dense": list(state.adapter.dense),
-        "base_change_scales": None
-        if state.base_change is None
-        else {name: factors.scale for name, factors in state.base_change.modules.items()},
-        "seed": state.seed,
-        "ranks": dict(state.ranks),
-        "scales": dict(state.scales),
-        "personal": {client: list(own) for client, own in state.personal.items()},
-    }
-
-
 def _checksum(about: Mapping[str, Any], tensors: bytes) -> str:
-    """Of the description and the tensors: a changed round or rank must not pass for a whole checkpoint either."""
+    """A checksum of description and tensors: a changed round or rank must not pass for a whole checkpoint either."""
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     found.update(tensors)
     return found.hexdigest()
 
 
 def _read(path: Path) -> tuple[ServerState, str]:
-    """State and fingerprint of one checkpoint; ValueError, KeyError or OSError if it is not whole."""
+    """State and fingerprint of one checkpoint; ValueError, KeyError, CodecError or OSError if it is not whole."""
     about = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if about["format"] != FORMAT:
-        raise ValueError(f"format {about['format']}, expected {FORMAT}")
+        raise ValueError(f"format {about['format']}, expected {FORMAT}: another version of PolyRank wrote it")
     data = (path / "tensors.safetensors").read_bytes()
     if about.pop("sha256") != _checksum(about, data):
         raise ValueError("the checksum does not match")
-    tensors = load_tensors(data)
-
-    def modules(kind: str, scales: Mapping[str, float]) -> dict[str, Factors]:
-        return {n: Factors(tensors[f"{kind}/{n}.a"], tensors[f"{kind}/{n}.b"], s) for n, s in scales.items()}
-
-    dense = {name: tensors[f"global/{name}"] for name in about["dense"]}
-    change = about["base_change_scales"]
-    state = ServerState(
-        round=about["round"],
-        adapter=Adapter(modules("global", about["module_scales"]), dense),
-        base_change=None if change is None else Adapter(modules("base_change", change)),
-        seed=about["seed"],
-        ranks=about["ranks"],
-        scales=about["scales"],
-        personal={
-            client: {name: tensors[f"personal/{client}/{name}"] for name in names}
-            for client, names in about["personal"].items()
-        },
-    )
+    state = codec.decode(ServerState, about["state"], codec.from_bytes(data))
     return state, about["configuration"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyrank.core.state import ServerState
-    from polyrank.federation.setup import Federation
+    from polyrank.federation.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Listener:
         """What it is called where it failed."""
         return type(self).__name__
 
-    def on_start(self, federation: Federation, state: ServerState) -> None:
+    def on_start(self, server: Server, state: ServerState) -> None:
         """Everything is loaded; rounds follow."""
 
     def on_client(self, stage: str, done: int, total: int) -> None:
@@ -99,9 +99,9 @@ class Listeners(Listener):
     def __init__(self, members: Iterable[Listener] = ()) -> None:
         self._members = [_Member(own) for member in members for own in _flat(member)]
 
-    def on_start(self, federation: Federation, state: ServerState) -> None:
+    def on_start(self, server: Server, state: ServerState) -> None:
         for member in self._members:
-            member.tell("the start", lambda listener: listener.on_start(federation, state))
+            member.tell("the start", lambda listener: listener.on_start(server, state))
             member.left_alone = member.error is not None
 
     def on_client(self, stage: str, done: int, total: int) -> None:
@@ -117,7 +117,7 @@ class Listeners(Listener):
             member.tell(metrics["round"], lambda listener: listener.on_round(metrics))
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
-        """As `Listener`; each is also told what those before it missed, as ``not_tracked``."""
+        """See `Listener`; each is also told what those before it missed, as ``not_tracked``."""
         for member in self._members:
             member.tell("the end", lambda listener: listener.on_end({**summary, **self.missed()}))
 

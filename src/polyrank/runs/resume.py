@@ -8,9 +8,9 @@ from typing import Any
 
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ServerState
-from polyrank.federation.metrics import is_due, test_metrics
-from polyrank.federation.round import cohort
-from polyrank.federation.setup import Federation
+from polyrank.federation.evaluation import score_global
+from polyrank.federation.metrics import is_due, named
+from polyrank.federation.server import Server
 from polyrank.hf.digest import model_digests
 from polyrank.runs.agreement import differences
 from polyrank.runs.folder import RunFolder
@@ -19,7 +19,7 @@ from polyrank.tasks.metric import TEST, is_evaluated
 log = logging.getLogger(__name__)
 
 
-def check_same(federation: Federation, folder: RunFolder) -> None:
+def check_same(server: Server, folder: RunFolder) -> None:
     """Refuse what would go on in another way, and say which clients' data are not what they were.
 
     Data on this machine are compared by their digests before. A site's data are its own and may grow from one day to
@@ -28,10 +28,12 @@ def check_same(federation: Federation, folder: RunFolder) -> None:
     Raises:
         RunFolderError: the classes have another order, or tensors would travel in another dtype.
     """
-    about, wire = folder.read_json("run"), federation.engine.wire
-    if about["labels"] != list(federation.labels) or about.get("outputs", about["labels"]) != list(federation.outputs):
+    about, wire = folder.read_json("run"), server.engine.wire
+    if about["labels"] != list(server.site.labels) or about.get("outputs", about["labels"]) != list(
+        server.site.outputs
+    ):
         raise RunFolderError(
-            f"{folder.path}: the classes were {', '.join(about['labels'])} and are {', '.join(federation.labels)}; a "
+            f"{folder.path}: the classes were {', '.join(about['labels'])} and are {', '.join(server.site.labels)}; a "
             "head knows them by their order, so start a new run with another --out"
         )
     if about.get("wire", wire) != wire:
@@ -40,8 +42,8 @@ def check_same(federation: Federation, folder: RunFolder) -> None:
             f"{about['wire']!r}, or start a new run with another out"
         )
     saved = folder.read_json("clients")["clients"]
-    for client in federation.clients:
-        before, now = saved.get(client, {}).get("labels"), federation.label_counts(client)
+    for client in server.clients:
+        before, now = saved.get(client, {}).get("labels"), list(server.population.labels[client])
         if before is not None and before != now:
             log.warning("%s had %s examples of the labels when the run began, and has %s now", client, before, now)
 
@@ -63,7 +65,7 @@ def check_model(folder: RunFolder) -> None:
         )
 
 
-def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -> list[dict[str, Any]]:
+def lines_until(server: Server, folder: RunFolder, state: ServerState) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl up to the state's round, as an uninterrupted run of the asked length has them.
 
     Lines of rounds whose checkpoint was never finished are left out; the last round of all is evaluated if it was not.
@@ -72,7 +74,7 @@ def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -
         RunFolderError: as `on_schedule`; the line of a round is missing; or clients have shrunk since the last round,
             and it is their own models that were to be measured after it.
     """
-    rounds, every = federation.config.federation.rounds, federation.config.evaluation.every
+    rounds, every = server.config.federation.rounds, server.config.evaluation.every
     lines = [line for line in folder.read_metrics() if line["round"] <= state.round]
     if len(lines) < state.round:  # a round's line is on disk before its checkpoint
         raise RunFolderError(
@@ -89,13 +91,12 @@ def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -
             every,
         )
     if lines and lines[-1]["round"] == rounds and not is_evaluated(lines[-1]):
-        if federation.policy.prunes and federation.parts(rounds).keeps:
+        if server.policy.prunes and server.parts(rounds).keeps:
             raise RunFolderError(
                 f"round {rounds} was not evaluated before its clients shrank; raise federation.rounds to go on"
             )
-        options = federation.config.federation
-        names = cohort(federation.clients, options.participation, options.seed, rounds)
-        lines[-1] = {"round": rounds, **test_metrics(federation, state, names), **lines[-1]}
+        scores = score_global(server, state, server.cohort(rounds))
+        lines[-1] = {"round": rounds, **named(scores), **lines[-1]}
     return lines
 
 

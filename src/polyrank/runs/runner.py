@@ -5,27 +5,26 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.evaluation import rank_groups
-from polyrank.federation.job import job
-from polyrank.federation.metrics import round_metrics, summarise
+from polyrank.federation.evaluation import rank_groups, score_global
+from polyrank.federation.metrics import Played, is_due, line_of, summarise
 from polyrank.federation.round import (
-    cohort,
     global_model,
     personalise,
     read_outs,
     with_ranks,
 )
-from polyrank.federation.scoring import Scores, score_clients
-from polyrank.federation.setup import Federation, build
+from polyrank.federation.scoring import Known, score_clients
+from polyrank.federation.server import Server, build
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.runs import checkpoint
@@ -36,7 +35,7 @@ from polyrank.runs.models import stay_with_clients
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
 from polyrank.training.profile import PHASES
-from polyrank.training.work import Job
+from polyrank.training.work import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +48,9 @@ def run(
     overwrite: bool = False,
     profile: bool = False,
     listener: Listener | None = None,
-    scores: Scores | None = None,
+    scores: Known | None = None,
     requested: Config | None = None,
-    place: Callable[[Federation], Federation] | None = None,
+    over: Callable[[Server], Server] | None = None,
 ) -> dict[str, Any]:
     """Run a federation on this machine and return what ``summary.json`` holds.
 
@@ -67,7 +66,7 @@ def run(
         scores: results of the scoring rounds of other runs (see `polyrank.federation.scoring`); they are used and added
             to, so that runs that would score the same clients in the same way do it once.
         requested: what was asked for, where ``config`` has more of it settled; what a later call is compared with.
-        place: what changes the federation before it starts, where clients are not on this machine.
+        over: what changes the server before it starts, where clients are not on this machine.
 
     Raises:
         PolyRankError: the configuration, the data, the model or the folder does not fit.
@@ -82,14 +81,14 @@ def run(
     output = config.output
     listeners = Listeners([*trackers(output.trackers, output.project, folder.path), *([listener] if listener else [])])
     check = partial(record.check, config=asked.resolved, python=platform.python_version()) if record else None
-    federation = build(asked.resolved, profile=profile, check=check)
+    server = build(asked.resolved, profile=profile, check=check)
     try:
-        federation = place(federation) if place else federation
-        runner = Runner(federation, folder, listeners, asked.requested)
+        server = over(server) if over else server
+        runner = Runner(server, folder, listeners, asked.requested)
         begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
         runner.run(begun)
     finally:
-        federation.close()
+        server.close()
     summary: dict[str, Any] = folder.read_json("summary")
     return summary
 
@@ -108,18 +107,18 @@ class Runner:
     """Runs rounds and keeps the run folder up to date.
 
     Args:
-        federation: what is run.
+        server: what is run.
         folder: where results go.
         listeners: told of progress.
-        requested: what was asked for; by default the federation's own configuration.
+        requested: what was asked for; by default the server's own configuration.
     """
 
-    federation: Federation
+    server: Server
     folder: RunFolder
     listeners: Listeners
     requested: Config | None = None
 
-    def start(self, *, overwrite: bool = False, scores: Scores | None = None) -> ServerState:
+    def start(self, *, overwrite: bool = False, scores: Known | None = None) -> ServerState:
         """Begin a new run: write the configuration, score clients where the policy asks for it, save round 0.
 
         Raises:
@@ -127,22 +126,23 @@ class Runner:
         """
         self.folder.create(overwrite=overwrite)
         self.folder.write_config(self._asked())
-        labels, outputs = list(self.federation.labels), list(self.federation.outputs)
+        site = self.server.site
+        labels, outputs = list(site.labels), list(site.outputs)
         about = {
-            "task": self.federation.config.task.name,
+            "task": self.server.config.task.name,
             "labels": labels,
             **({} if outputs == labels else {"outputs": outputs}),
-            "head_modules": list(self.federation.resident.base.head_modules),
-            "digests": dict(self.federation.digests),
-            "wire": self.federation.engine.wire,
-            "stay_with_clients": list(stay_with_clients(self.federation.config)),
+            "head_modules": list(site.resident.base.head_modules),
+            "digests": dict(site.digests),
+            "wire": self.server.engine.wire,
+            "stay_with_clients": list(stay_with_clients(self.server.config)),
             **about_this_machine(),
         }
         self.folder.write_json("run", about)
-        state = self.federation.initial_state()
-        self.listeners.on_start(self.federation, state)
+        state = self.server.initial_state()
+        self.listeners.on_start(self.server, state)
         state, clients = score_clients(
-            self.federation, state, partial(self.listeners.on_client, "scoring"), {} if scores is None else scores
+            self.server, state, partial(self.listeners.on_client, "scoring"), {} if scores is None else scores
         )
         self.folder.write_json("clients", clients)
         self._save(state)
@@ -154,61 +154,64 @@ class Runner:
         Raises:
             RunFolderError: more rounds are done than are asked for, or the labels or their order are others.
         """
-        rounds = self.federation.config.federation.rounds
+        rounds = self.server.config.federation.rounds
         if state.round > rounds:
             raise RunFolderError(
                 f"{self.folder.path} holds {state.round} finished rounds and federation.rounds is {rounds}; expected "
                 f"{state.round} or more"
             )
-        check_same(self.federation, self.folder)
-        self.folder.write_metrics(lines_until(self.federation, self.folder, state))
+        check_same(self.server, self.folder)
+        self.folder.write_metrics(lines_until(self.server, self.folder, state))
         self.folder.write_config(self._asked())
-        if new := set(self.federation.clients) - state.ranks.keys():
-            started = self.federation.initial_state()
+        if new := set(self.server.clients) - state.ranks.keys():
+            started = self.server.initial_state()
             ranks = {**state.ranks, **{client: started.ranks[client] for client in new}}
             state = with_ranks(state, ranks, {**state.scales, **{client: started.scales[client] for client in new}})
-        self.listeners.on_start(self.federation, state)
+        self.listeners.on_start(self.server, state)
         return state
 
     def _asked(self) -> Asked:
-        return Asked(self.requested or self.federation.config, self.federation.config)
+        return Asked(self.requested or self.server.config, self.server.config)
 
     def run(self, state: ServerState) -> ServerState:
         """All rounds that are left; then the adapter and the summary are written."""
-        last = self._cohort(max(state.round, 1))
-        while state.round < self.federation.config.federation.rounds:
+        while state.round < self.server.config.federation.rounds:
             state = self.step(state)
-            last = self._cohort(state.round)
-        self._finish(state, last)
+        self._finish(state)
         return state
 
     def step(self, state: ServerState) -> ServerState:
         """One round: read out, train, aggregate, evaluate, save."""
         start = time.perf_counter()
-        federation, number, clock = self.federation, state.round + 1, self.federation.clock
+        server, number, clock = self.server, state.round + 1, self.server.site.clock
         clock.take()
-        clients = self._cohort(number)
-        sent = read_outs(state, clients, federation.method)
-        jobs = [job(federation, state, client, number, personalise(state, client, sent[client])) for client in clients]
-        updates: list[ClientUpdate] = []
-        for update in federation.engine.train(jobs):
-            updates.append(update)
-            self.listeners.on_client("training", len(updates), len(jobs))
+        sent = read_outs(state, server.cohort(number), server.method)
+        starts = {client: personalise(state, client, own) for client, own in sent.items()}
+        works = {client: server.work(state, client, number, start) for client, start in starts.items()}
+        outcomes: list[Outcome] = []
+        for outcome in server.engine.run(list(works.values())):
+            outcomes.append(outcome)
+            self.listeners.on_client("training", len(outcomes), len(works))
+        found = [outcome.update(works[outcome.client]) for outcome in outcomes]
+        updates = [update for update in found if update is not None]
         with clock("aggregation"):
             result = aggregate(
                 state,
                 updates,
-                federation.method,
-                uniform=federation.config.aggregation.weights == "uniform",
-                local_head=federation.local_head,
+                server.method,
+                uniform=server.config.aggregation.weights == "uniform",
+                local_head=server.local_head,
                 sent=sent,
             )
-        result = replace(result, dropped={**federation.engine.failures(), **result.dropped})
+        silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
+        result = replace(result, dropped={**silent, **result.dropped})
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)
         with clock("evaluation"):
-            metrics = round_metrics(federation, state, updates, result, sent)
-        after = self._adapt_ranks(state, jobs, updates, result)
+            due = is_due(number, server.config.evaluation.every, server.config.federation.rounds)
+            scores = score_global(server, result.state, list(sent)) if due else None
+            metrics = line_of(server, Played(state, sent, outcomes, updates, result), scores)
+        after = self._adapt_ranks(state, starts, updates, result)
         seconds = time.perf_counter() - start
         metrics["seconds"] = round(seconds, 4)
         if clock.running:
@@ -220,33 +223,29 @@ class Runner:
         self.listeners.on_round(metrics)
         return after
 
-    def _cohort(self, number: int) -> tuple[str, ...]:
-        options = self.federation.config.federation
-        return cohort(self.federation.clients, options.participation, options.seed, number)
-
     def _adapt_ranks(
-        self, state: ServerState, jobs: list[Job], updates: list[ClientUpdate], result: RoundResult
+        self, state: ServerState, starts: Mapping[str, Download], updates: list[ClientUpdate], result: RoundResult
     ) -> ServerState:
         """The state after the round, with the ranks that the policy makes of it.
 
         A client judges itself, so what it has counts, not what it sent.
         """
-        federation = self.federation
-        if not federation.policy.prunes:
+        server = self.server
+        if not server.policy.prunes:
             return result.state
         good = [update for update in updates if update.client not in result.dropped]
-        started = {job.client: job.adapter for job in jobs}
-        adapted = federation.policy.adapt(state.ranks, started, good)
-        return with_ranks(result.state, adapted, federation.scales(adapted))
+        started = {client: start.adapter for client, start in starts.items()}
+        adapted = server.policy.adapt(state.ranks, started, good)
+        return with_ranks(result.state, adapted, server.scales(adapted))
 
     def _save(self, state: ServerState) -> None:
         with disk_errors(self.folder.checkpoint):
-            checkpoint.save(self.folder.checkpoint, state, fingerprint(self.federation.config, self.federation.digests))
+            checkpoint.save(self.folder.checkpoint, state, fingerprint(self.server.config, self.server.site.digests))
         self.listeners.on_saved(state.round)
 
-    def _finish(self, state: ServerState, heads: tuple[str, ...]) -> None:
-        federation = self.federation
-        stay = stay_with_clients(federation.config)
+    def _finish(self, state: ServerState) -> None:
+        server, lines = self.server, self.folder.read_metrics()
+        stay = stay_with_clients(server.config)
         if stay:
             log.warning(
                 "each client keeps its own %s; adapter/ holds what is shared, export --client NAME writes a client's",
@@ -257,9 +256,9 @@ class Runner:
                 peft_folder.write_shared(self.folder.adapter, global_model(state), stay)
             else:
                 peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
-        summary = summarise(self.folder.read_metrics(), self.folder.read_json("clients"), federation)
-        if federation.config.evaluation.rank_groups:
-            groups = rank_groups(federation, state, heads)
+        summary = summarise(lines, self.folder.read_json("clients"), server)
+        if server.config.evaluation.rank_groups:
+            groups = rank_groups(server, state, lines[-1]["clients"])
             clients = list(state.ranks.values())
             summary["rank_groups"] = [
                 {"rank": rank, "clients": clients.count(rank), **scores} for rank, scores in groups.items()

@@ -14,7 +14,7 @@ from polyrank.runs.listener import Listener
 
 if TYPE_CHECKING:
     from polyrank.core.state import ServerState
-    from polyrank.federation.setup import Federation
+    from polyrank.federation.server import Server
 
 EVENTS = "events"
 """The folder inside the run folder for trackers that write files."""
@@ -36,8 +36,8 @@ class Tracker(Listener):
     def __str__(self) -> str:
         return self._name
 
-    def on_start(self, federation: Federation, state: ServerState) -> None:  # noqa: ARG002  # the listener's signature
-        settings = federation.config.model_dump(mode="json")
+    def on_start(self, server: Server, state: ServerState) -> None:  # noqa: ARG002  # the listener's signature
+        settings = server.config.model_dump(mode="json")
         flat = {f"{section}.{key}": str(value) for section, table in settings.items() for key, value in table.items()}
         PartialState()  # accelerate's trackers ask it which process they are in
         made = LOGGER_TYPE_TO_CLASS[self._name]

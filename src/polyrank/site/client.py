@@ -1,41 +1,39 @@
-"""The other end of a site's socket: a `Worker` that asks the daemon."""
+"""The other end of a site's socket: a `Participant` that asks the daemon."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from polyrank.core.adapter import Adapter
 from polyrank.core.errors import SiteError
-from polyrank.core.state import ClientUpdate
+from polyrank.federation.participant import Facts, Participant
 from polyrank.site import messages
 from polyrank.site.address import check_system, connect
-from polyrank.site.messages import Frame
+from polyrank.site.messages import Asked, Frame
 from polyrank.site.protocol import Deadline, peer_uid, receive, seconds, send
-from polyrank.site.worker import Facts, Task, Worker
+from polyrank.training.work import Outcome, Work
 
-T = TypeVar("T")
+T = TypeVar("T", Facts, Outcome)
 
 _AGAIN = 0.05
 
 
-class SiteClient(Worker):
+class SiteClient(Participant):
     """Asks a site's daemon. Every call has a connection of its own, so that a restarted daemon is simply there again.
 
     Args:
         path: of the daemon's socket.
-        timeout: seconds for a call, waiting for other clients' tasks and for a daemon that still loads included.
+        timeout: seconds for a call, waiting for other clients' work and for a daemon that still loads included.
 
     Raises (every call):
-        SiteError: there is no daemon, it belongs to another user, it ended in the middle of the task, or it did not
+        SiteError: there is no daemon, it belongs to another user, it ended in the middle of the work, or it did not
             reply in time. Nothing is left half done: the same call may be made again.
-        PolyRankError: the site refused the task (an adapter that does not fit, an unknown client, ...), as
-            `LocalWorker` would.
+        PolyRankError: the site refused the work (an adapter that does not fit, an unknown client, ...), as
+            a `Site` in this process would.
     """
 
     def __init__(self, path: str | Path, timeout: float = 3600.0) -> None:
@@ -44,34 +42,31 @@ class SiteClient(Worker):
         self.timeout = seconds(timeout)
 
     def facts(self, client: str) -> Facts:
-        """As `Worker`."""
-        return self._ask(messages.facts_request(client), messages.read_facts, f"facts of {client}")
+        """See `Participant`."""
+        return self._ask(Asked(client), Facts)
 
-    def train(self, task: Task) -> ClientUpdate:
-        """As `Worker`."""
-        what = f"round {task.round}, training {task.client}"
-        return self._ask(messages.train_request(task), messages.read_update, what)
+    def do(self, work: Work) -> Outcome:
+        """See `Participant`."""
+        return self._ask(work, Outcome)
 
-    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Mapping[str, float]:
-        """As `Worker`."""
-        request = messages.score_request(client, adapter, base_change)
-        return self._ask(request, messages.read_scores, f"scoring for {client}")
-
-    def _ask(self, frame: Frame, read: Callable[[Mapping[str, Any], bytes], T], what: str) -> T:
+    def _ask(self, request: messages.Request, kind: type[T]) -> T:
+        what = messages.what(request)
         ended = f"the site's daemon at {self.path} ended at {what}; start it again: polyrank site --socket {self.path}"
         try:
-            reply = self._exchange(frame)
+            frame = self._exchange(messages.framed(request))
         except TimeoutError:
             raise SiteError(
                 f"the site's daemon at {self.path} did not reply within {self.timeout:g} s at {what}; it hangs, is "
-                "stopped, is still loading, or has other tasks: look at its log, restart it, or give it more time"
+                "stopped, is still loading, or has other work: look at its log, restart it, or give it more time"
             ) from None
         except OSError:  # it reset the connection
             raise SiteError(ended) from None
-        if reply is None:
+        if frame is None:
             raise SiteError(ended)
-        messages.raise_error(reply[0])
-        return read(*reply)
+        reply = messages.read_reply(*frame)
+        if not isinstance(reply, kind):
+            raise SiteError(f"the site replied {type(reply).__name__.lower()} at {what}; is it of this version?")
+        return reply
 
     def _exchange(self, frame: Frame) -> Frame | None:
         deadline = Deadline(self.timeout)

@@ -1,4 +1,4 @@
-"""A site's own process: it holds base and data, and does one task after another for those who may ask."""
+"""A site's own process: it holds base and data, and does one work after another for those who may ask."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from types import FrameType
 
 from polyrank.core.errors import PolyRankError, SiteError
 from polyrank.core.text import one_line
-from polyrank.site import messages
+from polyrank.federation.participant import Participant
 from polyrank.site.address import claimed, listening
-from polyrank.site.messages import FactsRequest, Frame, Request, TrainRequest
+from polyrank.site.messages import Asked, Frame, failed, framed, read_request, what
 from polyrank.site.protocol import Deadline, peer_uid, receive, send, start_of
-from polyrank.site.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +35,14 @@ class _Stop(BaseException):
     """SIGTERM or Ctrl-C; no error, so that nothing which handles errors holds it up."""
 
 
-def serve(load: Callable[[], Worker], path: Path, report: Report = log.info, patience: float = PATIENCE) -> None:
+def serve(load: Callable[[], Participant], path: Path, report: Report = log.info, patience: float = PATIENCE) -> None:
     """Listen until SIGTERM or Ctrl-C; in the main thread of a process of its own.
 
-    A task that fails gets an error reply, and so does a request that cannot be read; the daemon goes on. A client that
+    Work that fails gets an error reply, and so does a request that cannot be read; the daemon goes on. A client that
     hung up before its turn came is passed over.
 
     Args:
-        load: makes the worker, once it is clear that the address is free.
+        load: makes what does the work, once it is clear that the address is free.
         path: of the socket, see `polyrank.site.address.claimed`.
         report: takes a line for each thing that happens.
         patience: seconds for a client to send, and to read.
@@ -53,13 +52,13 @@ def serve(load: Callable[[], Worker], path: Path, report: Report = log.info, pat
         PolyRankError: of ``load``.
     """
     with claimed(path):
-        worker = load()
+        site = load()
         with _stopping(report), listening(path) as listener:
             report(f"ready at {path}")
             while True:
                 connection, _ = listener.accept()
                 with connection:
-                    attend(connection, worker, report, patience)
+                    attend(connection, site, report, patience)
 
 
 @contextmanager
@@ -82,12 +81,12 @@ def _stopping(report: Report) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def attend(connection: socket.socket, worker: Worker, tell: Report, patience: float) -> None:
+def attend(connection: socket.socket, site: Participant, tell: Report, patience: float) -> None:
     """One client, from its request to its reply; whatever it does, the daemon goes on.
 
     Args:
         connection: just accepted.
-        worker: does the task.
+        site: does the work.
         tell: takes a line for each thing that happens, as ``report`` of `serve`.
         patience: as in `serve`.
     """
@@ -97,58 +96,53 @@ def attend(connection: socket.socket, worker: Worker, tell: Report, patience: fl
 
     uid = peer_uid(connection)
     if uid not in (None, os.geteuid()):
-        refusal = SiteError(f"this site's daemon belongs to user {os.geteuid()}; refused user {uid}")
-        report(str(refusal))
-        _reply(connection, messages.error_reply(refusal, ""), report, patience)
+        refusal = failed(SiteError(f"this site's daemon belongs to user {os.geteuid()}; refused user {uid}"), "")
+        report(refusal.message)
+        _reply(connection, framed(refusal), report, patience)
         return
     try:
         frame = receive(connection, Deadline(patience))
         if frame is None:
             return
-        request = messages.read_request(frame[0])
-    except SiteError as error:
-        report(f"refused a request: {error}")
-        _reply(connection, messages.error_reply(error, ""), report, patience)
+        request = read_request(*frame)
+    except OSError as error:
+        report(f"gave up on a client that had not sent its request: {str(error) or type(error).__name__}")
         return
-    except (OSError, MemoryError) as error:
-        report(f"gave up on a client that had not sent its request: {error or type(error).__name__}")
+    except Exception as error:
+        if not isinstance(error, SiteError):
+            log.exception("a request cannot be read")
+        refusal = failed(error, "reading a request")
+        report(f"refused a request: {refusal.message}")
+        _reply(connection, framed(refusal), report, patience)
         return
+    doing = what(request)
     if _hung_up(connection):
-        report(f"{request.what}: passed over, the client hung up before its turn")
+        report(f"{doing}: passed over, the client hung up before its turn")
         return
-    report(f"{request.what}: begins")
+    report(f"{doing}: begins")
     start = time.monotonic()
     try:
-        reply = _do(request, frame[1], worker)
-        start_of(*reply)  # what cannot be sent is a failure of the task
+        reply = framed(site.facts(request.client) if isinstance(request, Asked) else site.do(request))
+        start_of(*reply)  # what cannot be sent is a failure of the work
         outcome = "done"
     except _Stop:
-        lost = SiteError(f"the site's daemon was ended at {request.what}; the task is lost, start the daemon again")
-        _reply(connection, messages.error_reply(lost, ""), report, min(patience, 1.0))
+        lost = SiteError(f"the site's daemon was ended at {doing}; the work is lost, start the daemon again")
+        _reply(connection, framed(failed(lost, "")), report, min(patience, 1.0))
         raise
     except Exception as error:
         if not isinstance(error, PolyRankError):
-            log.exception("%s failed", request.what)
-        reply, outcome = messages.error_reply(error, request.what), f"failed: {type(error).__name__}: {error}"
+            log.exception("%s failed", doing)
+        reply, outcome = framed(failed(error, doing)), f"failed: {type(error).__name__}: {error}"
         _free_memory()
-    report(f"{request.what}: {outcome} after {time.monotonic() - start:.1f} s")
+    report(f"{doing}: {outcome} after {time.monotonic() - start:.1f} s")
     _reply(connection, reply, report, patience)
-
-
-def _do(request: Request, body: bytes, worker: Worker) -> Frame:
-    if isinstance(request, FactsRequest):
-        return messages.facts_reply(worker.facts(request.client))
-    if isinstance(request, TrainRequest):
-        return messages.update_reply(worker.train(messages.task_of(request, body)))
-    adapter, base_change = messages.adapters_of(request, body)
-    return messages.scores_reply(worker.score(request.client, adapter, base_change))
 
 
 def _reply(connection: socket.socket, frame: Frame, report: Report, patience: float) -> None:
     try:
         send(connection, *frame, Deadline(patience))
     except (OSError, SiteError) as error:
-        report(f"a reply could not be sent: {error or type(error).__name__}")
+        report(f"a reply could not be sent: {str(error) or type(error).__name__}")
 
 
 def _hung_up(connection: socket.socket) -> bool:
@@ -162,6 +156,6 @@ def _hung_up(connection: socket.socket) -> bool:
 
 
 def _free_memory() -> None:
-    """After a failure, perhaps for want of memory, the next task finds all of the GPU that is not in use."""
+    """After a failure, perhaps for want of memory, the next work finds all of the GPU that is not in use."""
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 """What goes over a site's socket: frames of a JSON header and a body of safetensors bytes.
 
-A frame is a prefix of 16 bytes (``PRS1``, length of the header as 4 bytes, of the body as 8, big-endian), the header,
+A frame is a prefix of 16 bytes (``PRS2``, length of the header as 4 bytes, of the body as 8, big-endian), the header,
 the body. Lengths are checked against their limits before anything is read, and memory grows with what has arrived, not
 with what was announced.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from polyrank.core.errors import SiteError
 
-MAGIC = b"PRS1"
+MAGIC = b"PRS2"
 MAX_HEADER = 8 * 2**20
 MAX_BODY = 8 * 2**30
 """Bytes; an adapter of rank 64 on every linear layer of a model of 70 billion parameters has about 3 GiB."""
@@ -84,7 +84,8 @@ def receive(connection: socket.socket, deadline: Deadline) -> tuple[dict[str, An
         return None
     magic, header_size, body_size = _PREFIX.unpack(_whole(prefix, _PREFIX.size))
     if magic != MAGIC:
-        raise SiteError(f"found {magic!r} at the start of a message; expected {MAGIC!r}, as PolyRank's sites speak")
+        other = "the other side is of another version of PolyRank" if magic[:3] == MAGIC[:3] else "it is no PolyRank"
+        raise SiteError(f"found {magic!r} at the start of a message, expected {MAGIC!r}: {other}")
     _check(header_size, body_size)
     text = _whole(_read(connection, header_size, deadline), header_size)
     try:

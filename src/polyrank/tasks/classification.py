@@ -93,7 +93,7 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor, reduction: str) -> Tensor:
-    """In float32, or in float64 where the logits are."""
+    """The cross entropy in float32, or in float64 where the logits are."""
     import torch
 
     wide = logits if logits.dtype == torch.float64 else logits.float()

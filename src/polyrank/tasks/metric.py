@@ -9,6 +9,8 @@ from typing import Literal
 
 TEST = "test/"
 """Before the names of metrics of the server's test set, in metrics.jsonl."""
+OWN = "own/"
+"""Before the names of metrics that clients measured on test sets of their own."""
 SHARE = "%"
 """The unit of shares of 1: written in per cent, their differences in points."""
 TARGET_SHARE = 0.9
@@ -106,22 +108,22 @@ class Metric:
         return f"{self.bare(value)} %" if self.share else self.bare(value)
 
     def text(self, value: float) -> str:
-        """With its unit."""
+        """The value with its unit."""
         if not math.isfinite(value):
             return "no finite number"
         return self.number(value) if self.share or not self.unit else f"{self.number(value)} {self.unit}"
 
     def gap(self, difference: float) -> str:
-        """Of a difference."""
+        """A difference with its unit."""
         unit = "points" if self.share else self.unit
         return f"{self.bare(difference)} {unit}".strip()
 
     def level(self, target: float) -> str:
-        """Of a target, with no more digits than it has."""
+        """A target, with no more digits than it has."""
         return f"{100 * target:g} %" if self.share else f"{target:g} {self.unit}".strip()
 
     def named(self, value: float, of: str) -> str:
-        """In a sentence, ``of`` the test set."""
+        """The metric in a sentence, ``of`` the test set."""
         return f"{self.text(value)} {of} {self.title}" if self.share else f"a {of} {self.title} of {self.text(value)}"
 
 

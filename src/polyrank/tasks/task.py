@@ -68,29 +68,6 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class Elsewhere(Examples):
-    """Examples that somebody else holds: how many of each kind, and none of them here.
-
-    Args:
-        counts: by kind; one number, of all, where the data have no kinds.
-    """
-
-    counts: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, counts: Sequence[int]) -> Elsewhere:
-        """So many of each kind; nothing grows with their number."""
-        nothing = np.empty(0, dtype=np.int64)
-        return cls((), nothing, 0, nothing, tuple(counts))
-
-    def __len__(self) -> int:
-        return sum(self.counts)
-
-    def kind_counts(self, kinds: int) -> list[int]:
-        return [*self.counts, *[0] * (kinds - len(self.counts))] if kinds else []
-
-
-@dataclass(frozen=True, eq=False)
 class Encoded:
     """A data set as a task reads it, and what became of each of its rows.
 
@@ -186,7 +163,7 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Of each row its loss, summed over its units, ``(rows,)``, with a gradient; float32 or wider.
+        """The loss of each row, summed over its units, ``(rows,)``, with a gradient; float32 or wider.
 
         Raises:
             ModelError: the model's answers have another shape than the task needs.

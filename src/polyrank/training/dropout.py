@@ -35,8 +35,8 @@ class Bits(Protocol):
 class HostBits:
     """A stream on the CPU: SFC64, the fastest of numpy's generators."""
 
-    def __init__(self, seed: int, *place: int) -> None:
-        self._bits = np.random.SFC64(np.random.SeedSequence([seed, *place]))
+    def __init__(self, seed: int, *draw: int) -> None:
+        self._bits = np.random.SFC64(np.random.SeedSequence([seed, *draw]))
 
     def draw(self, keep: Tensor, threshold: int) -> None:
         raw = self._bits.random_raw(-(-keep.numel() // 4)).view(np.uint16)[: keep.numel()]
@@ -46,8 +46,8 @@ class HostBits:
 class DeviceBits:
     """A stream on an accelerator: torch's counter-based generator there."""
 
-    def __init__(self, seed: int, *place: int, device: torch.device) -> None:
-        mixed = int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]) >> 1
+    def __init__(self, seed: int, *draw: int, device: torch.device) -> None:
+        mixed = int(np.random.SeedSequence([seed, *draw]).generate_state(1, np.uint64)[0]) >> 1
         self._generator = torch.Generator(device).manual_seed(mixed)
 
     def draw(self, keep: Tensor, threshold: int) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
 from polyrank.training.profile import Clock
 from polyrank.training.sequential import Sequential
 
 
-def local_engine(resident: ResidentModel, task: Task, options: TrainingConfig, clock: Clock) -> Sequential | Batched:
-    """In this process, on this base."""
+def local_engine(
+    resident: ResidentModel, task: Task, examples: Mapping[str, Examples], options: TrainingConfig, clock: Clock
+) -> Sequential | Batched:
+    """The engine in this process, on this base, with these clients' examples."""
     if options.engine == "batched" and options.clients_per_pass != "auto":
-        return Batched(resident, task, options, options.clients_per_pass, clock)
-    return Sequential(resident, task, options, clock)
+        return Batched(resident, task, examples, options, options.clients_per_pass, clock=clock)
+    return Sequential(resident, task, examples, options, clock)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from polyrank.config import TrainingConfig
 from polyrank.core.seeds import seeded
-from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
-from polyrank.tasks.task import Batch
+from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
-from polyrank.training.work import Engine, Job, Penalty
+from polyrank.training.work import Engine, Outcome, Penalty, Work
 
 
 class Sequential(Engine):
@@ -30,47 +29,55 @@ class Sequential(Engine):
     Args:
         resident: the base.
         task: what is learned.
+        examples: client -> what it learns from.
         options: of the training.
         clock: where time is booked.
     """
 
     def __init__(
-        self, resident: ResidentModel, task: Task, options: TrainingConfig, clock: Clock | None = None
+        self,
+        resident: ResidentModel,
+        task: Task,
+        examples: Mapping[str, Examples],
+        options: TrainingConfig,
+        clock: Clock | None = None,
     ) -> None:
-        self.resident, self.task, self.options = resident, task, options
+        self.resident, self.task, self.examples, self.options = resident, task, examples, options
         self.clock = clock or Clock(resident.device)
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-        """One update per job; metrics are ``loss`` (mean over the round's steps) and ``steps``."""
-        for job in jobs:
-            self.resident.install(job.adapter, job.base_change)
-            loss, steps = self._fit(job)
-            yield ClientUpdate(job.client, self.resident.extract(), job.weight, {"loss": loss, "steps": steps})
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One outcome per work; metrics are ``loss`` (mean over the round's steps) and ``steps``."""
+        for work in works:
+            examples = self.examples[work.client]
+            self.resident.install(work.adapter, work.base_change)
+            loss, steps = self._fit(work, examples)
+            trained = self.resident.extract().parts(work.trains)
+            yield Outcome(work.client, trained, float(len(examples)), {"loss": loss, "steps": steps})
 
-    def _fit(self, job: Job) -> tuple[float, int]:
+    def _fit(self, work: Work, examples: Examples) -> tuple[float, int]:
         options, resident, clock = self.options, self.resident, self.clock
-        parameters = resident.trainable(job.trains)
+        parameters = resident.trainable(work.trains)
         optimizer = make_optimizer([parameters], options)
         with clock("data"):
-            batches = plan(len(job.examples), options.batch_size, options.epochs, job.seed)
+            batches = plan(len(examples), options.batch_size, options.epochs, work.seed)
         size = part_size(options.batch_size, resident.device)
         factor = multiplier(options, len(batches))
         total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
-        with seeded(job.seed, resident.device):  # for what draws past the client's streams
+        with seeded(work.seed, resident.device):  # for what draws past the client's streams
             for step, indices in enumerate(batches):
                 optimizer.zero_grad()
-                units = self.task.units(job.examples, indices)
-                for number, part in enumerate(parts(indices, job.examples.lengths, size)):
+                units = self.task.units(examples, indices)
+                for number, part in enumerate(parts(indices, examples.lengths, size)):
                     with clock("data"):
-                        batch = self.task.collate([(job.examples, part)], resident.device)
+                        batch = self.task.collate([(examples, part)], resident.device)
                     with clock("arithmetic"):
-                        loss = self._loss(job, (step, number), batch) / units
+                        loss = self._loss(work.seed, (step, number), batch) / units
                         total += loss.detach()
                         torch.autograd.backward(loss)
-                if job.penalty is not None:
+                if work.penalty is not None:
                     with clock("arithmetic"):
-                        torch.autograd.backward(penalty(resident.tails(job.penalty.kept), job.penalty))
+                        torch.autograd.backward(penalty(resident.tails(work.penalty.kept), work.penalty))
                 with clock("optimiser"):
                     for group in optimizer.param_groups:
                         group["lr"] = options.lr * factor(step)
@@ -80,10 +87,10 @@ class Sequential(Engine):
         resident.model.eval()
         return float(total) / len(batches), len(batches)
 
-    def _loss(self, job: Job, place: tuple[int, int], batch: Batch) -> Tensor:
+    def _loss(self, seed: int, part: tuple[int, int], batch: Batch) -> Tensor:
         """Summed over a part of a step."""
         rows, tokens = batch.input_ids.shape
-        own = stream(job.seed, *place, rows, tokens, device=self.resident.device)
+        own = stream(seed, *part, rows, tokens, device=self.resident.device)
         with ClientDropout([own], rows, tokens), self.resident.computing():
             losses = self.task.losses(self.resident.model, batch)
         return total_of(losses)

@@ -1,16 +1,20 @@
-"""What an engine is asked to do: one client's work in one round."""
+"""What a client is asked to do in a round, what comes back, and whoever does it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
 
-from polyrank.config import TrainingConfig
-from polyrank.core.adapter import Adapter
+from pydantic import Field
+from torch import Tensor
+
+from polyrank.core.adapter import PARTS, Adapter, Part
 from polyrank.core.state import ClientUpdate
-from polyrank.tasks.task import Examples
 from polyrank.training.batches import steps_per_epoch
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -21,55 +25,81 @@ class Penalty:
     2024 (HetLoRA), section 3.2.
     """
 
-    kept: int
-    weight: float
+    kept: Count
+    weight: Finite
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """One client's local training.
+class Work:
+    """All that a client is asked to do in a round, whoever does it; `polyrank.core.codec` sends it.
+
+    A new field belongs here, and where the server fills it in (`polyrank.federation.server`).
 
     Args:
         client: its name.
-        adapter: what it was sent.
-        examples: its own data.
-        weight: its aggregation weight.
-        seed: of all that is drawn in this job, derived from (run, round, client).
-        base_change: a frozen update of the base beside the adapter.
-        trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
-        penalty: HetLoRA's regulariser, where the client may be pruned.
         round: its number; 0 is the scoring round.
+        adapter: what the client starts from, at its own rank and scale.
+        seed: of all that is drawn in this work, derived from (run, round, client).
+        base_change: a frozen update of the base beside the adapter.
+        trains: the parts of the adapter that are trained.
+        penalty: HetLoRA's regulariser, where the client may be pruned.
+        scored: whether what it starts from is also measured, on the test set of whoever does the work.
     """
 
     client: str
+    round: Count
     adapter: Adapter
-    examples: Examples
-    weight: float
     seed: int
     base_change: Adapter | None = None
-    trains: frozenset[str] = frozenset({"a", "b", "head"})
+    trains: frozenset[Part] = PARTS
     penalty: Penalty | None = None
-    round: int = 0
+    scored: bool = False
 
 
-def in_passes(jobs: Sequence[Job], clients: int, options: TrainingConfig) -> list[list[Job]]:
-    """Jobs that are trained together: at most so many, those of most steps first; ties in the order of the jobs."""
-    by_steps = sorted(jobs, key=lambda job: -steps_per_epoch(len(job.examples), options.batch_size))
-    return [by_steps[i : i + clients] for i in range(0, len(by_steps), clients)]
+@dataclass(frozen=True)
+class Moved:
+    """Bytes of tensors that really travelled: ``down`` to the client, ``up`` from it."""
+
+    down: Count = 0
+    up: Count = 0
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(self.down + other.down, self.up + other.up)
 
 
-def in_order(jobs: Sequence[Job], updates: Iterable[ClientUpdate]) -> Iterator[ClientUpdate]:
-    """Updates in the order of the jobs, each as soon as those before it have come."""
-    waiting = [job.client for job in jobs]
-    done: dict[str, ClientUpdate] = {}
-    for update in updates:
-        done[update.client] = update
-        while waiting and waiting[0] in done:
-            yield done.pop(waiting.pop(0))
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a client's work: what it trained, or why there is nothing.
+
+    Args:
+        client: its name.
+        trained: the tensors of the parts that were trained, by the names of `Adapter.tensors`; None if there are none.
+        weight: the client's aggregation weight, its number of examples.
+        metrics: what was measured in training: ``loss`` (mean over the steps) and ``steps``.
+        problem: why nothing was trained, for people; empty if something was.
+        scores: of what the client started from, where that was asked for.
+        seconds: that the training took, where somebody else did it.
+        moved: None where nothing travels.
+    """
+
+    client: str
+    trained: Mapping[str, Tensor] | None = None
+    weight: Finite = 0.0
+    metrics: Mapping[str, float | int] = field(default_factory=dict)
+    problem: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    seconds: Finite | None = None
+    moved: Moved | None = None
+
+    def update(self, work: Work) -> ClientUpdate | None:
+        """What came of the work as an adapter: what was not trained is what it started from."""
+        if self.trained is None:
+            return None
+        return ClientUpdate(self.client, work.adapter.replaced(self.trained), self.weight, self.metrics)
 
 
 class Engine(Protocol):
-    """A way to run jobs; every engine gives the sequential one's result.
+    """A way to do work; every engine gives the sequential one's result, and remembers nothing of it.
 
     Args:
         wire: dtype of tensors on their way to clients and back, which a run keeps to its end.
@@ -77,17 +107,25 @@ class Engine(Protocol):
 
     wire: str = "float32"
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-        """One update per job, in the order of the jobs."""
-
-    def failures(self) -> Mapping[str, str]:
-        """Clients of the last call that gave no update, and why; on this machine there are none."""
-        return {}
-
-    def traffic(self) -> tuple[int, int] | None:
-        """Bytes of tensors that the last call really moved, up and down; None on this machine, where none travel."""
-        return None
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One outcome per work, in the order of the works."""
 
     def close(self) -> None:
         """Let go of what outlives a call, such as processes; most engines have nothing of the kind."""
         return
+
+
+def in_passes(works: Sequence[Work], clients: int, examples: Mapping[str, Sized], batch_size: int) -> list[list[Work]]:
+    """Works that are done together: at most so many, those of most steps first; ties in the order of the works."""
+    by_steps = sorted(works, key=lambda work: -steps_per_epoch(len(examples[work.client]), batch_size))
+    return [by_steps[i : i + clients] for i in range(0, len(by_steps), clients)]
+
+
+def in_order(works: Sequence[Work], outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Outcomes in the order of the works, each as soon as those before it have come."""
+    waiting = [work.client for work in works]
+    done: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        done[outcome.client] = outcome
+        while waiting and waiting[0] in done:
+            yield done.pop(waiting.pop(0))

@@ -9,25 +9,26 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn, TypeVar
 
 import torch
 
 from polyrank.config import ModelConfig, TrainingConfig
-from polyrank.core.errors import PolyRankError, WorkerError
-from polyrank.core.state import ClientUpdate
+from polyrank.core import codec
+from polyrank.core.errors import PolyRankError, WorkerError, named
 from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
 from polyrank.training.engines import local_engine
 from polyrank.training.profile import Clock
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.precision import DTYPES
-from polyrank.training.work import Engine, Job, in_order, in_passes
+from polyrank.training.work import Engine, Outcome, Work, in_order, in_passes
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Setup:
     Args:
         model: the model section, resolved.
         task: what is learned.
+        examples: client -> what it learns from.
         outputs: names of what the head gives.
         seed: of the run; the head is drawn from it.
         device: where it computes.
@@ -47,6 +49,7 @@ class Setup:
 
     model: ModelConfig
     task: Task
+    examples: Mapping[str, Examples]
     outputs: tuple[str, ...]
     seed: int
     device: str
@@ -55,18 +58,47 @@ class Setup:
     profile: bool
 
     def engine(self) -> Sequential | Batched:
-        """In the process that calls it."""
+        """The engine, in the process that calls this."""
         dtype, attention = DTYPES[self.training.precision], self.training.attention
         base = load_base(self.model, self.outputs, seed=self.seed, dtype=dtype, attention=attention)
         resident = ResidentModel(base, torch.device(self.device))
-        return local_engine(resident, self.task, self.training, Clock(resident.device, running=self.profile))
+        return local_engine(
+            resident, self.task, self.examples, self.training, Clock(resident.device, running=self.profile)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What a process is asked to do together: client -> its work."""
+
+    works: Mapping[str, Work]
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What a process answers.
+
+    Args:
+        outcomes: client -> what became of its work.
+        seconds: that its clock booked, by phase.
+        error: the name of what it failed with; empty if it did not.
+        message: of that error.
+    """
+
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    message: str = ""
+
+
+V = TypeVar("V")
 
 
 class Workers(Engine):
     """Engines in processes of their own.
 
-    Jobs are put together into passes first, in a way that does not depend on the number of processes; the passes of
-    most steps are handed out first, each to the process that is free. Updates come in the order of the jobs, whoever
+    Works are put together into passes first, in a way that does not depend on the number of processes; the passes of
+    most steps are handed out first, each to the process that is free. Outcomes come in the order of the works, whoever
     made them, and the server adds them up in the order of the clients' names.
 
     Args:
@@ -78,7 +110,7 @@ class Workers(Engine):
     """
 
     def __init__(self, setups: Sequence[Setup], clock: Clock) -> None:
-        self._options, self._clock = setups[0].training, clock
+        self._options, self._examples, self._clock = setups[0].training, setups[0].examples, clock
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
         self._errors: list[IO[bytes]] = []
@@ -97,55 +129,55 @@ class Workers(Engine):
             )
             theirs.close()
             self._errors.append(errors)
-            connection = Connection(ours.detach())
-            self._connections.append(connection)
-            self._send(connection, setup, "while it started")
+            self._connections.append(Connection(ours.detach()))
+        for connection, setup in zip(self._connections, setups, strict=True):  # it waits until one reads; all start now
+            self._send(connection, pickle.dumps(setup), "while it started")  # to a process of our own, once
         for connection in self._connections:
             self._receive(connection, "while it started")
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-        """One update per job, in the order of the jobs.
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One outcome per work, in the order of the works.
 
         Raises:
             WorkerError: a process ended or failed; it and its clients are named.
         """
         clients = self._options.clients_per_pass if self._options.engine == "batched" else 1
         assert isinstance(clients, int)
-        yield from in_order(jobs, self._arriving(in_passes(jobs, clients, self._options)))
+        passes = in_passes(works, clients, self._examples, self._options.batch_size)
+        yield from in_order(works, self._arriving(passes))
 
-    def _arriving(self, passes: list[list[Job]]) -> Iterator[ClientUpdate]:
-        """The passes' updates as the processes finish them."""
-        busy: dict[Connection, list[Job]] = {}
+    def _arriving(self, passes: list[list[Work]]) -> Iterator[Outcome]:
+        """The passes' outcomes as the processes finish them."""
+        busy: dict[Connection, list[Work]] = {}
         with self._clock.shares() as book:
             while passes or busy:
                 for connection in self._connections:
                     if passes and connection not in busy:
                         busy[connection] = passes.pop(0)
-                        self._send(connection, busy[connection], _training(busy[connection]))
+                        together = Pass({work.client: work for work in busy[connection]})
+                        self._send(connection, packed(together), _training(busy[connection]))
                 ready = wait(list(busy))
                 for connection in [one for one in busy if one in ready]:
-                    updates, seconds = self._receive(connection, _training(busy[connection]))
+                    done = self._receive(connection, _training(busy[connection]))
                     del busy[connection]
-                    book(seconds)
-                    yield from updates
+                    book(done.seconds)
+                    yield from done.outcomes.values()
 
-    def _send(self, connection: Connection, value: object, when: str) -> None:
+    def _send(self, connection: Connection, data: bytes, when: str) -> None:
         try:
-            connection.send_bytes(pickle.dumps(value))  # plain pickles: torch's own would share memory by file handles
+            connection.send_bytes(data)
         except OSError:
             self._fail(connection, when)
 
-    def _receive(self, connection: Connection, when: str) -> Any:  # Any: whatever the process was asked for
+    def _receive(self, connection: Connection, when: str) -> Done:
         try:
-            kind, value = pickle.loads(connection.recv_bytes())
+            done = unpacked(Done, connection.recv_bytes())
         except (EOFError, OSError):
             self._fail(connection, when)
-        if kind == "done":
-            return value
+        if not done.error:
+            return done
         self.close()
-        if isinstance(value, PolyRankError):
-            raise value
-        raise WorkerError(f"a worker process failed {when}:\n{value}")
+        raise named(done.error, WorkerError)(done.message)
 
     def _fail(self, connection: Connection, when: str) -> NoReturn:
         message = self._ended(self._connections.index(connection), when)
@@ -179,9 +211,19 @@ class Workers(Engine):
         self._connections = []
 
 
-def _training(jobs: Sequence[Job]) -> str:
-    names = [job.client for job in jobs]
+def _training(works: Sequence[Work]) -> str:
+    names = [work.client for work in works]
     return "while it trained " + ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def packed(value: Pass | Done) -> bytes:
+    """What goes over a connection."""
+    return codec.pack(*codec.encode(value))
+
+
+def unpacked(kind: type[V], data: bytes) -> V:
+    """What came over a connection."""
+    return codec.decode(kind, *codec.unpack(data))
 
 
 def serve(connection: Connection) -> None:
@@ -189,22 +231,27 @@ def serve(connection: Connection) -> None:
     setup: Setup = pickle.loads(connection.recv_bytes())
     torch.set_num_threads(setup.threads)
     engine: Sequential | Batched | None = None
+    works: list[Work] = []
     while True:
         try:
             if engine is None:
                 engine = setup.engine()
-                answer: tuple[str, object] = ("done", None)
+                answer = Done()
             else:
-                jobs = pickle.loads(connection.recv_bytes())
-                answer = ("done", (list(engine.train(jobs)), engine.clock.take()))
+                works = list(unpacked(Pass, connection.recv_bytes()).works.values())
+                outcomes = {outcome.client: outcome for outcome in engine.run(works)}
+                answer = Done(outcomes, engine.clock.take())
         except EOFError:
             return
         except PolyRankError as error:
-            answer = ("failed", error)
+            answer = Done(error=type(error).__name__, message=str(error))
         except Exception:  # whatever it was, the main process says it
-            answer = ("failed", traceback.format_exc())
+            doing = _training(works) if engine else "while it started"
+            answer = Done(
+                error=WorkerError.__name__, message=f"a worker process failed {doing}:\n{traceback.format_exc()}"
+            )
         try:
-            connection.send_bytes(pickle.dumps(answer))
+            connection.send_bytes(packed(answer))
         except OSError:
             return
 

@@ -1,10 +1,10 @@
-"""Batched equals sequential: same jobs, several clients to a pass."""
+"""Batched equals sequential: the same works, several clients to a pass."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,8 +21,8 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
-from polyrank.training.work import Job, Penalty
-from tests.models import TASK, Checkpoints, examples, random_adapter, resident
+from polyrank.training.work import Penalty, Work, in_passes
+from tests.models import TASK, Checkpoints, examples, random_adapter, resident, updates
 
 ARCHITECTURES = ("bert", "distilbert", "albert", "roberta", "llama")
 DROPOUT = {
@@ -47,18 +47,21 @@ def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(training_batches, "PART", request.param)
 
 
-def jobs(model: ResidentModel, seed: int = 0, **options: object) -> list[Job]:
+def asked(model: ResidentModel, **options: object) -> list[Work]:
     return [
-        Job(
-            name,
-            random_adapter(model, seed + i, rank=rank, uneven=False),
-            examples(model, count, seed=seed + i),
-            float(count),
-            seed=seed + i,
-            **options,
-        )
-        for i, (name, (rank, count)) in enumerate(SIZES.items())
+        Work(name, 1, random_adapter(model, i, rank=rank, uneven=False), seed=i, **options)
+        for i, (name, (rank, _)) in enumerate(SIZES.items())
     ]
+
+
+def held(model: ResidentModel) -> dict[str, Examples]:
+    return {name: examples(model, count, seed=i) for i, (name, (_, count)) in enumerate(SIZES.items())}
+
+
+def batched(
+    model: ResidentModel, works: Sequence[Work], options: TrainingConfig, per_pass: int = 4
+) -> list[ClientUpdate]:
+    return updates(Batched(model, TASK, held(model), options, per_pass), works)
 
 
 def distance(found: Adapter, expected: Adapter, start: Adapter) -> float:
@@ -68,27 +71,30 @@ def distance(found: Adapter, expected: Adapter, start: Adapter) -> float:
     return float(torch.stack([o for o, _ in off]).norm() / torch.stack([u for _, u in off]).norm())
 
 
-def both(model: ResidentModel, work: Sequence[Job], per_pass: int, rounds: int = 1, **recipe: object) -> list[float]:
+def both(
+    model: ResidentModel,
+    works: Sequence[Work],
+    per_pass: int,
+    rounds: int = 1,
+    own: Mapping[str, Examples] | None = None,
+    **recipe: object,
+) -> list[float]:
     """Distances of the clients' adapters after some rounds, each way going on from its own results."""
     options = TrainingConfig(**{"batch_size": 4, "lr": 1e-2} | recipe)
-    ways = (Sequential(model, TASK, options), Batched(model, TASK, options, per_pass))
+    own = own or held(model)
+    ways = (Sequential(model, TASK, own, options), Batched(model, TASK, own, options, per_pass))
     ends: list[list[ClientUpdate]] = []
     for way in ways:
-        current = list(work)
+        current = list(works)
         for number in range(rounds):
-            again = [replace(job, seed=job.seed + 100 * number) for job in current]
-            updates = list(way.train(again))
-            assert [update.client for update in updates] == [job.client for job in work]
-            current = [replace(job, adapter=update.adapter) for job, update in zip(work, updates, strict=True)]
-        ends.append(updates)
+            found = updates(way, [replace(work, seed=work.seed + 100 * number) for work in current])
+            current = [replace(work, adapter=update.adapter) for work, update in zip(works, found, strict=True)]
+        ends.append(found)
     for one, other in zip(*ends, strict=True):
         assert one.metrics["steps"] == other.metrics["steps"]
-        assert one.weight == other.weight
+        assert one.weight == other.weight == len(own[one.client])
         assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-2)
-    return [
-        distance(batched.adapter, sequential.adapter, job.adapter)
-        for sequential, batched, job in zip(*ends, work, strict=True)
-    ]
+    return [distance(other.adapter, one.adapter, work.adapter) for one, other, work in zip(*ends, works, strict=True)]
 
 
 @pytest.mark.usefixtures("part")
@@ -104,7 +110,7 @@ def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attent
         config=DROPOUT[architecture],
     )
     for per_pass in (1, 3):
-        assert max(both(model, jobs(model), per_pass, **RECIPES[recipe])) < 1e-10
+        assert max(both(model, asked(model), per_pass, **RECIPES[recipe])) < 1e-10
 
 
 @pytest.mark.parametrize(("recipe", "bound"), [({"optimizer": "sgd", "lr": 1e-3}, 1e-4), ({"lr": 1e-3}, 1e-1)])
@@ -112,7 +118,7 @@ def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attent
 def test_float32_after_five_rounds(checkpoint: Checkpoints, architecture: str, recipe: dict, bound: float):
     """AdamW has the wider bound: its first step has the sign of a gradient, however near to zero that is."""
     model = resident(checkpoint(architecture), dropout=0.1, config=DROPOUT[architecture])
-    assert max(both(model, jobs(model), 4, rounds=5, **recipe)) < bound
+    assert max(both(model, asked(model), 4, rounds=5, **recipe)) < bound
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -123,46 +129,58 @@ def test_bfloat16_is_as_near_to_float32_as_the_sequential_engine(checkpoint: Che
         for dtype in (torch.float32, torch.bfloat16)
     )
     options = TrainingConfig(batch_size=4, optimizer="sgd", lr=1e-3)
-    work = jobs(exact)
-    truth = list(Sequential(exact, TASK, options).train(work))
+    works, own = asked(exact), held(exact)
+    truth = updates(Sequential(exact, TASK, own, options), works)
 
     def off(engine: Sequential | Batched) -> float:
-        pairs = zip(engine.train(work), truth, work, strict=True)
-        return sum(distance(u.adapter, t.adapter, job.adapter) for u, t, job in pairs) / len(work)
+        pairs = zip(updates(engine, works), truth, works, strict=True)
+        return sum(distance(u.adapter, t.adapter, work.adapter) for u, t, work in pairs) / len(works)
 
-    assert off(Batched(rounded, TASK, options, 4)) < 1.5 * off(Sequential(rounded, TASK, options)) + 0.02
+    assert off(Batched(rounded, TASK, own, options, 4)) < 1.5 * off(Sequential(rounded, TASK, own, options)) + 0.02
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "llama", "gpt2", "modernbert"])
 def test_all_linear_layers(checkpoint: Checkpoints, architecture: str):
     """Layers whose input is not the hidden states, Conv1D bases, and heads with a norm."""
     model = resident(checkpoint(architecture), dtype=torch.float64, targets="all-linear")
-    assert max(both(model, jobs(model), 4)) < 1e-10
+    assert max(both(model, asked(model), 4)) < 1e-10
 
 
 @pytest.mark.parametrize("trains", [{"a"}, {"b", "head"}, {"head"}])
 def test_only_what_is_trained_changes(checkpoint: Checkpoints, trains: set[str]):
     model = resident(checkpoint("bert"), dtype=torch.float64)
-    work = jobs(model, trains=frozenset(trains))
-    assert max(both(model, work, 4, weight_decay=0.1)) < 1e-10
-    for job, update in zip(work, Batched(model, TASK, TrainingConfig(weight_decay=0.1), 4).train(work), strict=True):
-        for (name, before), (_, after) in zip(job.adapter.tensors(), update.adapter.tensors(), strict=True):
+    works = asked(model, trains=frozenset(trains))
+    assert max(both(model, works, 4, weight_decay=0.1)) < 1e-10
+    engine = Batched(model, TASK, held(model), TrainingConfig(weight_decay=0.1), 4)
+    whole: list[Adapter] = []
+    original = StackedAdapters.extract
+
+    def extract(self: StackedAdapters) -> list[Adapter]:
+        whole.extend(original(self))
+        return whole
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StackedAdapters, "extract", extract)
+        outcomes = {outcome.client: outcome for outcome in engine.run(works)}
+    for work, adapter in zip(in_passes(works, 4, held(model), engine.options.batch_size)[0], whole, strict=True):
+        assert outcomes[work.client].trained.keys() == work.adapter.parts(trains).keys()
+        for (name, before), (_, after) in zip(work.adapter.tensors(), adapter.tensors(), strict=True):
             part = name.rpartition(".")[2] if name.endswith((".a", ".b")) else "head"
             assert torch.equal(before.double(), after) == (part not in trains), name
 
 
 def test_scales_of_their_own(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dtype=torch.float64)
-    work = [
+    works = [
         replace(
-            job,
+            work,
             adapter=Adapter(
-                {n: replace(f, scale=0.5 * (i + 1)) for n, f in job.adapter.modules.items()}, job.adapter.dense
+                {n: replace(f, scale=0.5 * (i + 1)) for n, f in work.adapter.modules.items()}, work.adapter.dense
             ),
         )
-        for i, job in enumerate(jobs(model))
+        for i, work in enumerate(asked(model))
     ]
-    assert max(both(model, work, 4)) < 1e-10
+    assert max(both(model, works, 4)) < 1e-10
 
 
 @pytest.mark.usefixtures("part")
@@ -171,25 +189,34 @@ def test_base_changes(checkpoint: Checkpoints, same: bool):
     """One for all, one for each (of unequal ranks), and none for some."""
     model = resident(checkpoint("bert"), dtype=torch.float64)
     shared = Adapter(random_adapter(model, 9, rank=2, uneven=False).modules)
-    work = jobs(model)
     changes = (
         [shared] * 4 if same else [Adapter(random_adapter(model, i, rank=i, uneven=False).modules) for i in (1, 2, 3)]
     )
-    work = [replace(job, base_change=change) for job, change in zip(work, [*changes, None][:4], strict=True)]
-    assert max(both(model, work, 4)) < 1e-10
+    works = [replace(w, base_change=change) for w, change in zip(asked(model), [*changes, None][:4], strict=True)]
+    assert max(both(model, works, 4)) < 1e-10
+
+
+def test_one_base_change_that_came_as_several_is_one(checkpoint: Checkpoints):
+    """As works of one pass have it in another process, each its own copy: the same result, bit for bit."""
+    model = resident(checkpoint("bert"))
+    shared = Adapter(random_adapter(model, 9, rank=2, uneven=False).modules)
+    options = TrainingConfig(batch_size=4)
+    one = batched(model, asked(model, base_change=shared), options)
+    several = batched(model, [replace(w, base_change=shared.map(torch.clone)) for w in asked(model)], options)
+    assert all(a.adapter.identical(b.adapter) for a, b in zip(one, several, strict=True))
+    assert [update.metrics for update in one] == [update.metrics for update in several]
 
 
 @pytest.mark.usefixtures("part")
 def test_the_penalty(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dtype=torch.float64)
-    work = [replace(job, penalty=Penalty(1, 0.1)) if job.adapter.rank > 1 else job for job in jobs(model)]
-    assert max(both(model, work, 4)) < 1e-10
+    works = [replace(w, penalty=Penalty(1, 0.1)) if w.adapter.rank > 1 else w for w in asked(model)]
+    assert max(both(model, works, 4)) < 1e-10
 
 
 def test_padding_stays_zero(checkpoint: Checkpoints):
     """Gradients and values beyond a client's rank, after several steps of AdamW with decay."""
     model = resident(checkpoint("bert"))
-    work = jobs(model)
     seen: list[Tensor] = []
     original = StackedAdapters.extract
 
@@ -204,7 +231,7 @@ def test_padding_stays_zero(checkpoint: Checkpoints):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StackedAdapters, "extract", extract)
-        list(Batched(model, TASK, TrainingConfig(batch_size=4, epochs=3, weight_decay=0.1), 4).train(work))
+        batched(model, asked(model), TrainingConfig(batch_size=4, epochs=3, weight_decay=0.1))
     assert sum(tensor.numel() for tensor in seen) > 0
     assert all(bool((tensor == 0).all()) for tensor in seen)
 
@@ -213,7 +240,7 @@ def test_padding_stays_zero(checkpoint: Checkpoints):
 def test_a_client_that_is_done_does_not_change(checkpoint: Checkpoints):
     """Bit by bit: its row after its last step is its row at the end, while others go on."""
     model = resident(checkpoint("bert"))
-    work = jobs(model)
+    works = asked(model)
     history: dict[int, list[Tensor]] = {}
     original = StackedAdapters.collect
 
@@ -224,9 +251,9 @@ def test_a_client_that_is_done_does_not_change(checkpoint: Checkpoints):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StackedAdapters, "collect", collect)
         options = TrainingConfig(batch_size=4, weight_decay=0.1, momentum=0.9, optimizer="sgd")
-        updates = {u.client: u for u in Batched(model, TASK, options, 4).train(work)}
+        after = {u.client: u for u in batched(model, works, options)}
     (before,) = history.values()
-    assert [updates[job.client].metrics["steps"] for job in work] == [1, 3, 2, 3]
+    assert [after[work.client].metrics["steps"] for work in works] == [1, 3, 2, 3]
     in_pass = ["c2", "c4", "c3", "c1"]  # by steps
     for client, steps in (("c3", 2), ("c1", 1)):
         row = in_pass.index(client)
@@ -236,13 +263,13 @@ def test_a_client_that_is_done_does_not_change(checkpoint: Checkpoints):
 
 def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dropout=0.1)
-    work = jobs(model)
+    works = asked(model)
     options = TrainingConfig(batch_size=4)
-    good = {u.client: u for u in Batched(model, TASK, options, 4).train(work)}
-    poisoned = work[1].adapter.map(lambda t: torch.full_like(t, math.nan))
-    work[1] = replace(work[1], adapter=poisoned)
-    updates = {u.client: u for u in Batched(model, TASK, options, 4).train(work)}
-    for client, update in updates.items():
+    good = {u.client: u for u in batched(model, works, options)}
+    poisoned = works[1].adapter.map(lambda t: torch.full_like(t, math.nan))
+    works[1] = replace(works[1], adapter=poisoned)
+    found = {u.client: u for u in batched(model, works, options)}
+    for client, update in found.items():
         if client == "c2":
             assert update.adapter.first_not_finite()
         else:
@@ -254,7 +281,7 @@ def test_the_model_is_as_it_was(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"))
     before = random_adapter(model, 3)
     model.install(before)
-    list(Batched(model, TASK, TrainingConfig(), 4).train(jobs(model)))
+    batched(model, asked(model), TrainingConfig())
     assert model.extract().identical(before)
     assert all(
         not isinstance(module, nn.Module) or "Stacked" not in type(module).__name__ for module in model.model.modules()
@@ -263,12 +290,12 @@ def test_the_model_is_as_it_was(checkpoint: Checkpoints):
 
 def test_a_wrong_adapter_is_named(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"))
-    work = jobs(model)
-    name = next(iter(work[0].adapter.modules))
-    modules = dict(work[0].adapter.modules) | {name: Factors(torch.zeros(1, 3), torch.zeros(16, 1))}
-    work[0] = replace(work[0], adapter=Adapter(modules, work[0].adapter.dense))
+    works = asked(model)
+    name = next(iter(works[0].adapter.modules))
+    modules = dict(works[0].adapter.modules) | {name: Factors(torch.zeros(1, 3), torch.zeros(16, 1))}
+    works[0] = replace(works[0], adapter=Adapter(modules, works[0].adapter.dense))
     with pytest.raises(Exception, match=r"query"):
-        list(Batched(model, TASK, TrainingConfig(), 4).train(work))
+        batched(model, works, TrainingConfig())
 
 
 @pytest.mark.parametrize(
@@ -296,7 +323,7 @@ def test_a_head_of_an_unknown_kind_is_refused(checkpoint: Checkpoints):
 def test_short_texts_beside_long_ones(checkpoint: Checkpoints):
     """A client whose texts are all shorter than another's, with dropout: its masks do not depend on the padding."""
     model = resident(checkpoint("bert"), dtype=torch.float64, config=DROPOUT["bert"])
-    work = jobs(model)
-    short = work[0].examples
-    work[0] = replace(work[0], examples=Examples(tuple(t[:3] for t in short.tokens), short.targets, short.pad_id))
-    assert max(both(model, work, 4)) < 1e-10
+    own = held(model)
+    short = own["c1"]
+    own["c1"] = Examples(tuple(t[:3] for t in short.tokens), short.targets, short.pad_id)
+    assert max(both(model, asked(model), 4, own=own)) < 1e-10

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 
 import numpy as np
@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from polyrank.config import TrainingConfig
-from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
 from polyrank.training.tuning import planner
 from polyrank.training.tuning.planner import Plan, choose
-from polyrank.training.work import Engine, Job
+from polyrank.training.work import Engine, Outcome, Work
 from tests.models import TASK, Checkpoints, examples, resident
 
 Kind = tuple[str, int, int]
@@ -48,9 +47,9 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
     def prescribe(seconds: Mapping[Kind, float]) -> list[Kind]:
         measured: list[Kind] = []
 
-        def timed(engine: Engine, jobs: Sequence[Job]) -> float:
+        def timed(engine: Engine, works: Sequence[Work]) -> float:
             width = engine.clients_per_pass if isinstance(engine, Batched) else 1
-            assert len(jobs) == width
+            assert len(works) == width
             measured.append((type(engine).__name__.lower(), width, torch.get_num_threads()))
             return seconds[measured[-1]]
 
@@ -73,9 +72,18 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return lambda size: monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(size))
 
 
-def jobs(model: ResidentModel, count: int, size: int = 8) -> list[Job]:
+def asked(model: ResidentModel, count: int) -> list[Work]:
     adapter = model.initial(2, 2.0, 0)
-    return [Job(f"c{i:02d}", adapter, examples(model, size, seed=i), 1.0, i) for i in range(count)]
+    return [Work(f"c{i:02d}", 1, adapter, i) for i in range(count)]
+
+
+def held(model: ResidentModel, count: int, size: int = 8) -> dict[str, Examples]:
+    return {f"c{i:02d}": examples(model, size, seed=i) for i in range(count)}
+
+
+def chosen(model: ResidentModel, options: TrainingConfig, count: int, rounds: int = 1) -> Plan:
+    """For a cohort of so many clients; others, who take no part, are there too."""
+    return choose(model, TASK, held(model, count + 2), options, asked(model, count), rounds=rounds)
 
 
 def batched(seconds: Mapping[int, float], threads: int = 1) -> dict[Kind, float]:
@@ -100,7 +108,7 @@ def test_the_fastest_width_is_taken(
     """12 clients; the search ends where a width is not 1.08 times as fast as the one before."""
     seconds, best, measured = case
     found = measure(batched(seconds))
-    plan = choose(bert, TASK, TrainingConfig(engine=engine, batch_size=4), jobs(bert, 12), rounds=1)
+    plan = chosen(bert, TrainingConfig(engine=engine, batch_size=4), 12)
     assert plan == Plan("batched", best, 1)
     assert [width for _, width, _ in found] == measured
 
@@ -114,53 +122,53 @@ def test_the_plan_in_words():
 EVER_FASTER = {1: 1.0, 2: 0.9, 4: 0.8, 5: 0.75, 6: 0.7, 8: 0.6, 10: 0.5, 12: 0.4}
 
 
-def bytes_of_one(model: ResidentModel, free: Callable[[float], None], job: Job, options: TrainingConfig) -> float:
+def bytes_of_one(model: ResidentModel, free: Callable[[float], None], own: Examples, options: TrainingConfig) -> float:
     """What the planner takes the saved activations of one client for, from how many fit into a lot."""
     free(1e15)
-    return planner.MEMORY_SHARE * 1e15 / planner._most_that_fit(Batched(model, TASK, options, 1), job)
+    (work,) = asked(model, 1)
+    return planner.MEMORY_SHARE * 1e15 / planner._most_that_fit(Batched(model, TASK, {"c00": own}, options, 1), work)
 
 
 def test_memory_limits_the_width(bert: ResidentModel, measure: Measure, free: Callable[[float], None]):
     """Into half of what is free go the activations of so many clients, those of all processes together."""
     options = TrainingConfig(batch_size=4)
-    work = jobs(bert, 12)
-    one = bytes_of_one(bert, free, work[0], options)
+    one = bytes_of_one(bert, free, held(bert, 1)["c00"], options)
     for clients, width in ((0, 1), (1.5, 1), (2.5, 2), (7, 5), (11, 10), (100, 12)):
         measure(batched(EVER_FASTER))
         free(clients * one / planner.MEMORY_SHARE)
-        assert choose(bert, TASK, options, work, rounds=1).clients_per_pass == width
+        assert chosen(bert, options, 12).clients_per_pass == width
     for clients, width in ((5, 1), (7, 2)):
         measure(batched(EVER_FASTER))
         free(clients * one / planner.MEMORY_SHARE)
-        assert choose(bert, TASK, options.model_copy(update={"workers": 3}), work, rounds=1).clients_per_pass == width
+        assert chosen(bert, options.model_copy(update={"workers": 3}), 12).clients_per_pass == width
     torch.set_num_threads(2)
     measure(batched(EVER_FASTER, 2) | batched(EVER_FASTER, 1))
-    assert choose(bert, TASK, options, work, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
+    assert chosen(bert, options, 12, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
 
 
 def test_the_memory_of_a_client(bert: ResidentModel, free: Callable[[float], None]):
     """That of one pass, not of all: more steps need no more, longer texts do; at least the two layers' states."""
     options = TrainingConfig(batch_size=4)
-    (job,) = jobs(bert, 1, size=4)
+    own = held(bert, 1, size=4)["c00"]
 
-    def repeated(times: int, longer: int = 1) -> Job:
-        tokens = tuple(np.tile(own, longer) for own in job.examples.tokens) * times
-        return replace(job, examples=Examples(tokens, np.tile(job.examples.targets, times), job.examples.pad_id))
+    def repeated(times: int, longer: int = 1) -> Examples:
+        tokens = tuple(np.tile(text, longer) for text in own.tokens) * times
+        return Examples(tokens, np.tile(own.targets, times), own.pad_id)
 
     one, many, long = (
         bytes_of_one(bert, free, other, options) for other in (repeated(1), repeated(5), repeated(1, longer=2))
     )
     assert many == pytest.approx(one, rel=0.01)
     assert 1.3 * one < long < 5 * one
-    states = 4 * job.examples.lengths.max() * 16 * 4
+    states = 4 * own.lengths.max() * 16 * 4
     assert 2 * states < one < 100 * states
 
 
 def test_weights_are_no_clients_memory(checkpoint: Checkpoints, free: Callable[[float], None]):
     """They are saved for the backward pass, but are there anyway."""
     wide = resident(checkpoint("bert", intermediate_size=4096))
-    (job,) = jobs(wide, 1, size=1)
-    assert bytes_of_one(wide, free, job, TrainingConfig()) < sum(p.nbytes for p in wide.model.parameters()) / 2
+    own = held(wide, 1, size=1)["c00"]
+    assert bytes_of_one(wide, free, own, TrainingConfig()) < sum(p.nbytes for p in wide.model.parameters()) / 2
 
 
 @pytest.mark.parametrize(
@@ -174,22 +182,21 @@ def test_weights_are_no_clients_memory(checkpoint: Checkpoints, free: Callable[[
 )
 def test_a_fixed_choice_is_not_measured(bert: ResidentModel, measure: Measure, options: dict, plan: Plan):
     measured = measure({})
-    assert choose(bert, TASK, TrainingConfig(**options), jobs(bert, 4), rounds=100) == plan
+    assert chosen(bert, TrainingConfig(**options), 4, rounds=100) == plan
     assert not measured
 
 
 def test_only_what_is_open_is_measured(bert: ResidentModel, measure: Measure):
     """With two processes asked for, at the threads that each will have, and no wider than their share of clients."""
     torch.set_num_threads(4)
-    work = jobs(bert, 6)
     measured = measure(batched({1: 1.0, 2: 0.9, 5: 0.1, 6: 0.1}, threads=2))
-    assert choose(bert, TASK, TrainingConfig(workers=2), work, rounds=10**6) == Plan("batched", 2, 2)
+    assert chosen(bert, TrainingConfig(workers=2), 6, rounds=10**6) == Plan("batched", 2, 2)
     assert measured == [("batched", 1, 2), ("batched", 2, 2)]
     measured = measure(batched({3: 1.0}, threads=4) | batched({3: 1.0}, threads=1))
-    assert choose(bert, TASK, TrainingConfig(clients_per_pass=3), work, rounds=10**6) == Plan("batched", 3, 4)
+    assert chosen(bert, TrainingConfig(clients_per_pass=3), 6, rounds=10**6) == Plan("batched", 3, 4)
     assert measured == [("batched", 3, 4), ("batched", 3, 1)]
     measured = measure({("sequential", 1, 4): 1.0, ("sequential", 1, 1): 1.0})
-    assert choose(bert, TASK, TrainingConfig(engine="sequential"), work, rounds=10**6) == Plan("sequential", 1, 4)
+    assert chosen(bert, TrainingConfig(engine="sequential"), 6, rounds=10**6) == Plan("sequential", 1, 4)
     assert measured == [("sequential", 1, 4), ("sequential", 1, 1)]
 
 
@@ -206,7 +213,7 @@ def alone(gain: float) -> dict[Kind, float]:
 def test_processes_where_they_are_measured_to_pay(bert: ResidentModel, measure: Measure, gain: float, workers: int):
     torch.set_num_threads(4)
     measured = measure(batched(SLOW, threads=4) | alone(gain))
-    plan = choose(bert, TASK, TrainingConfig(batch_size=4), jobs(bert, 8), rounds=1000)
+    plan = chosen(bert, TrainingConfig(batch_size=4), 8, rounds=1000)
     assert plan == (Plan("batched", 2, 4) if workers == 4 else Plan("batched", 5, 1))
     assert measured[-2:] == [("batched", 1, 1), ("batched", 2, 1)]
 
@@ -223,7 +230,7 @@ def test_processes_only_for_long_runs_on_several_cores(
     cores, clients, rounds, workers = case
     torch.set_num_threads(cores)
     measured = measure(batched(SLOW | {3: 0.4}, cores) | (alone(2.0) if cores > 1 else {}))
-    plan = choose(bert, TASK, TrainingConfig(batch_size=4), jobs(bert, clients), rounds)
+    plan = chosen(bert, TrainingConfig(batch_size=4), clients, rounds)
     assert plan.workers == workers
     assert any(threads != cores for *_, threads in measured) == (workers > 1)
 
@@ -238,7 +245,7 @@ def test_a_model_that_couples_examples_is_trained_sequentially(
     monkeypatch.setattr(logging.getLogger("polyrank"), "propagate", True)  # the command line's tests switch it off
     monkeypatch.setattr(logging.getLogger("polyrank.training.tuning.planner"), "disabled", False)
     with caplog.at_level(logging.WARNING, "polyrank.training.tuning.planner"):
-        plan = choose(bert, TASK, TrainingConfig(batch_size=4, **options), jobs(bert, 3), rounds=1)
+        plan = chosen(bert, TrainingConfig(batch_size=4, **options), 3)
     reason = "odd is a BatchNorm1d, which normalises over the examples of a batch"
     assert plan == Plan("sequential", 1, 1, reason)
     assert f"not batched: {reason}" in str(plan)
@@ -255,7 +262,7 @@ def test_a_reason_that_shows_in_a_step_only(
     monkeypatch.setattr(logging.getLogger("polyrank"), "propagate", True)  # the command line's tests switch it off
     monkeypatch.setattr(logging.getLogger("polyrank.training.tuning.planner"), "disabled", False)
     with caplog.at_level(logging.WARNING, "polyrank.training.tuning.planner"):
-        plan = choose(model, TASK, TrainingConfig(batch_size=4, workers=workers), jobs(model, 3), rounds=1)
+        plan = chosen(model, TrainingConfig(batch_size=4, workers=workers), 3)
     assert (plan.engine, plan.clients_per_pass, plan.workers) == ("sequential", 1, 1)
     assert "whose rows are not examples" in str(plan)
     assert plan.reason in caplog.text
@@ -263,12 +270,12 @@ def test_a_reason_that_shows_in_a_step_only(
 
 
 def test_a_real_measurement_gives_a_valid_plan_and_leaves_no_trace(bert: ResidentModel):
-    """Threads, mode and the global generators are as they were, and the jobs too."""
+    """Threads, mode and the global generators are as they were, and the works too."""
     torch.set_num_threads(2)
-    work = jobs(bert, 3)
-    sent = work[0].adapter.map(torch.clone)
+    works = asked(bert, 3)
+    sent = works[0].adapter.map(torch.clone)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    plan = choose(bert, TASK, TrainingConfig(batch_size=4), work, rounds=1)
+    plan = choose(bert, TASK, held(bert, 3), TrainingConfig(batch_size=4), works, rounds=1)
     assert plan.engine == "batched"
     assert plan.clients_per_pass in (1, 2, 3)
     assert (plan.workers, plan.reason) == (1, "")
@@ -276,18 +283,18 @@ def test_a_real_measurement_gives_a_valid_plan_and_leaves_no_trace(bert: Residen
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert not bert.model.training
-    assert work[0].adapter.identical(sent)
+    assert works[0].adapter.identical(sent)
 
 
 @dataclass
 class Counted(Engine):
-    """Takes no time and counts how often it trains; each job is of two steps."""
+    """Takes no time and counts how often it trains; each work is of two steps."""
 
     calls: int = 0
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         self.calls += 1
-        return (ClientUpdate(job.client, job.adapter, job.weight, {"steps": 2}) for job in jobs)
+        return (Outcome(work.client, work.adapter.parts(work.trains), 1.0, {"steps": 2}) for work in works)
 
 
 @pytest.mark.parametrize(
@@ -299,9 +306,9 @@ def test_the_shortest_timing_counts(
     """By a clock on which three clients of two steps take so long; after more than a second there is no repetition."""
     starts = [0.0, *accumulate(took)]
     ticks = chain.from_iterable(pairwise(starts))
-    engine, work = Counted(), jobs(bert, 3)
+    engine, works = Counted(), asked(bert, 3)
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
-    assert planner._seconds(engine, work) == pytest.approx(seconds)
+    assert planner._seconds(engine, works) == pytest.approx(seconds)
     assert engine.calls == calls
 
 
@@ -309,9 +316,9 @@ def test_what_is_timed_is_as_long_as_the_clients_texts():
     """Of 200 lengths two batches of 8 from the shortest to the longest; a small client is timed as a whole."""
     options = TrainingConfig(batch_size=8)
     lengths = np.random.default_rng(0).permutation(np.arange(1, 201))
-    chosen = lengths[planner._typical(lengths, options)]
-    assert len(set(chosen.tolist())) == planner.STEPS * 8
-    assert (chosen.min(), chosen.max()) == (1, 200)
-    assert chosen.mean() == pytest.approx(lengths.mean(), rel=0.02)
+    timed = lengths[planner._typical(lengths, options)]
+    assert len(set(timed.tolist())) == planner.STEPS * 8
+    assert (timed.min(), timed.max()) == (1, 200)
+    assert timed.mean() == pytest.approx(lengths.mean(), rel=0.02)
     assert sorted(planner._typical(lengths[:5], options)) == [0, 1, 2, 3, 4]
     assert planner._typical(lengths[:1], options).tolist() == [0]

@@ -42,7 +42,7 @@ class RowSums:
 
     @classmethod
     def taken(cls, sums: Sums, start: str, which: str) -> RowSums:
-        """The same, out of the sums: their memory can be let go."""
+        """These tensors taken out of the sums, so that their memory can be let go."""
         rows = cls.of(sums, start, which)
         for name in rows.named(start):
             del sums.tensors[name]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -66,9 +66,6 @@ def _mean(total: Tensor, weight: Tensor, otherwise: Tensor) -> Tensor:
 class RowMethod(Method):
     """A method on rows: a subclass says what becomes of the sums, and changes what else it does otherwise."""
 
-    min_owners: int = 1
-    """A row with fewer owners keeps its previous value."""
-
     @abstractmethod
     def combine(self, rows: Rows) -> Tensor:
         """The new rows of one factor, ``(R, d)``."""
@@ -83,7 +80,7 @@ class RowMethod(Method):
 
     def least_owners(self) -> int:
         """Owners without whom a row keeps its previous value."""
-        return self.min_owners
+        return 1
 
     def factors(self, server: ServerState) -> str:  # noqa: ARG002  # some alternate
         """Which factors are averaged, ``"a"``, ``"b"`` or ``"ab"``; the other one keeps its previous value."""
@@ -106,6 +103,20 @@ class RowMethod(Method):
 
     def start(self, server: ServerState, levels: Levels) -> RowMean:
         return RowMean(server, levels, self)
+
+
+@dataclass(frozen=True)
+class RareRows(RowMethod):
+    """A method on rows with an option for those that few clients own.
+
+    Args:
+        min_owners: a row with fewer owners keeps its previous value.
+    """
+
+    min_owners: int = field(default=1, kw_only=True)
+
+    def least_owners(self) -> int:
+        return self.min_owners
 
 
 class RowMean(Kernel[Sums]):

@@ -82,7 +82,7 @@ class Spread:
         mine.weight.copy_(total)
 
     def copy(self) -> Spread:
-        """In memory of its own."""
+        """A copy in memory of its own."""
         return Spread(*(getattr(self, field.name).clone() for field in fields(self)))
 
     @classmethod

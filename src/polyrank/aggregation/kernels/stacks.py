@@ -97,7 +97,7 @@ class Stacks(Summed):
         return Partial({**tensors, **self.dense.tensors}, {"terms": about})
 
     def shrunk(self) -> Self:
-        """In place, as far as ``compress`` asks."""
+        """Shrink the stack in place, as far as ``compress`` asks."""
         for name in self.terms if self.compress is not None else ():
             self._shrink(name, self.compress or 0.0)
         return self

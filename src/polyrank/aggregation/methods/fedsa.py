@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import Parts, method
+from polyrank.core.adapter import Part
 from polyrank.core.state import ServerState
 
 
@@ -20,7 +21,7 @@ from polyrank.core.state import ServerState
     merges=False,
 )
 @dataclass(frozen=True)
-class FedSA(RowMethod):
+class FedSA(RareRows):
     """Clients train A and B and share A only; every row of A is averaged over its owners.
 
     Personalised: there is no global B, so a client is evaluated with its own B and head. Source: Guo et al., ICLR 2025
@@ -30,8 +31,6 @@ class FedSA(RowMethod):
         min_owners: a row with fewer owners keeps its previous value.
     """
 
-    min_owners: int = 1
-
     def combine(self, rows: Rows) -> Tensor:
         return rows.owners_mean()
 
@@ -40,5 +39,5 @@ class FedSA(RowMethod):
 
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
         """Only A travels."""
-        a = frozenset({"a"})
+        a: frozenset[Part] = frozenset({"a"})
         return Parts(sends=a, receives=a, keeps=frozenset({"b", "head"}))

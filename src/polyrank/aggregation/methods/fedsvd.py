@@ -9,7 +9,7 @@ from torch import Tensor
 from polyrank.aggregation.kernels.products import cut
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import Parts, method
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import Adapter, Factors, Part
 from polyrank.core.lowrank import wide
 from polyrank.core.state import ServerState
 
@@ -51,7 +51,7 @@ class FedSVD(RowMethod):
 
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
         """B is trained and sent; both factors come down."""
-        b = frozenset({"b", "head"})
+        b: frozenset[Part] = frozenset({"b", "head"})
         return Parts(trains=b, sends=b)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import Parts, method
+from polyrank.core.adapter import Part
 from polyrank.core.state import ServerState
 
 
@@ -40,5 +41,5 @@ class FFA(RowMethod):
 
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
         """A is known from the seed and never changes."""
-        b = frozenset({"b", "head"})
+        b: frozenset[Part] = frozenset({"b", "head"})
         return Parts(trains=b, sends=b, receives=b)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import method
 from polyrank.core.state import ClientUpdate
 
@@ -23,7 +23,7 @@ from polyrank.core.state import ClientUpdate
     own_weights=True,
 )
 @dataclass(frozen=True)
-class HetLoRA(RowMethod):
+class HetLoRA(RareRows):
     """Zero padding with ``w_k = |s_k B_k A_k|_F`` over all layers instead of the number of examples.
 
     The norm is computed from the Gram matrices of the factors. A client of weight 0 stays out. Source: Cho et al.
@@ -38,7 +38,7 @@ class HetLoRA(RowMethod):
 
     per_layer: bool = False
     keep_unowned: bool = False
-    min_owners: int = 0
+    min_owners: int = field(default=0, kw_only=True)
 
     def combine(self, rows: Rows) -> Tensor:
         return rows.filled(0.0)
@@ -52,4 +52,4 @@ class HetLoRA(RowMethod):
         return {name: factors.norm() for name, factors in update.adapter.modules.items()}
 
     def least_owners(self) -> int:
-        return max(self.min_owners, int(self.keep_unowned))
+        return max(super().least_owners(), int(self.keep_unowned))

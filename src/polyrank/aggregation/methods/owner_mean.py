@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import method
 
 
@@ -19,7 +19,7 @@ from polyrank.aggregation.method import method
     aligns=True,
 )
 @dataclass(frozen=True)
-class OwnerMean(RowMethod):
+class OwnerMean(RareRows):
     """Average every rank index over the clients that own it.
 
     ``A[j] = sum_{k: r_k > j} w_k A_k[j] / sum_{k: r_k > j} w_k``, the same for the columns of B. Known as RBLA,
@@ -28,8 +28,6 @@ class OwnerMean(RowMethod):
     Args:
         min_owners: a row with fewer owners keeps its previous value.
     """
-
-    min_owners: int = 1
 
     def combine(self, rows: Rows) -> Tensor:
         return rows.owners_mean()

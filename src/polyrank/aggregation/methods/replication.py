@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import method
 
 
@@ -20,7 +20,7 @@ from polyrank.aggregation.method import method
     aligns=True,
 )
 @dataclass(frozen=True)
-class Replication(RowMethod):
+class Replication(RareRows):
     """Fill the rows that a client lacks with what the donors learned, then average.
 
     ``f_j`` is the weighted mean of the donors' row j. Source: Byun and Lee, NAACL 2025. With two rank levels, as in
@@ -35,7 +35,6 @@ class Replication(RowMethod):
     """
 
     donor: Literal["highest", "owners"] = "highest"
-    min_owners: int = 1
 
     def combine(self, rows: Rows) -> Tensor:
         return rows.filled(rows.owners_mean() if rows.donated is None else rows.donated)

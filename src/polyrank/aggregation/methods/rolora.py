@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import Parts, method
+from polyrank.core.adapter import Part
 from polyrank.core.state import ServerState
 
 
@@ -46,7 +47,7 @@ class RoLoRA(RowMethod):
 
     def parts(self, round_number: int) -> Parts:
         """One factor is trained and sent; a client may have missed the last rounds, so both come down."""
-        trained = frozenset({"b" if _trains_b(round_number) else "a", "head"})
+        trained: frozenset[Part] = frozenset({"b" if _trains_b(round_number) else "a", "head"})
         return Parts(trains=trained, sends=trained)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import method
 from polyrank.core.errors import ConfigError
 
@@ -21,7 +21,7 @@ from polyrank.core.errors import ConfigError
     aligns=True,
 )
 @dataclass(frozen=True)
-class Tempered(RowMethod):
+class Tempered(RareRows):
     """``out_j = (1 - theta_j) previous_j + theta_j owners_mean_j`` with ``theta_j = (W(j) / W) ** gamma``.
 
     A row with one owner is that client's noise as much as its signal: owner_mean (``gamma = 0``) moves the whole way
@@ -33,7 +33,6 @@ class Tempered(RowMethod):
     """
 
     gamma: float = 0.5
-    min_owners: int = 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.gamma) and self.gamma >= 0):

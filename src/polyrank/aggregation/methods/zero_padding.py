@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import method
 
 
@@ -19,7 +19,7 @@ from polyrank.aggregation.method import method
     aligns=True,
 )
 @dataclass(frozen=True)
-class ZeroPadding(RowMethod):
+class ZeroPadding(RareRows):
     """Pad smaller adapters with zeros, then average: fill ``f_j = 0``.
 
     A row owned by the weight share q shrinks by q each round, its product ``B A`` by q squared; a row that nobody
@@ -31,10 +31,10 @@ class ZeroPadding(RowMethod):
     """
 
     keep_unowned: bool = False
-    min_owners: int = 0
+    min_owners: int = field(default=0, kw_only=True)
 
     def combine(self, rows: Rows) -> Tensor:
         return rows.filled(0.0)
 
     def least_owners(self) -> int:
-        return max(self.min_owners, int(self.keep_unowned))
+        return max(super().least_owners(), int(self.keep_unowned))

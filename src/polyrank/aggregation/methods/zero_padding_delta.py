@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.rows import RowMethod, Rows
+from polyrank.aggregation.kernels.rows import RareRows, Rows
 from polyrank.aggregation.method import method
 
 
@@ -19,7 +19,7 @@ from polyrank.aggregation.method import method
     aligns=True,
 )
 @dataclass(frozen=True)
-class ZeroPaddingDelta(RowMethod):
+class ZeroPaddingDelta(RareRows):
     """Average the change of A and B since the last round, zero where a client has no row: fill = previous row.
 
     The FedOpt form (Reddi et al. 2021) of zero padding: rows of few owners move slowly but do not shrink.
@@ -27,8 +27,6 @@ class ZeroPaddingDelta(RowMethod):
     Args:
         min_owners: a row with fewer owners keeps its previous value.
     """
-
-    min_owners: int = 1
 
     def combine(self, rows: Rows) -> Tensor:
         return rows.filled(rows.previous)

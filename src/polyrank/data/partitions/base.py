@@ -37,7 +37,7 @@ class Partitioner(Protocol):
 
 
 def client_names(count: int) -> list[str]:
-    """Of so many clients without names of their own: as wide as the last one needs, and at least two digits.
+    """Names for so many clients without names of their own: as wide as the last one needs, and at least two digits.
 
     >>> client_names(2)
     ['client-00', 'client-01']

@@ -147,7 +147,7 @@ class AdapterFile:
         return self._value(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        """Of one dense tensor."""
+        """The dtype of one dense tensor."""
         return self.tensor(name).dtype
 
     def without(self, start: str) -> Self:

@@ -56,7 +56,7 @@ class PackedLinear(nn.Linear):
         return tensor
 
     def __getstate__(self) -> dict[str, Any]:  # Any: nn.Module's state
-        """Without the packed forms: they cannot be pickled, and are made again where they are needed."""
+        """The state without the packed forms: they cannot be pickled, and are made again where they are needed."""
         state: dict[str, Any] = self.__dict__.copy()
         for name in ("_packed", "_packed_transposed"):
             state.pop(name, None)

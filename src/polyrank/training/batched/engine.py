@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from polyrank.config import TrainingConfig
 from polyrank.core.seeds import seeded
-from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
-from polyrank.tasks.task import Batch
+from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
@@ -23,7 +22,7 @@ from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
 from polyrank.training.sequential import penalty
-from polyrank.training.work import Engine, Job, in_order, in_passes
+from polyrank.training.work import Engine, Outcome, Work, in_order, in_passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +54,7 @@ class Batched(Engine):
     Args:
         resident: the base.
         task: what is learned.
+        examples: client -> what it learns from.
         options: of the training.
         clients_per_pass: the most clients in one pass.
         clock: where time is booked.
@@ -67,32 +67,42 @@ class Batched(Engine):
         self,
         resident: ResidentModel,
         task: Task,
+        examples: Mapping[str, Examples],
         options: TrainingConfig,
         clients_per_pass: int,
+        *,
         clock: Clock | None = None,
     ) -> None:
-        self.resident, self.task, self.options, self.clients_per_pass = resident, task, options, clients_per_pass
+        self.resident, self.task, self.examples = resident, task, examples
+        self.options, self.clients_per_pass = options, clients_per_pass
         self.clock = clock or Clock(resident.device)
         self._model = StackedModel(resident)
         self._drops = True  # until a step has shown otherwise
 
-    def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
-        """One update per job, in the order of the jobs; metrics as of the sequential engine."""
-        passes = in_passes(jobs, self.clients_per_pass, self.options)
-        yield from in_order(jobs, (update for together in passes for update in self._pass(together)))
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One outcome per work, in the order of the works; metrics as of the sequential engine."""
+        passes = in_passes(works, self.clients_per_pass, self.examples, self.options.batch_size)
+        yield from in_order(works, (outcome for together in passes for outcome in self._pass(together)))
 
-    def _pass(self, jobs: Sequence[Job]) -> list[ClientUpdate]:
+    def _pass(self, works: Sequence[Work]) -> list[Outcome]:
+        examples = [self.examples[work.client] for work in works]
         options, resident, clock = self.options, self.resident, self.clock
         with clock("data"):
-            plans = [plan(len(job.examples), options.batch_size, options.epochs, job.seed) for job in jobs]
+            plans = [
+                plan(len(held), options.batch_size, options.epochs, work.seed)
+                for work, held in zip(works, examples, strict=True)
+            ]
             size = part_size(options.batch_size, resident.device)
         steps = [len(batches) for batches in plans]
         factors = [multiplier(options, count) for count in steps]
-        totals = torch.zeros(len(jobs), dtype=resident.adapter_dtype, device=resident.device)
+        totals = torch.zeros(len(works), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
-        with self._model.installed(), seeded(jobs[0].seed, resident.device):  # as sequential, where there is one client
+        with (
+            self._model.installed(),
+            seeded(works[0].seed, resident.device),
+        ):  # as sequential, where there is one client
             adapters = StackedAdapters(
-                self._model, [job.adapter for job in jobs], [job.base_change for job in jobs], jobs[0].trains
+                self._model, [work.adapter for work in works], [work.base_change for work in works], works[0].trains
             )
             optimizer = make_optimizer([[row] for row in adapters.rows], options)
             for step in range(steps[0]):
@@ -101,21 +111,19 @@ class Batched(Engine):
                     adapters.activate(active)
                 with clock("data"):
                     chosen = [batches[step] for batches in plans[:active]]
-                    cut = [
-                        parts(own, job.examples.lengths, size) for job, own in zip(jobs[:active], chosen, strict=True)
-                    ]
-                    units = [self.task.units(job.examples, own) for job, own in zip(jobs[:active], chosen, strict=True)]
+                    cut = [parts(own, held.lengths, size) for held, own in zip(examples, chosen, strict=False)]
+                    units = [self.task.units(held, own) for held, own in zip(examples, chosen, strict=False)]
                 for number in range(max(map(len, cut))):
                     with clock("data"):
-                        batch = self._together(jobs[:active], [_at(own, number) for own in cut], units)
+                        batch = self._together(examples[:active], [_at(own, number) for own in cut], units)
                     with clock("arithmetic"):
-                        losses = self._losses(jobs, (step, number), batch)
+                        losses = self._losses(works, (step, number), batch)
                         totals[:active] += losses.detach()
                         torch.autograd.backward(losses.sum())
                 with clock("arithmetic"):
-                    for k, job in enumerate(jobs[:active]):
-                        if job.penalty is not None:
-                            torch.autograd.backward(penalty(adapters.tails(k, job.penalty.kept), job.penalty))
+                    for k, work in enumerate(works[:active]):
+                        if work.penalty is not None:
+                            torch.autograd.backward(penalty(adapters.tails(k, work.penalty.kept), work.penalty))
                     adapters.collect()
                 with clock("optimiser"):
                     for k, row in enumerate(adapters.rows[:active]):
@@ -123,21 +131,22 @@ class Batched(Engine):
                         if options.clip > 0:
                             torch.nn.utils.clip_grad_norm_(row, options.clip)
                     optimizer.step()
-            updates = [
-                ClientUpdate(job.client, adapter, job.weight, {"loss": total / count, "steps": count})
-                for job, adapter, total, count in zip(jobs, adapters.extract(), totals.tolist(), steps, strict=True)
+            trained = [adapter.parts(works[0].trains) for adapter in adapters.extract()]
+            outcomes = [
+                Outcome(work.client, own, float(len(held)), {"loss": total / count, "steps": count})
+                for work, own, held, total, count in zip(works, trained, examples, totals.tolist(), steps, strict=True)
             ]
         resident.model.eval()
-        return updates
+        return outcomes
 
-    def _losses(self, jobs: Sequence[Job], place: tuple[int, int], batch: Padded) -> Tensor:
+    def _losses(self, works: Sequence[Work], part: tuple[int, int], batch: Padded) -> Tensor:
         """What a part of a step adds to each client's mean loss, ``(clients,)``."""
         rows, tokens = batch.rows, batch.batch.input_ids.shape[1]
         drop: ClientDropout | None = None
         if self._drops:
             streams = [
-                stream(job.seed, *place, len(own), longest, device=self.resident.device)
-                for job, own, longest in zip(jobs, batch.chosen, batch.longest, strict=False)
+                stream(work.seed, *part, len(own), longest, device=self.resident.device)
+                for work, own, longest in zip(works, batch.chosen, batch.longest, strict=False)
             ]
             drop = ClientDropout(streams, rows, tokens)
         with drop or nullcontext(), self.resident.computing():
@@ -145,20 +154,20 @@ class Batched(Engine):
         self._drops = drop is not None and drop.used
         return (each * batch.weights.to(each.dtype)).view(-1, rows).sum(dim=1)
 
-    def _together(self, jobs: Sequence[Job], chosen: Sequence[np.ndarray], units: Sequence[int]) -> Padded:
+    def _together(self, examples: Sequence[Examples], chosen: Sequence[np.ndarray], units: Sequence[int]) -> Padded:
         """A part of the clients' steps.
 
         Args:
-            jobs: of the clients.
+            examples: of the clients.
             chosen: indices of the examples, per client.
             units: of each client's whole step, by which its losses are divided.
         """
         rows, device = max(len(indices) for indices in chosen), self.resident.device
-        batch = self.task.collate([(job.examples, own) for job, own in zip(jobs, chosen, strict=True)], device)
-        weights = np.zeros((len(jobs), rows), dtype=np.float64)
+        batch = self.task.collate(list(zip(examples, chosen, strict=True)), device)
+        weights = np.zeros((len(examples), rows), dtype=np.float64)
         for own, indices, count in zip(weights, chosen, units, strict=True):
             own[: len(indices)] = 1 / count
-        longest = [int(job.examples.lengths[own].max(initial=1)) for job, own in zip(jobs, chosen, strict=True)]
+        longest = [int(held.lengths[own].max(initial=1)) for held, own in zip(examples, chosen, strict=True)]
         return Padded(batch, torch.from_numpy(weights.ravel()).to(device), rows, chosen, longest)
 
 

@@ -20,7 +20,7 @@ class StackedLora(nn.Module):
         a: ``(clients, rank, d_in)``.
         b: ``(clients, d_out, rank)``.
         scale: one for all clients, or ``(clients, 1, 1)``.
-        frozen: the clients' base changes, ``(a, b)`` with the scale in b; a leading axis of 1 if all have the same.
+        change: the clients' base changes, ``(a, b)`` with the scale in b; a leading axis of 1 if all have the same.
     """
 
     def __init__(self, base: nn.Module, dropout: float) -> None:
@@ -28,7 +28,7 @@ class StackedLora(nn.Module):
         self.base, self.dropout = base, dropout
         self.a, self.b = torch.empty(0), torch.empty(0)
         self.scale: float | Tensor = 1.0
-        self.frozen: tuple[Tensor, Tensor] | None = None
+        self.change: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(clients * rows, ..., d_in)`` to ``(clients * rows, ..., d_out)``."""
@@ -40,8 +40,8 @@ class StackedLora(nn.Module):
         if self.dropout:  # the streams look for the examples in the first axis
             dropped = functional.dropout(x.view(*shape, -1), self.dropout, self.training).view(x.shape)
         y = _add_product(y, dropped, self.a, self.b * self.scale)
-        if self.frozen is not None:
-            a, b = self.frozen
+        if self.change is not None:
+            a, b = self.change
             y = _add_product(y.view(len(a), -1, y.shape[-1]), x.view(len(a), -1, x.shape[-1]), a, b)
         return y.view(*shape, -1)
 

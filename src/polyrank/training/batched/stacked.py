@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import Adapter, Factors, Part
 from polyrank.hf.resident import ResidentModel
 from polyrank.training.batched.layers import StackedLayerNorm, StackedLinear, StackedLora
 from polyrank.training.dropout import UnbatchableError
 
 
 @dataclass(frozen=True)
-class Place:
+class Span:
     """Where one tensor of a client lies in its row of the buffer.
 
     Args:
@@ -80,7 +80,7 @@ class StackedModel:
             for name, original in originals.items():
                 _put(model, name, original)
             for module in (self.lora | self.head).values():  # a pass's parameters go with it
-                for attribute in ("a", "b", "weight", "bias", "frozen"):
+                for attribute in ("a", "b", "weight", "bias", "change"):
                     if hasattr(module, attribute):
                         setattr(module, attribute, None)
 
@@ -92,7 +92,7 @@ class StackedAdapters:
         model: where they go; used inside ``model.installed()``.
         adapters: one per client; names and shapes as the model's.
         changes: the clients' base changes, or None where a client has none.
-        trains: which of ``"a"``, ``"b"`` and ``"head"`` are trained.
+        trains: the parts that are trained.
 
     Attributes:
         rows: one flat parameter per client, for an optimiser.
@@ -106,24 +106,24 @@ class StackedAdapters:
         model: StackedModel,
         adapters: Sequence[Adapter],
         changes: Sequence[Adapter | None],
-        trains: frozenset[str],
+        trains: frozenset[Part],
     ) -> None:
         self.model, self.adapters = model, adapters
         resident = model.resident
         for adapter in adapters:
             resident.check(adapter)
         self._dtype = resident.dtype  # in which layers compute; the numbers themselves are in adapter_dtype
-        trained, kept = self._places(trains)
+        trained, kept = self._spans(trains)
         self._trained = trained
         self._buffer = self._filled(trained)
-        self._frozen = [(place, self._filled([place])) for place in kept]
+        self._untrained = [(span, self._filled([span])) for span in kept]
         self._changes = self._base_changes(changes)
         self._gradient = torch.zeros_like(self._buffer)
         self.rows = [nn.Parameter(row) for row in self._buffer]
         self._leaves: list[Tensor] = []
         self._active = 0
 
-    def _places(self, trains: frozenset[str]) -> tuple[list[Place], list[Place]]:
+    def _spans(self, trains: frozenset[Part]) -> tuple[list[Span], list[Span]]:
         first = self.adapters[0]
         shapes: list[tuple[str, str, str, tuple[int, ...]]] = []
         for name in self.model.lora:
@@ -138,33 +138,33 @@ class StackedAdapters:
         trained, kept, start = [], [], 0
         for name, attribute, part, shape in shapes:
             if part in trains:
-                trained.append(Place(name, attribute, shape, start))
+                trained.append(Span(name, attribute, shape, start))
                 start += torch.Size(shape).numel()
             else:
-                kept.append(Place(name, attribute, shape, 0))
+                kept.append(Span(name, attribute, shape, 0))
         return trained, kept
 
-    def _value(self, adapter: Adapter, place: Place) -> Tensor:
-        if place.attribute in ("a", "b"):
-            value: Tensor = getattr(adapter.modules[place.module], place.attribute)
+    def _value(self, adapter: Adapter, span: Span) -> Tensor:
+        if span.attribute in ("a", "b"):
+            value: Tensor = getattr(adapter.modules[span.module], span.attribute)
             return value
-        return adapter.dense[f"{place.module}.{place.attribute}"]
+        return adapter.dense[f"{span.module}.{span.attribute}"]
 
-    def _filled(self, places: Sequence[Place]) -> Tensor:
+    def _filled(self, spans: Sequence[Span]) -> Tensor:
         """A buffer that holds these tensors of every client, zeros beyond its ranks."""
-        size = sum(torch.Size(place.shape).numel() for place in places)
+        size = sum(torch.Size(span.shape).numel() for span in spans)
         resident = self.model.resident
         buffer = _host(len(self.adapters), size, dtype=resident.adapter_dtype, device=resident.device).zero_()
-        for place in places:
-            for own, adapter in zip(place.view(buffer), self.adapters, strict=True):
-                value = self._value(adapter, place)
+        for span in spans:
+            for own, adapter in zip(span.view(buffer), self.adapters, strict=True):
+                value = self._value(adapter, span)
                 own[tuple(slice(n) for n in value.shape)] = value
         return buffer.to(resident.device)  # one copy for all
 
     def _base_changes(self, changes: Sequence[Adapter | None]) -> dict[str, tuple[Tensor, Tensor]]:
         if all(change is None for change in changes):
             return {}
-        same = all(change is changes[0] for change in changes)
+        same = all(_same(change, changes[0]) for change in changes)  # by value: each may have come as a copy of its own
         own = changes[:1] if same else changes
         device = self.model.resident.device
         stacked = {}
@@ -185,15 +185,15 @@ class StackedAdapters:
         """Put the first ``clients`` adapters into the layers, as leaves of the next backward pass."""
         values = self._buffer[:clients].to(self._dtype) if self._dtype != self._buffer.dtype else self._buffer[:clients]
         self._leaves = []
-        for place in self._trained:
-            leaf = place.view(values).detach().requires_grad_()
+        for span in self._trained:
+            leaf = span.view(values).detach().requires_grad_()
             self._leaves.append(leaf)
-            self._set(place, leaf)
+            self._set(span, leaf)
         if clients == self._active:
             return
         self._active = clients
-        for place, buffer in self._frozen:
-            self._set(place, place.view(buffer[:clients]).to(self._dtype))
+        for span, buffer in self._untrained:
+            self._set(span, span.view(buffer[:clients]).to(self._dtype))
         for name, module in self.model.lora.items():
             scales = [adapter.modules[name].scale for adapter in self.adapters[:clients]]
             module.scale = scales[0]
@@ -201,18 +201,18 @@ class StackedAdapters:
                 wide = torch.tensor(scales, dtype=self._buffer.dtype, device=self._buffer.device)
                 module.scale = wide.view(-1, 1, 1)
             change = self._changes.get(name)
-            module.frozen = (
+            module.change = (
                 change if change is None or len(change[0]) == 1 else (change[0][:clients], change[1][:clients])
             )
 
-    def _set(self, place: Place, tensor: Tensor) -> None:
+    def _set(self, span: Span, tensor: Tensor) -> None:
         layers: dict[str, nn.Module] = {**self.model.lora, **self.model.head}
-        setattr(layers[place.module], place.attribute, tensor)
+        setattr(layers[span.module], span.attribute, tensor)
 
     def collect(self) -> None:
         """After a backward pass: the gradients of the active clients into their rows; the others get none."""
-        for place, leaf in zip(self._trained, self._leaves, strict=True):
-            target = place.view(self._gradient[: self._active])
+        for span, leaf in zip(self._trained, self._leaves, strict=True):
+            target = span.view(self._gradient[: self._active])
             if leaf.grad is None:
                 target.zero_()
             else:
@@ -235,7 +235,7 @@ class StackedAdapters:
         return [self._extract(start, host[client]) for client, start in enumerate(self.adapters)]
 
     def _extract(self, start: Adapter, row: Tensor) -> Adapter:
-        values = {(place.module, place.attribute): place.view(row[None])[0] for place in self._trained}
+        values = {(span.module, span.attribute): span.view(row[None])[0] for span in self._trained}
 
         def copy(name: str, attribute: str, original: Tensor) -> Tensor:
             tensor = values.get((name, attribute), original)
@@ -248,6 +248,10 @@ class StackedAdapters:
         }
         dense = {name: copy(*_split(name), tensor) for name, tensor in start.dense.items()}
         return Adapter(modules, dense)
+
+
+def _same(one: Adapter | None, other: Adapter | None) -> bool:
+    return one is other or (one is not None and other is not None and one.identical(other))
 
 
 def _host(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,11 +17,12 @@ from torch import Tensor
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
 from polyrank.training.batches import steps_per_epoch
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
-from polyrank.training.work import Engine, Job
+from polyrank.training.work import Engine, Work
 
 log = logging.getLogger(__name__)
 
@@ -74,66 +75,77 @@ class _Timing:
     """Per client and step."""
 
 
-def choose(resident: ResidentModel, task: Task, options: TrainingConfig, jobs: Sequence[Job], rounds: int) -> Plan:
+def choose(
+    resident: ResidentModel,
+    task: Task,
+    examples: Mapping[str, Examples],
+    options: TrainingConfig,
+    works: Sequence[Work],
+    *,
+    rounds: int,
+) -> Plan:
     """The fastest way to train such a cohort that fits into memory; what is not ``auto`` is taken as it is.
 
     Args:
         resident: the base.
         task: what is learned.
+        examples: client -> what it learns from.
         options: of the training.
-        jobs: a cohort's.
+        works: a cohort's.
         rounds: how often such a cohort will be trained.
     """
+    held = {work.client: examples[work.client] for work in works}
+    samples = {client: own.subset(_typical(own.lengths, options)) for client, own in held.items()}
+    steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
+    reference = Sequential(resident, task, samples, options)
     try:
-        batched = None if options.engine == "sequential" else Batched(resident, task, options, 1)
-        return _choose(Sequential(resident, task, options), batched, jobs, rounds)
+        batched = None if options.engine == "sequential" else Batched(resident, task, samples, options, 1)
+        return _choose(reference, batched, works, steps)
     except UnbatchableError as error:  # of the model, or of a step that was tried
         log.warning("clients are trained one after another: %s", error)
         resident.model.eval()
-        return replace(_choose(Sequential(resident, task, options), None, jobs, rounds), reason=str(error))
+        return replace(_choose(reference, None, works, steps), reason=str(error))
 
 
-def _choose(reference: Sequential, batched: Batched | None, jobs: Sequence[Job], rounds: int) -> Plan:
-    """The plan, where clients are batched by ``batched``, or by nothing."""
+def _choose(reference: Sequential, batched: Batched | None, works: Sequence[Work], steps: int) -> Plan:
+    """The plan for so many steps, where clients are batched by ``batched``, or by nothing."""
     resident, options = reference.resident, reference.options
     wanted = None if options.workers == "auto" else options.workers
     settled = batched is None or (options.engine == "batched" and options.clients_per_pass != "auto")
     if settled and wanted is not None:
         width = options.clients_per_pass if batched is not None and options.clients_per_pass != "auto" else 1
         return Plan("sequential" if batched is None else "batched", width, wanted)
-    samples = [replace(job, examples=job.examples.subset(_typical(job.examples.lengths, options))) for job in jobs]
-    widest = len(jobs) if batched is None else _most_that_fit(batched, samples[0])
+    widest = len(works) if batched is None else _most_that_fit(batched, works[0])
     cores = torch.get_num_threads()
     workers = wanted or 1
     sharing = -(-workers // torch.cuda.device_count()) if resident.device.type == "cuda" else workers
     with _threads(max(cores // workers, 1)):
-        best = _fastest(reference, batched, samples, min(widest // sharing, -(-len(jobs) // workers)))
-    steps = sum(options.epochs * steps_per_epoch(len(job.examples), options.batch_size) for job in jobs)
-    worthwhile = rounds * steps * best.seconds > 3 * STARTING_SECONDS and len(jobs) >= cores > 1
+        best = _fastest(reference, batched, works, min(widest // sharing, -(-len(works) // workers)))
+    worthwhile = steps * best.seconds > 3 * STARTING_SECONDS and len(works) >= cores > 1
     if wanted is None and resident.device.type == "cuda":
-        workers = min(torch.cuda.device_count(), len(jobs)) if worthwhile else 1
+        workers = min(torch.cuda.device_count(), len(works)) if worthwhile else 1
     elif wanted is None and worthwhile:
         with _threads(1):
-            alone = _fastest(reference, batched, samples, min(best.width, widest // cores, len(jobs) // cores))
+            alone = _fastest(reference, batched, works, min(best.width, widest // cores, len(works) // cores))
         log.info("%d processes of one thread: %.2f times as fast", cores, cores * best.seconds / alone.seconds)
         if cores * best.seconds > GAIN * alone.seconds:
             best, workers = alone, cores
     return Plan(best.engine, best.width, workers)
 
 
-def _fastest(reference: Sequential, batched: Batched | None, jobs: Sequence[Job], widest: int) -> _Timing:
+def _fastest(reference: Sequential, batched: Batched | None, works: Sequence[Work], widest: int) -> _Timing:
     """The widest of the open widths up to which each was faster than the one before by `WIDER`.
 
     A pass of one client is as fast as the sequential engine or faster.
     """
     if batched is None:
-        return _Timing("sequential", 1, _seconds(reference, jobs[:1]))
+        return _Timing("sequential", 1, _seconds(reference, works[:1]))
     fixed = reference.options.clients_per_pass
-    widths = sorted({width for width in (*WIDTHS, len(jobs)) if width <= widest}) or [1]
+    widths = sorted({width for width in (*WIDTHS, len(works)) if width <= widest}) or [1]
     best: _Timing | None = None
-    for width in [min(fixed, len(jobs))] if fixed != "auto" else widths:
+    for width in [min(fixed, len(works))] if fixed != "auto" else widths:
         batched.clients_per_pass = width
-        timing = _Timing("batched", width, _seconds(batched, jobs[:width]))
+        timing = _Timing("batched", width, _seconds(batched, works[:width]))
         log.info("%d clients in one pass: %.1f ms per client and step", width, 1000 * timing.seconds)
         if best is not None and best.seconds < WIDER * timing.seconds:
             break
@@ -142,12 +154,12 @@ def _fastest(reference: Sequential, batched: Batched | None, jobs: Sequence[Job]
     return best
 
 
-def _seconds(engine: Engine, jobs: Sequence[Job]) -> float:
+def _seconds(engine: Engine, works: Sequence[Work]) -> float:
     """Per client and step: the shortest of some timings, the first of which warms up."""
     best = math.inf
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
-        steps = sum(int(update.metrics["steps"]) for update in engine.train(jobs))
+        steps = sum(int(outcome.metrics["steps"]) for outcome in engine.run(works))
         seconds = time.perf_counter() - start  # results are copied to the CPU, so nothing is pending
         best = min(best, seconds / steps)
         if seconds > LONG_SECONDS:
@@ -163,16 +175,16 @@ def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
     return np.asarray(by_length[places])
 
 
-def _most_that_fit(engine: Batched, job: Job) -> int:
+def _most_that_fit(engine: Batched, work: Work) -> int:
     """Clients whose saved activations fit into the free memory, by those of one; at least 1."""
     model = engine.resident.model
-    weights = {_place(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    weights = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
     largest = 0
 
     def count(tensor: Tensor) -> Tensor:
-        if (place := _place(tensor)) not in weights:
-            kept[place] = tensor.untyped_storage().nbytes()  # once, however many operations keep it
+        if (where := _memory(tensor)) not in weights:
+            kept[where] = tensor.untyped_storage().nbytes()  # once, however many operations keep it
         return tensor
 
     def look(tensor: Tensor) -> Tensor:
@@ -183,12 +195,12 @@ def _most_that_fit(engine: Batched, job: Job) -> int:
 
     device = engine.resident.device
     with torch.autograd.graph.saved_tensors_hooks(count, look):
-        list(engine.train([job]))
+        list(engine.run([work]))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
 
 
-def _place(tensor: Tensor) -> int:
+def _memory(tensor: Tensor) -> int:
     """Where its memory is; views share it."""
     return tensor.untyped_storage().data_ptr()
 

@@ -11,7 +11,7 @@ from polyrank import config as configuration
 from polyrank.aggregation import METHODS
 from polyrank.core.errors import ConfigError, DataError, ModelError, PolyRankError
 from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
-from polyrank.federation.setup import build
+from polyrank.federation.server import build
 from tests import models
 from tests.conftest import Configure
 
@@ -33,12 +33,12 @@ def test_the_global_rank_does_not_depend_on_who_there_is(configure: Configure):
 
 def test_clients_are_named_and_share_all_training_texts(configure: Configure):
     """240 rows less a fifth for the test are 192; six clients get 32 each."""
-    federation = build(configure())
-    assert federation.clients == tuple(f"client-0{i}" for i in range(6))
-    assert [len(federation.examples[client]) for client in federation.clients] == [32] * 6
-    assert len(federation.test) == 48
-    assert federation.validation is None
-    assert federation.labels == ("fruit", "pets")
+    server = build(configure())
+    assert server.clients == tuple(f"client-0{i}" for i in range(6))
+    assert [len(server.site.examples[client]) for client in server.clients] == [32] * 6
+    assert len(server.site.test) == 48
+    assert server.site.validation is None
+    assert server.site.labels == ("fruit", "pets")
 
 
 def test_nothing_is_left_to_be_resolved(configure: Configure):
@@ -58,20 +58,20 @@ def test_measuring_leaves_the_initial_adapter_in_place(configure: Configure):
     """What was trained for the sake of time is gone, and so is its gradient."""
     auto = ("training.engine=auto", "training.clients_per_pass=auto", "training.workers=auto")
     threads = torch.get_num_threads()
-    federation = build(configure(*auto))
-    assert federation.plan.engine == federation.config.training.engine == "batched"
-    assert federation.plan.clients_per_pass == federation.config.training.clients_per_pass
-    assert federation.resident.extract().identical(federation.initial_state().adapter)
-    assert all(parameter.grad is None for parameter in federation.resident.trainable())
-    assert not federation.resident.model.training
+    server = build(configure(*auto))
+    assert server.site.plan.engine == server.config.training.engine == "batched"
+    assert server.site.plan.clients_per_pass == server.config.training.clients_per_pass
+    assert server.site.resident.extract().identical(server.initial_state().adapter)
+    assert all(parameter.grad is None for parameter in server.site.resident.trainable())
+    assert not server.site.resident.model.training
     assert torch.get_num_threads() == threads
 
 
 def test_the_number_of_clients_comes_from_the_column(configure: Configure):
     """The csv names three owners; the number of clients is written down as three."""
     column = ("data.partition=by-column", "data.column=owner", "federation.clients=3", "ranks.counts=[2, 1]")
-    federation = build(configure(*column))
-    assert federation.clients == ("ann", "bob", "eve")
+    server = build(configure(*column))
+    assert server.clients == ("ann", "bob", "eve")
     without = configure().model_dump() | {"federation": {"participation": 0.5}}
     without["data"] |= {"partition": "by-column", "column": "owner"}
     without["ranks"] |= {"counts": [2, 1]}
@@ -90,12 +90,12 @@ def test_the_method_changes_nothing_of_where_a_run_starts(configure: Configure, 
     assert one.initial_state().adapter.identical(other.initial_state().adapter)
     assert one.initial_state().ranks == other.initial_state().ranks
     for client in one.clients:
-        assert all(map(np.array_equal, one.examples[client].tokens, other.examples[client].tokens))
+        assert all(map(np.array_equal, one.site.examples[client].tokens, other.site.examples[client].tokens))
 
 
 def test_another_seed_starts_elsewhere(configure: Configure):
     one, other = (build(configure(f"federation.seed={seed}")) for seed in (0, 1))
-    ours, theirs = (dict(federation.initial_state().adapter.tensors()) for federation in (one, other))
+    ours, theirs = (dict(server.initial_state().adapter.tensors()) for server in (one, other))
     assert ours.keys() == theirs.keys()
     same = {name for name in ours if ours[name].equal(theirs[name])}
     assert same == {name for name in ours if name.endswith((".b", "classifier.bias"))} & same
@@ -124,8 +124,8 @@ def test_fedavg_is_refused_where_scoring_would_make_ranks_unequal(configure: Con
 
 
 def test_fedavg_with_one_rank_is_built(configure: Configure):
-    federation = build(configure("aggregation.method=fedavg", "ranks.levels=[4]", "ranks.counts=[6]"))
-    assert set(federation.initial_state().ranks.values()) == {4}
+    server = build(configure("aggregation.method=fedavg", "ranks.levels=[4]", "ranks.counts=[6]"))
+    assert set(server.initial_state().ranks.values()) == {4}
 
 
 def test_a_trained_head_keeps_its_own_order_of_classes(
@@ -136,9 +136,9 @@ def test_a_trained_head_keeps_its_own_order_of_classes(
     folder = models.save(tmp_path / "own", "bert", classifier=2, **names)
     saved = load_file(folder / "model.safetensors")["classifier.weight"]
     for labels, order in (([], [0, 1]), (["data.labels=['fruit', 'pets']"], [1, 0])):
-        federation = build(configure(f"model.name='{folder}'", "model.head='model'", *labels))
-        assert federation.labels == tuple(("pets", "fruit")[i] for i in order)
-        assert torch.equal(federation.initial_state().adapter.dense["classifier.weight"], saved[order])
+        server = build(configure(f"model.name='{folder}'", "model.head='model'", *labels))
+        assert server.site.labels == tuple(("pets", "fruit")[i] for i in order)
+        assert torch.equal(server.initial_state().adapter.dense["classifier.weight"], saved[order])
     assert not caplog.text
 
 
@@ -150,11 +150,11 @@ def test_a_head_of_other_classes_is_said_once(configure: Configure, tmp_path: Pa
 
 def test_the_validation_set_is_balanced_and_no_client_holds_it(configure: Configure):
     """Ten texts of each of two labels leave 172 of 192 to the clients."""
-    federation = build(configure("ranks.policy=validation", "ranks.validation_per_label=10"))
-    assert federation.validation is not None
-    assert np.bincount(federation.validation.labels).tolist() == [10, 10]
-    assert sum(len(examples) for examples in federation.examples.values()) == 172
-    assert set(federation.initial_state().ranks.values()) == {2}
+    server = build(configure("ranks.policy=validation", "ranks.validation_per_label=10"))
+    assert server.site.validation is not None
+    assert np.bincount(server.site.validation.targets).tolist() == [10, 10]
+    assert sum(len(examples) for examples in server.site.examples.values()) == 172
+    assert set(server.initial_state().ranks.values()) == {2}
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_clients_that_may_shrink_are_refused_where_ranks_must_stay_equal(configu
 
 def test_the_initial_state_is_the_same_after_training(configure: Configure):
     """The head is the one that was loaded, not what was installed last."""
-    federation = build(configure("federation.seed=3"))
-    first = federation.initial_state()
-    federation.resident.install(first.adapter.map(lambda tensor: tensor + 1))
-    assert federation.initial_state().adapter.identical(first.adapter)
+    server = build(configure("federation.seed=3"))
+    first = server.initial_state()
+    server.site.resident.install(first.adapter.map(lambda tensor: tensor + 1))
+    assert server.initial_state().adapter.identical(first.adapter)
     assert (first.seed, first.base_change) == (3, None)

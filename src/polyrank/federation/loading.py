@@ -1,0 +1,217 @@
+"""From a configuration and its data to a site: model loaded, texts encoded, what was ``auto`` resolved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyrank import ranks
+from polyrank.config import Config
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import DataError
+from polyrank.data import Partition, TextDataset
+from polyrank.federation.population import Holdings, global_rank, read, read_alone
+from polyrank.federation.round import cohort
+from polyrank.federation.site import Site
+from polyrank.hf.digest import model_digests
+from polyrank.hf.load import head_end_token, load_base, load_tokenizer
+from polyrank.hf.resident import ResidentModel
+from polyrank.ranks import scale_of
+from polyrank.tasks import Task
+from polyrank.tasks import task as named_task
+from polyrank.tasks.task import Encoded, Examples
+from polyrank.training.engines import local_engine
+from polyrank.training.preflight import check_reads
+from polyrank.training.profile import Clock
+from polyrank.training.tuning.planner import Plan, choose
+from polyrank.training.tuning.precision import Choice, fastest
+from polyrank.training.work import Engine, Work
+from polyrank.training.workers import Setup, Workers
+
+log = logging.getLogger(__name__)
+
+
+def participant(config: Config) -> Site:
+    """The site of somebody who trains for a server.
+
+    With one client there is nothing to share out: all of the training data is that client's, whatever the sections say
+    of partitions, methods and rank policies, which are the server's.
+
+    Raises:
+        PolyRankError: something in the data or the model does not fit the configuration.
+    """
+    return load(
+        config, read_alone(config) if config.federation.clients == 1 else read(config, ranks.policy(config.ranks))
+    )
+
+
+def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
+    """Load the model, encode the data, and resolve what was ``auto``.
+
+    Args:
+        config: of base and training.
+        held: the data.
+        profile: whether the site's clock books where the time goes.
+
+    Raises:
+        PolyRankError: something in the data or the model does not fit.
+    """
+    task = named_task(config.task)
+    tokenizer = load_tokenizer(config.model)
+    used = np.unique(np.concatenate(list(held.partition.examples.values())))  # others are not even tokenised
+    sets = {"train": held.train.subset(used), "test": held.test}
+    sets |= {"validation": held.validation} if held.validation else {}
+    end = None if config.model.head == "mean-pool" else head_end_token(config.model)
+    encoded = {name: _encoded(task, part, tokenizer, config.data.max_tokens, end) for name, part in sets.items()}
+    largest = max(part.examples.largest for part in encoded.values())
+    outputs = task.outputs(held.train)
+
+    def loaded(dtype: torch.dtype, attention: str) -> ResidentModel:
+        resident = bare(config, outputs, dtype, attention)
+        resident.check_tokens(largest)
+        resident.install(initial(resident, config))
+        for name, part in sets.items():
+            check_reads(resident, task, part, encoded[name])
+        return resident
+
+    choice = fastest(loaded, task, config.training, encoded["train"].examples)
+    if choice.resident.base.note:
+        log.warning(choice.resident.base.note)
+    examples = _shared_out(held.partition, used, encoded["train"])
+    plan = _plan(config, task, choice, examples)
+    config = _resolved(config, choice, plan, len(examples))
+    clock = Clock(choice.resident.device, running=profile)
+    return Site(
+        config=config,
+        task=task,
+        resident=choice.resident,
+        outputs=outputs,
+        labels=held.train.label_names,
+        examples=examples,
+        test=encoded["test"].examples,
+        validation=encoded["validation"].examples if held.validation else None,
+        engine=_engine(config, task, choice.resident, examples, outputs, clock=clock),
+        plan=plan,
+        clock=clock,
+        digests={**held.digests, **model_digests(config.model)},
+    )
+
+
+def bare(config: Config, outputs: tuple[str, ...], dtype: torch.dtype, attention: str) -> ResidentModel:
+    """The base of a configuration, with nothing installed."""
+    base = load_base(config.model, outputs, seed=config.federation.seed, dtype=dtype, attention=attention)
+    return ResidentModel(base, device())
+
+
+def initial(resident: ResidentModel, config: Config) -> Adapter:
+    """The global adapter before the first round."""
+    rank = global_rank(config)
+    return resident.initial(rank, scale_of(rank, config.ranks), config.federation.seed)
+
+
+def device() -> torch.device:
+    """Where this machine computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _encoded(
+    task: Task, dataset: TextDataset, tokenizer: Any, max_tokens: int, end: int | None
+) -> Encoded:  # Any: as in `Task.encode`
+    """A data set as the task reads it; what it cuts or leaves out is in the log."""
+    found = task.encode(dataset, tokenizer, max_tokens, end=end)
+    if found.cut:
+        log.info("%d of %d texts of %s are cut to %d tokens", found.cut, len(dataset), dataset.where, max_tokens)
+    for reason, rows in found.left_out.items():
+        log.warning(
+            "%d of %d rows of %s are left out: %s; the first: row %d",
+            *(len(rows), len(dataset), dataset.where, reason, dataset.row(int(rows[0]))),
+        )
+    if len(found.examples) == 0:
+        why = ", ".join(found.left_out) or "there are none"
+        raise DataError(f"{dataset.where}: no row is left as an example: {why}")
+    return found
+
+
+def _shared_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[str, Examples]:
+    """Each client's examples.
+
+    Args:
+        partition: client -> rows of the training data.
+        used: rows that were encoded.
+        encoded: as which of them.
+
+    Raises:
+        DataError: none of a client's rows is left.
+    """
+    kept = used[encoded.kept]
+    found = {
+        client: encoded.examples.subset(np.searchsorted(kept, rows[np.isin(rows, kept)]))
+        for client, rows in partition.examples.items()
+    }
+    if empty := [client for client, own in found.items() if len(own) == 0]:
+        why = ", ".join(encoded.left_out)
+        raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
+    return found
+
+
+def _plan(config: Config, task: Task, choice: Choice, examples: Mapping[str, Examples]) -> Plan:
+    """How such cohorts are trained fastest, by the first of them at the highest rank."""
+    options, adapter = config.federation, initial(choice.resident, config)
+    names = cohort(sorted(examples), options.participation, options.seed, 1)
+    works = [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
+    plan = choose(choice.resident, task, examples, config.training, works, rounds=options.rounds)
+    choice.resident.install(adapter)
+    return plan
+
+
+def _engine(
+    config: Config,
+    task: Task,
+    resident: ResidentModel,
+    examples: Mapping[str, Examples],
+    outputs: tuple[str, ...],
+    *,
+    clock: Clock,
+) -> Engine:
+    training = config.training
+    if not isinstance(training.workers, int) or training.workers == 1:
+        return local_engine(resident, task, examples, training, clock)
+    device, count = resident.device, torch.cuda.device_count()
+    setups = [
+        Setup(
+            model=config.model,
+            task=task,
+            examples=examples,
+            outputs=outputs,
+            seed=config.federation.seed,
+            device=f"cuda:{i % count}" if device.type == "cuda" else str(device),
+            training=training,
+            threads=max(torch.get_num_threads() // training.workers, 1),
+            profile=clock.running,
+        )
+        for i in range(training.workers)
+    ]
+    return Workers(setups, clock)
+
+
+def _resolved(config: Config, choice: Choice, plan: Plan, clients: int) -> Config:
+    """The configuration with everything in place that was ``auto`` or left to the data."""
+    return config.model_copy(
+        update={
+            "model": choice.resident.base.config,
+            "federation": config.federation.model_copy(update={"clients": clients}),
+            "training": config.training.model_copy(
+                update={
+                    "precision": choice.precision,
+                    "attention": choice.attention,
+                    "engine": plan.engine,
+                    "clients_per_pass": plan.clients_per_pass,
+                    "workers": plan.workers,
+                }
+            ),
+        }
+    )

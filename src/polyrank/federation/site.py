@@ -1,0 +1,89 @@
+"""A base, data and an engine in one place: what trains, and what measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from polyrank.config import Config
+from polyrank.core.adapter import Adapter
+from polyrank.core.errors import ConfigError
+from polyrank.federation.participant import OF_THE_BASE, Facts, Participant
+from polyrank.hf.resident import ResidentModel
+from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
+from polyrank.training.evaluate import evaluate
+from polyrank.training.profile import Clock
+from polyrank.training.tuning.planner import Plan
+from polyrank.training.work import Engine, Outcome, Work
+
+Scores = Mapping[str, float]
+"""Name of a metric -> value, in the task's order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Site(Participant):
+    """One base, the examples of the clients that are here, and what trains them.
+
+    With one client it is the site's own, whatever the server calls it; with several, as in a run on one machine or a
+    simulation, names tell them apart.
+
+    Args:
+        config: resolved, as far as the base and the training go.
+        task: what is learned.
+        resident: the one base model.
+        outputs: names of what the model's head gives, such as the classes.
+        labels: names of the data's labels; none where there are none.
+        examples: client -> its own.
+        test: held-out examples.
+        validation: the balanced set by which a server scores clients, where its rank policy asks for one.
+        engine: how clients are trained.
+        plan: why in this way.
+        clock: where time is booked.
+        digests: what the data and the model held when they were read.
+    """
+
+    config: Config
+    task: Task
+    resident: ResidentModel
+    outputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    examples: Mapping[str, Examples]
+    test: Examples
+    validation: Examples | None
+    engine: Engine
+    plan: Plan
+    clock: Clock
+    digests: Mapping[str, str]
+
+    def facts(self, client: str) -> Facts:
+        """See `Participant`."""
+        held = self.examples[self._own(client)]
+        return Facts(
+            len(held),
+            tuple(held.kind_counts(len(self.labels))),
+            dict(self.resident.shapes),
+            self.labels,
+            {name: self.digests[name] for name in OF_THE_BASE if name in self.digests},
+        )
+
+    def do(self, work: Work) -> Outcome:
+        """See `Participant`; what it starts from is scored on the site's test set, where that is asked for."""
+        own = self._own(work.client)
+        scores = self.measured(work.adapter, work.base_change, self.test) if work.scored else {}
+        start = time.perf_counter()
+        (outcome,) = self.engine.run([replace(work, client=own)])
+        return replace(outcome, client=work.client, scores=scores, seconds=time.perf_counter() - start)
+
+    def measured(self, adapter: Adapter, base_change: Adapter | None, examples: Examples) -> Scores:
+        """Metrics of an adapter with its head and a base change on one set."""
+        self.resident.install(adapter, base_change)
+        return self.task.measured(evaluate(self.resident, self.task, examples, self.config.evaluation.batch_size))
+
+    def _own(self, client: str) -> str:
+        """The client as it is called here."""
+        if len(self.examples) > 1 and client not in self.examples:
+            known = ", ".join(sorted(self.examples)[:5])
+            raise ConfigError(f"there is no client {client!r} here; this site holds {known}, ...")
+        return client if len(self.examples) > 1 else next(iter(self.examples))
