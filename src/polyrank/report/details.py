@@ -123,6 +123,7 @@ def versions_details(groups: Groups) -> str:
 
 
 _BYTES = ("bytes/up", "bytes/down")
+_OF_THE_DATA = ("task", "labels", "outputs", "head_modules", "versions")
 
 
 def _named(name: str, run: Run) -> str:
@@ -173,8 +174,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:  # Any
 
 
 def _about(run: Run) -> dict[str, str]:
-    """Of run.json, but for what belongs to the data."""
-    known = {key: value for key, value in run.about.items() if key not in ("labels", "head_modules", "versions")}
+    """Of run.json, but for what belongs to the data and what is learned of them."""
+    known = {key: value for key, value in run.about.items() if key not in _OF_THE_DATA}
     return _flat(run.about.get("versions") or {}) | _flat(known)
 
 
