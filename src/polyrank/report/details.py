@@ -23,9 +23,11 @@ def comparison_table(comparison: Comparison) -> str:
     """One row per method, as `polyrank compare` prints it."""
     rows = [tables.cells(row, comparison.metric) for row in comparison.rows]
     several = any(len(row.seeds) > 1 for row in comparison.rows)
+    less = tables.direction(comparison.metric).replace("; ", ". ")
     note = (
-        f"End: mean of the last {LAST} evaluated rounds. Mean: of the {comparison.metric.title} over the rounds, "
-        "the area under its curve. A dash: not reached, or nothing to compare with."
+        f"{less[:1].upper()}{less[1:]}End: mean of the last {LAST} evaluated rounds. Mean: of the "
+        f"{comparison.metric.title} over the rounds, the area under its curve. A dash: not reached, or nothing to "
+        "compare with."
     )
     if several:
         note += (
