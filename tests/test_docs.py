@@ -217,3 +217,26 @@ def test_labels_are_kinds_of_a_task_that_learns_none(regression: list[str], tmp_
     about, clients = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("run", "clients"))
     assert (about["labels"], about["outputs"]) == (["a", "b"], ["words"])
     assert sorted(sorted(client["labels"])[0] for client in clients["clients"].values()) == [0, 0]
+
+
+def test_what_is_not_finite_is_null_everywhere_and_said(regression: list[str], tmp_path: Path):
+    """Numbers whose squares overflow: the loss of every round is lost, and each file is still JSON."""
+    import json
+
+    from polyrank import load_config, run
+    from polyrank.report import answer
+    from polyrank.report.runs import find, grouped
+    from polyrank.report.statistics import compare
+
+    first, *rows = (tmp_path / "numbers.csv").read_text().splitlines()
+    huge = [f"{row.rpartition(',')[0]},{'1e25' if i % 3 else '1'}" for i, row in enumerate(rows)]
+    (tmp_path / "numbers.csv").write_text("\n".join([first, *huge]))
+    summary = run(load_config(None, regression), tmp_path / "run")
+    assert summary["test/loss"] is None
+    assert [group["loss"] for group in summary["rank_groups"]] == [None, None]
+    for file in (tmp_path / "run").glob("*.json*"):
+        text = file.read_text()
+        for part in text.splitlines() if file.suffix == ".jsonl" else [text]:
+            json.loads(part, parse_constant=lambda name, file=file: pytest.fail(f"{file.name} has {name}"))
+    groups = grouped(find([tmp_path / "run"]))
+    assert "reaches a test mean error of" in answer.sentence(groups, compare(groups))

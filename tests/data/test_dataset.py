@@ -40,3 +40,15 @@ def test_train_and_test_have_the_same_label_names():
     other = TextDataset(("p",), np.array([0]), ("b", "a"))
     with pytest.raises(DataError, match="expected the same"):
         Split(make(), other)
+
+
+def test_texts_without_labels_have_all_but_labels():
+    plain = TextDataset(("p", "q", "r"), None, (), {"user": ("u", "v", "w")}, "x.csv")
+    assert plain.subset([2, 0]).labels is None
+    assert plain.subset([2, 0]).column("user") == ("w", "u")
+    with pytest.raises(DataError, match=r"the partition x needs a label for every text, and x\.csv is read without"):
+        plain.kinds("partition x")
+    with pytest.raises(DataError, match="needs a label for every text"):
+        plain.label_counts()
+    with pytest.raises(DataError, match=r"x\.csv has no column 'score', which the task reads"):
+        plain.column("score")

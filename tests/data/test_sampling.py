@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from polyrank.core.errors import ConfigError, DataError
 from polyrank.core.seeds import numpy_generator
 from polyrank.data import TextDataset, hold_out
-from polyrank.data.sampling import stratified
+from polyrank.data.sampling import strata, stratified
 
 
 def dataset(counts):
@@ -73,3 +73,13 @@ def test_hold_out_that_cannot_be():
         hold_out(dataset([3, 3]), 3, numpy_generator(0))
     with pytest.raises(ConfigError, match="0 examples per label"):
         hold_out(dataset([3, 3]), 0, numpy_generator(0))
+
+
+def test_texts_without_labels_are_all_of_one_kind():
+    """Three of ten texts, and the other seven; of three, none would be left."""
+    plain = TextDataset(tuple("abcdefghij"), None, ())
+    validation, rest = hold_out(plain, 3, numpy_generator(0, "test"))
+    assert (len(validation), sorted([*validation, *rest])) == (3, list(range(10)))
+    assert len(stratified(strata(plain), 4, numpy_generator(0, "test"))) == 4
+    with pytest.raises(DataError, match="a validation set of 3 examples takes all 3 training examples"):
+        hold_out(plain.subset([0, 1, 2]), 3, numpy_generator(0))

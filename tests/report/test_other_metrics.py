@@ -100,6 +100,7 @@ def test_tables_say_their_metric():
     assert tables.note(found.metric).startswith("perplexity: less is better; end: mean")
     told = tables.as_json(found)
     assert (told["metric"], told["better"], told["target"]) == ("perplexity", "lower", 30)
+    assert "Perplexity: less is better. End: mean" in details.comparison_table(found)
     assert "perplexity over the rounds" in details.comparison_table(found)
 
 

@@ -28,6 +28,14 @@ def test_a_fingerprint_is_of_all_that_a_resumed_run_may_not_change():
     assert fingerprint(Config(), DIGESTS | {"model's weights": "dd"}) != mark
 
 
+def test_a_run_that_is_older_than_the_task_goes_on():
+    """A checkpoint of a version without ``[task]`` has this fingerprint; another task's is another."""
+    assert fingerprint(Config(), {"a": "b"}) == "72c295c5df2f79f2"
+    mark = fingerprint(Config(), DIGESTS)
+    assert fingerprint(load("task.name=classification", "task.options={}"), DIGESTS) == mark
+    assert fingerprint(load("task.name=words"), DIGESTS) != mark != fingerprint(load("task.options={a=1}"), DIGESTS)
+
+
 def test_a_fingerprint_survives_the_file(tmp_path: Path):
     given = load("model.config={hidden_dropout_prob = 0, a = [1, 2.0]}", "training.lr=1e-3")
     RunFolder(tmp_path).write_config(Asked(given, given))

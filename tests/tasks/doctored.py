@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor, nn
 
 from polyrank.core.registry import Registry
+from polyrank.data.dataset import TextDataset
 from polyrank.tasks import TASKS, Metric, Task
 from polyrank.tasks.classification import Classification
-from polyrank.tasks.task import Examples, Tally
+from polyrank.tasks.task import Batch, Encoded, Examples, Rows, Tally
 
 
 @dataclass(frozen=True)
@@ -32,4 +34,29 @@ class Writing(Classification):
         return {"perplexity": float(np.exp(nats)), "loss": float(nats)}
 
 
-REGISTRY: Registry[Task] = Registry("task", {**TASKS, "writing": Writing})
+@dataclass(frozen=True)
+class ByToken(Classification):
+    """Every token counts 1, so long texts count more than short ones."""
+
+    def units(self, examples: Examples, indices: Rows) -> int:
+        return int(examples.lengths[np.asarray(indices)].sum())
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().losses(model, batch) * batch.attention_mask.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Choosy(Classification):
+    """Texts of more than ``most`` words are no examples."""
+
+    most: int = 8
+
+    def encode(self, dataset: TextDataset, tokenizer: Any, max_tokens: int, *, end: int | None = None) -> Encoded:
+        long = np.array([len(text.split()) > self.most for text in dataset.texts])
+        kept = np.flatnonzero(~long)
+        found = super().encode(dataset.subset(kept), tokenizer, max_tokens, end=end)
+        left_out = {f"more than {self.most} words": np.flatnonzero(long)} if long.any() else {}
+        return Encoded(found.examples, kept, found.cut, left_out)
+
+
+REGISTRY: Registry[Task] = Registry("task", {**TASKS, "writing": Writing, "by-token": ByToken, "choosy": Choosy})

@@ -71,6 +71,11 @@ def test_words():
     assert PERPLEXITY.named(78.94, "test") == "a test perplexity of 78.9"
 
 
+def test_a_number_that_ran_away_is_not_spelled_out():
+    assert (PERPLEXITY.number(999999), PERPLEXITY.number(2.34567e24)) == ("999999.0", "2.35e+24")
+    assert PERPLEXITY.bare(-2e9, signed=True) == "-2e+09"
+
+
 def test_a_line_is_evaluated_where_it_has_a_metric_of_the_test_set():
     """Also one that was not finite."""
     assert is_evaluated({"round": 1, "test/loss": None})

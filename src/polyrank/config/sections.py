@@ -49,7 +49,7 @@ class DataConfig(Section):
     text: str | list[str] = "text"
     """Name of the text column; several are joined by a space."""
     label: str = "label"
-    """Name of the label column. Tasks that learn no labels do without it; what they have is then the kind of a text."""
+    """Name of the label column; where the task learns no labels they are kinds of texts, and ``""`` is none."""
     labels: list[str] | None = None
     """Names of the labels in their order, where one file may lack some; by default those of the training data."""
     quoting: Literal["auto", "quotes", "none", "multiline"] = "auto"

@@ -23,9 +23,11 @@ def comparison_table(comparison: Comparison) -> str:
     """One row per method, as `polyrank compare` prints it."""
     rows = [tables.cells(row, comparison.metric) for row in comparison.rows]
     several = any(len(row.seeds) > 1 for row in comparison.rows)
+    less = tables.direction(comparison.metric).replace("; ", ". ")
     note = (
-        f"End: mean of the last {LAST} evaluated rounds. Mean: of the {comparison.metric.title} over the rounds, "
-        "the area under its curve. A dash: not reached, or nothing to compare with."
+        f"{less[:1].upper()}{less[1:]}End: mean of the last {LAST} evaluated rounds. Mean: of the "
+        f"{comparison.metric.title} over the rounds, the area under its curve. A dash: not reached, or nothing to "
+        "compare with."
     )
     if several:
         note += (
@@ -123,6 +125,7 @@ def versions_details(groups: Groups) -> str:
 
 
 _BYTES = ("bytes/up", "bytes/down")
+_OF_THE_DATA = ("task", "labels", "outputs", "head_modules", "versions")
 
 
 def _named(name: str, run: Run) -> str:
@@ -173,8 +176,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:  # Any
 
 
 def _about(run: Run) -> dict[str, str]:
-    """What run.json says, but for what belongs to the data."""
-    known = {key: value for key, value in run.about.items() if key not in ("labels", "head_modules", "versions")}
+    """What run.json says, but for what belongs to the data and what is learned of them."""
+    known = {key: value for key, value in run.about.items() if key not in _OF_THE_DATA}
     return _flat(run.about.get("versions") or {}) | _flat(known)
 
 

@@ -27,12 +27,16 @@ def brackets(metric: Metric) -> str:
     )
 
 
+def direction(metric: Metric) -> str:
+    """Which way is better, where a reader would not think so."""
+    return "" if metric.better == "higher" else f"{metric.title}: less is better; "
+
+
 def note(metric: Metric) -> str:
     """What the columns of `cells` mean."""
-    less = "" if metric.better == "higher" else f"{metric.title}: less is better; "
     return (
-        f"{less}end: mean of the last {LAST} evaluated rounds; ±: standard deviation over the seeds; in brackets: "
-        f"{brackets(metric)}"
+        f"{direction(metric)}end: mean of the last {LAST} evaluated rounds; ±: standard deviation over the seeds; in "
+        f"brackets: {brackets(metric)}"
     )
 
 

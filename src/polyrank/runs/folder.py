@@ -143,8 +143,8 @@ class RunFolder:
         )
 
     def write_json(self, name: str, value: Any) -> None:  # Any: plain JSON values
-        """Write ``name.json``, whole or not at all."""
-        self._write(f"{name}.json", json.dumps(value, indent=1) + "\n")
+        """Write ``name.json``, whole or not at all; null stands for a number that is not finite."""
+        self._write(f"{name}.json", json.dumps(plain(value), indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:  # Any: plain JSON values
         """Read ``name.json``.

@@ -13,6 +13,8 @@ OWN = "own/"
 """Before the names of metrics that clients measured on test sets of their own."""
 SHARE = "%"
 """The unit of shares of 1: written in per cent, their differences in points."""
+HUGE = 1e6
+"""From here on a number is written with an exponent: a perplexity of ten digits says no more for being spelled out."""
 TARGET_SHARE = 0.9
 """A target that nobody gave: nine tenths of the best share that was reached; of other numbers, worse by a tenth."""
 
@@ -98,8 +100,9 @@ class Metric:
         return above or (f"below {self.most:g}" if math.isfinite(self.most) else "that is finite")
 
     def bare(self, value: float, *, signed: bool = False) -> str:
-        """Digits alone: of a share those of its per cent."""
-        return f"{100 * value if self.share else value:{'+' if signed else ''}.{self.digits}f}"
+        """Digits alone: of a share those of its per cent; of a number that ran away its first three."""
+        sign, shown = "+" if signed else "", 100 * value if self.share else value
+        return f"{shown:{sign}.{self.digits}f}" if abs(shown) < HUGE else f"{shown:{sign}.3g}"
 
     def number(self, value: float | None) -> str:
         """For a cell under a heading; a dash where nothing was measured or it was not finite."""

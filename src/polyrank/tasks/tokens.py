@@ -62,7 +62,7 @@ def _encoded(dataset: TextDataset, tokenizer: Any, limit: int) -> list[list[int]
         return list(encoded["input_ids"])
 
     try:
-        return encode(dataset.texts)
+        return encode(dataset.texts) if dataset.texts else []
     except Exception:  # tokenizers raise plain Exceptions, and do not say at which text
         for i, text in enumerate(dataset.texts):
             try:

@@ -254,3 +254,16 @@ def test_options_that_cannot_be(name, clients, options, message):
 def test_min_examples_below_one():
     with pytest.raises(ConfigError, match=r"min_examples is 0"):
         partition(dataset([5, 5]), "iid", 2, seed=0, min_examples=0)
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_without_labels(name):
+    """Those over labels say so in one line; the others make what they make of any texts."""
+    data = TextDataset(tuple("abcdef"), None, (), {"user": tuple("ababab")})
+    options = {"column": "user"} if name == "by-column" else {}
+    if name in {"iid", "by-column"}:
+        found = partition(data, name, 2, seed=0, options=options)
+        assert sorted(np.concatenate(list(found.examples.values()))) == list(range(6))
+        return
+    with pytest.raises(DataError, match=f"the partition {name} needs a label for every text, and the data is read"):
+        partition(data, name, 2, seed=0, options=options)

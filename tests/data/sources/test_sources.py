@@ -200,3 +200,27 @@ def test_labels_that_were_named_are_taken_at_their_word(tmp_path, caplog):
     path.write_text("text,label\n" + "x,a\ny,A\n" * 3)
     assert load(str(path), labels=["a", "A"]).train.label_names == ("a", "A")
     assert not caplog.messages
+
+
+def test_texts_need_no_labels_where_nobody_learns_them(tmp_path):
+    """A test share is then any share; digests and names say nothing of labels, and limits draw from all."""
+    (tmp_path / "x.csv").write_text("\n".join(["text", *(f"text {i}" for i in range(20))]))
+    name = str(tmp_path / "x.csv")
+    split = load(name, labelled=False, limit_train=5)
+    assert (len(split.test), len(split.train), split.train.labels, split.train.label_names) == (4, 5, None, ())
+    assert split.digests.keys() == {"training texts", "test texts"}
+    with pytest.raises(DataError, match="has no column 'label'"):
+        load(name)
+    with pytest.raises(DataError, match="has no column 'topic'"):
+        load(name, label="topic", labelled=False)
+
+
+def test_labels_that_nobody_learns_are_read_where_they_are(tmp_path):
+    """One kind is enough; ``""`` passes over the column; test data lack none that training data have."""
+    name = write(tmp_path / "x.csv", ["a"] * 10)
+    split = load(name, labelled=False)
+    assert (split.train.label_names, split.train.label_counts().tolist()) == (("a",), [8])
+    assert load(name, label="", labelled=False).train.labels is None
+    (tmp_path / "y.csv").write_text("text\nx")
+    with pytest.raises(DataError, match=r"y\.csv has no column 'label'"):
+        load(name, str(tmp_path / "y.csv"), labelled=False)
