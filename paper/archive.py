@@ -18,13 +18,18 @@ from polyrank.config import Config, parse
 from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import Run
 from polyrank.runs.agreement import differences
+from polyrank.tasks.metric import TEST
 
 KEPT = (
-    *("round", "test/accuracy", "test/loss", "bytes/up", "bytes/down", "seconds"),
+    *("bytes/up", "bytes/down", "seconds"),
     *("aggregation/error", "rank/effective", "rank/energy_in_lowest", "rows/owners_weight", "rows/energy"),
 )
 DIGITS = 6
-LATER = {"data": {"labels": None, "quoting": "auto", "options": {}}, "ranks": {"options": {}}}
+LATER = {
+    "data": {"labels": None, "quoting": "auto", "options": {}},
+    "ranks": {"options": {}},
+    "task": {"name": "classification", "options": {}},
+}
 """Keys of the configuration that are younger than the archive: where they have these values a run is the older one."""
 
 
@@ -58,15 +63,17 @@ def copy(path: Path, name: str, line: Mapping[str, Any]) -> None:
 def append(path: Path, name: str, run: Run) -> None:
     """Add a finished run under the key ``name``."""
     assert run.summary is not None
+    primary, curves = run.task.primary.name, [metric.name for metric in run.task.metrics if metric.curve]
+    kept = ("round", *(f"{TEST}{curve}" for curve in curves), *KEPT)
     line = {
         "key": name,
         "config": _portable(run.config, resolved=True),
         "digests": run.digests,
         "machine": machine(),
         "scoring": run.scoring,
-        "summary": {k: run.summary[k] for k in ("test/accuracy", "constant/accuracy", "seconds", "dropped")},
+        "summary": {k: run.summary[k] for k in (f"{TEST}{primary}", f"constant/{primary}", "seconds", "dropped")},
         "high": _high(run),
-        "lines": [{k: _short(line[k]) for k in KEPT if k in line} for line in run.lines],
+        "lines": [{k: _short(line[k]) for k in kept if k in line} for line in run.lines],
     }
     _write(path, line)
 
@@ -127,6 +134,8 @@ def _portable(config: Config, *, resolved: bool) -> dict[str, Any]:
             for name, default in defaults.items():
                 if values[section][name] == default:
                     del values[section][name]
+            if not values[section]:
+                del values[section]
         for name in ("engine", "clients_per_pass", "workers", "precision", "attention"):
             del values["training"][name]
     return values

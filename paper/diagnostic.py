@@ -57,7 +57,7 @@ def one_round(config: Config) -> dict[str, Any]:
     federation = build(config)
     try:
         state = federation.initial_state()
-        options = federation.config.federation
+        options, measure = federation.config.federation, federation.task.primary.name
         high = max(state.ranks.values())
         members: tuple[str, ...] = ()
         number = 0
@@ -72,15 +72,15 @@ def one_round(config: Config) -> dict[str, Any]:
             "client": own.client,
             "group": federation.partition.groups[own.client],
             "high_in_cohort": sum(state.ranks[client] == high for client in members),
-            "alone": score(federation, Download(own.adapter), federation.test).accuracy,
+            "alone": score(federation, Download(own.adapter), federation.test)[measure],
         }
         for name in METHODS:
             method = aggregation.build(name)
             after = aggregate(state, updates, method, uniform=False, local_head=False).state
             back = read_out(replace(after, ranks=state.ranks), own.client, method)
             with_own_head = Download(Adapter(back.adapter.modules, own.adapter.dense), back.base_change)
-            result[name] = score(federation, back, federation.test).accuracy
-            result[f"{name}, own head"] = score(federation, with_own_head, federation.test).accuracy
+            result[name] = score(federation, back, federation.test)[measure]
+            result[f"{name}, own head"] = score(federation, with_own_head, federation.test)[measure]
         return result
     finally:
         federation.close()

@@ -68,7 +68,7 @@ def comparison(runs: Sequence[Run]) -> str:
     """One row per method."""
     compare = compared(grouped(runs))
     head = tables.headings(compare)
-    rows = [f"| {' | '.join(tables.cells(row))} |" for row in compare.rows]
+    rows = [f"| {' | '.join(tables.cells(row, compare.metric))} |" for row in compare.rows]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
 
 

@@ -24,7 +24,10 @@ from polyrank.data.dataset import TextDataset
 from polyrank.hf.files import quiet
 from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks.classification import Batch, Examples, collate, tokenize
+from polyrank.tasks.classification import Classification
+from polyrank.tasks.task import Batch, Examples
+
+TASK = Classification()
 
 PETS = ("cat", "dog", "hen", "pony", "goat", "hamster")
 FRUIT = ("apple", "pear", "plum", "cherry", "melon", "fig")
@@ -203,13 +206,13 @@ def random_adapter(model: ResidentModel, seed: int = 0, *, rank: int = 3, uneven
 
 def examples(model: ResidentModel, count: int = 6, seed: int = 0, classes: int = 2) -> Examples:
     """The toy task in the model's tokens."""
-    return tokenize(toy(count, classes, seed), model.base.tokenizer, POSITIONS)
+    return TASK.encode(toy(count, classes, seed), model.base.tokenizer, POSITIONS).examples
 
 
 def batch(model: ResidentModel, count: int = 6, seed: int = 0) -> Batch:
     """All of a few examples, of several lengths."""
     chosen = examples(model, count, seed)
-    return collate(chosen, range(count), model.device)
+    return TASK.collate([(chosen, range(count))], model.device)
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
+from tests import models
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -105,3 +107,113 @@ def test_the_partition_in_contributing_works(monkeypatch: pytest.MonkeyPatch):
         "client-00": [0, 1, 2],
         "client-01": [3, 4, 5],
     }
+
+
+def numbered(folder: Path, rows: int = 48) -> Path:
+    """Texts of the toy task without labels, and of each how many words it has."""
+    texts = models.toy(rows).texts
+    file = folder / "numbers.csv"
+    file.write_text(
+        "\n".join(["text,words", *(f"{text},{len(text.split()) / 10}" for text in texts)]), encoding="utf-8"
+    )
+    return file
+
+
+@pytest.fixture
+def regression(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: models.Checkpoints) -> list[str]:
+    """The task in CONTRIBUTING among the others, and a small federation that learns it of data without labels."""
+    from polyrank.core.registry import Registry
+    from polyrank.tasks import TASKS, registry
+
+    monkeypatch.setattr(
+        registry, "TASKS", Registry("task", {**TASKS, "regression": from_contributing(3)["Regression"]})
+    )
+    return [
+        *("task.name=regression", "task.options={column = 'words'}", f"data.train={numbered(tmp_path)}"),
+        *(f"model.name={checkpoint('bert')}", "model.head=mean-pool", "data.partition=iid", "federation.clients=3"),
+        *("federation.participation=1.0", "federation.rounds=2", "ranks.policy=fixed", "ranks.levels=[2,4]"),
+        *("training.precision=float32", "training.attention=eager", "training.workers=1", "training.lr=0.02"),
+        *("training.engine=batched", "training.clients_per_pass=2", "training.epochs=4", "training.batch_size=8"),
+    ]
+
+
+def test_the_task_in_contributing_works(regression: list[str], tmp_path: Path):
+    """Trained, measured, resumed and reported as any other, by both engines alike; nobody has labels."""
+    import json
+
+    from polyrank import load_config, run
+    from polyrank.report import answer
+    from polyrank.report.runs import find, grouped
+    from polyrank.report.statistics import compare
+
+    summary = run(load_config(None, [*regression, "federation.rounds=1"]), tmp_path / "run")
+    longer = run(load_config(None, regression), tmp_path / "run", resume=True)
+    one = run(load_config(None, [*regression, "training.engine=sequential"]), tmp_path / "one")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [key for key in lines[1] if key.startswith("test/")] == ["test/error", "test/loss"]
+    assert longer["test/error"] == pytest.approx(one["test/error"], rel=1e-4)
+    assert longer["test/error"] < 0.9 * longer["constant/error"]
+    assert longer["best/error"] == min(line["test/error"] for line in lines)
+    assert summary["best/round"] == 1
+    assert [list(group) for group in longer["rank_groups"]] == [["rank", "clients", "error", "loss"]] * 2
+    about, clients = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("run", "clients"))
+    assert (about["task"], about["labels"], about["outputs"]) == ("regression", [], ["words"])
+    assert all("labels" not in client for client in clients["clients"].values())
+    groups = grouped(find([tmp_path / "run"]))
+    assert answer.sentence(groups, compare(groups)).startswith("replication reaches a test mean error of 0.")
+
+
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        (
+            "data.partition=dirichlet",
+            r"partition dirichlet needs a label for every text, and .*numbers\.csv is read without",
+        ),
+        ("data.partition=by-label", "partition by-label needs a label for every text"),
+        ("data.partition=quality-groups", "partition quality-groups needs a label for every text"),
+        ("data.label=topic", "has no column 'topic'"),
+        ("task.name=classification", "task classification has no option 'column'"),
+        ("task.options={column='text'}", r"numbers\.csv, column 'text': could not convert .*; expected numbers"),
+        ("task.options={column='stars'}", "has no column 'stars'"),
+        ("ranks.by_name={red=4}", "red"),
+    ],
+)
+def test_what_a_task_without_labels_cannot_do_is_one_line(
+    regression: list[str], tmp_path: Path, override: str, error: str
+):
+    from polyrank import PolyRankError, load_config, run
+
+    with pytest.raises(PolyRankError, match=error) as raised:
+        run(load_config(None, [*regression, override]), tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_clients_are_scored_by_the_loss_of_texts_without_labels(regression: list[str], tmp_path: Path):
+    """The server keeps six texts in all, and the best client gets the highest rank."""
+    import json
+
+    from polyrank import load_config, run
+
+    own = ["ranks.policy=validation", "ranks.validation_per_label=6", "ranks.counts=[2,1]"]
+    run(load_config(None, [*regression, *own]), tmp_path / "run")
+    clients = json.loads((tmp_path / "run" / "clients.json").read_text())["clients"].values()
+    assert sum(client["examples"] for client in clients) == 48 - 10 - 6  # a fifth is the test set
+    best = min(clients, key=lambda client: client["validation_loss"])
+    assert [client["rank"] for client in clients if client is best] == [4]
+
+
+def test_labels_are_kinds_of_a_task_that_learns_none(regression: list[str], tmp_path: Path):
+    """Beside the numbers each text has a topic: clients of one topic each, counted in the run folder."""
+    import json
+
+    from polyrank import load_config, run
+
+    texts = (tmp_path / "numbers.csv").read_text().splitlines()
+    rows = [f"{texts[0]},topic", *(f"{row},{'ab'[i % 2]}" for i, row in enumerate(texts[1:]))]
+    (tmp_path / "numbers.csv").write_text("\n".join(rows))
+    own = ["data.label=topic", "data.partition=by-label", "federation.clients=2"]
+    run(load_config(None, [*regression, *own]), tmp_path / "run")
+    about, clients = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("run", "clients"))
+    assert (about["labels"], about["outputs"]) == (["a", "b"], ["words"])
+    assert sorted(sorted(client["labels"])[0] for client in clients["clients"].values()) == [0, 0]

@@ -76,7 +76,7 @@ def measure(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
             federation, jobs = prepared(shape, f"training.precision={precision}", "training.workers=1")
             clock = Clock(federation.resident.device, running=True)
             width = min(federation.plan.clients_per_pass, len(jobs))
-            engine = Batched(federation.resident, federation.config.training, width, clock)
+            engine = Batched(federation.resident, federation.task, federation.config.training, width, clock)
             done, rows = operations(engine, jobs, federation.resident.model)
             shares, rates = [], []
             for _ in range(REPEATS):

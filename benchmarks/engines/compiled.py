@@ -25,7 +25,7 @@ def measure(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
     table = []
     for shape in shapes:
         federation, jobs = prepared(shape, "training.precision=float32", "training.workers=1")
-        engine = Batched(federation.resident, federation.config.training, 1)
+        engine = Batched(federation.resident, federation.task, federation.config.training, 1)
         list(engine.train(jobs))
         plain = min(_seconds(engine, jobs) for _ in range(REPEATS))
         torch.compiler.reset()

@@ -50,12 +50,12 @@ def measure(chosen: Sequence[tuple[Shape, int]]) -> list[dict[str, Any]]:
     table = []
     for shape, tokens in chosen:
         federation, jobs = prepared(shape, "training.workers=1")
-        options, resident = federation.config.training, federation.resident
+        options, resident, task = federation.config.training, federation.resident, federation.task
         width = federation.plan.clients_per_pass
         engines: dict[str, Engine] = {
-            "sequential": Sequential(resident, options),
-            f"batched {len(jobs)}": Batched(resident, options, len(jobs)),
-            f"planner's choice: {width}": Batched(resident, options, width),
+            "sequential": Sequential(resident, task, options),
+            f"batched {len(jobs)}": Batched(resident, task, options, len(jobs)),
+            f"planner's choice: {width}": Batched(resident, task, options, width),
         }
         best, peak = dict.fromkeys(engines, float("inf")), dict.fromkeys(engines, 0.0)
         done, rows = operations(engines["sequential"], jobs, resident.model)

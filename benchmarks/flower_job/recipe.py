@@ -24,7 +24,8 @@ from polyrank.config import Config, load
 from polyrank.core.seeds import derive, numpy_generator, torch_generator
 from polyrank.core.shares import part_of
 from polyrank.hf.load import load_base, load_tokenizer
-from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, tokenize
+from polyrank.tasks.classification import Classification
+from polyrank.tasks.task import Examples
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Token ids, attention mask and labels."""
@@ -70,7 +71,9 @@ def work(path: str) -> Work:
         split.train, options.partition, config.federation.clients, seed=seed, options={"size": options.size}
     )
     tokenizer = load_tokenizer(config.model)
-    train, test = (tokenize(part, tokenizer, options.max_tokens) for part in (split.train, split.test))
+    train, test = (
+        Classification().encode(part, tokenizer, options.max_tokens).examples for part in (split.train, split.test)
+    )
     clients = tuple(train.subset(partition.examples[name]) for name in sorted(partition.examples))
     return Work(config, clients, test, split.train.label_names)
 
@@ -107,7 +110,7 @@ def collate(examples: Examples, indices: Sequence[int]) -> Batch:
     tokens = [torch.from_numpy(examples.tokens[i]) for i in indices]
     ids = pad_sequence(tokens, batch_first=True, padding_value=examples.pad_id)
     mask = pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True)
-    return ids, mask, torch.from_numpy(examples.labels[list(indices)])
+    return ids, mask, torch.from_numpy(examples.targets[list(indices)])
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -149,7 +152,7 @@ def accuracy(model: nn.Module, job: Work) -> float:
     batches = (collate(job.test, order[start : start + size]) for start in range(0, len(order), size))
     logits = [model(input_ids=ids, attention_mask=mask).logits for ids, mask, _ in batches]
     predicted = torch.cat(logits).argmax(dim=-1).numpy()
-    return accuracy_and_macro_f1(predicted, job.test.labels, len(job.labels))[0]
+    return float((predicted == job.test.targets).mean())
 
 
 def cohort_order(job: Work) -> list[int]:

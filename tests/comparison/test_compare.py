@@ -227,7 +227,7 @@ def test_methods_are_evaluated_in_the_same_rounds(configure: Configure, tmp_path
     runs = find(compare(both, tmp_path))
     assert [run.rounds for run in runs] == [[2, 3], [2, 3]]
     assert runs[0].summary is not None
-    assert runs[0].summary["best/accuracy"] == max(runs[0].accuracies)
+    assert runs[0].summary["best/accuracy"] == max(runs[0].values)
     with pytest.raises(RunFolderError, match=r"round 1 was not evaluated, and with evaluation\.every 1 it would have"):
         finished(plan(entries(often, METHODS[:1]), [0], tmp_path)[0])
 

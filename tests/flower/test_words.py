@@ -24,8 +24,9 @@ from polyrank.flower.facts import RECORD, About, Place, read_answer
 from polyrank.flower.messages import ADAPTER, METRICS, REPLY, read_reply
 from polyrank.flower.node_ranks import read_declared
 from polyrank.flower.records import from_record, to_record
-from polyrank.tasks.classification import Elsewhere, Examples
+from polyrank.tasks.task import Elsewhere, Examples
 from polyrank.training.work import Job
+from tests.models import TASK
 
 T = TypeVar("T")
 
@@ -176,7 +177,7 @@ def test_a_claim_is_kept_as_a_count():
     many = Elsewhere.of([10**9, 2])
     assert tracemalloc.get_traced_memory()[1] < 10_000
     tracemalloc.stop()
-    assert (len(many), many.label_counts(3)) == (10**9 + 2, [10**9, 2, 0])
+    assert (len(many), many.kind_counts(3)) == (10**9 + 2, [10**9, 2, 0])
 
 
 JOB = Job(
@@ -202,7 +203,7 @@ def replied(**numbers: Any) -> RecordDict:
 
 
 def read(records: RecordDict) -> ClientUpdate:
-    return read_reply(records, replace(JOB), token="t", wire="float32", examples=3)
+    return read_reply(records, replace(JOB), token="t", wire="float32", examples=3, metrics=TASK.metrics)
 
 
 @given(st.dictionaries(st.sampled_from([*NUMBERS, "own/accuracy", "own/loss"]), JSON | SCALAR))

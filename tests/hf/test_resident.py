@@ -17,7 +17,18 @@ from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import SLOT, ResidentModel
 from polyrank.training.sequential import Sequential
 from polyrank.training.work import Job
-from tests.models import ARCHITECTURES, LABELS, WORDS, Checkpoints, batch, examples, logits, random_adapter, resident
+from tests.models import (
+    ARCHITECTURES,
+    LABELS,
+    TASK,
+    WORDS,
+    Checkpoints,
+    batch,
+    examples,
+    logits,
+    random_adapter,
+    resident,
+)
 
 BOTH_HEADS = [(architecture, head) for architecture in ARCHITECTURES for head in ("model", "mean-pool")]
 
@@ -153,7 +164,7 @@ def test_training_leaves_the_base_as_it_was(checkpoint: Checkpoints, architectur
     model = resident(checkpoint(architecture), head=head)
     before = frozen(model)
     places = {name: p.data_ptr() for name, p in model.model.named_parameters() if not p.requires_grad}
-    engine = Sequential(model, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
+    engine = Sequential(model, TASK, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
     data = examples(model, 4)
     jobs = [Job(str(rank), model.initial(rank, 2.0, 0), data, 4.0, seed=rank) for rank in (1, 3, 5)]
     for job, update in zip(jobs, engine.train(jobs), strict=True):
@@ -502,7 +513,7 @@ def test_what_is_not_trained_does_not_change_by_a_bit(
     adapter, change = random_adapter(model), factors_only(random_adapter(model, seed=1))
     model.install(adapter, change)
     before = frozen(model)
-    engine = Sequential(model, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
+    engine = Sequential(model, TASK, TrainingConfig(lr=0.1, batch_size=2, weight_decay=0.1))
     job = Job("ann", adapter, examples(model, 4), 4.0, 0, base_change=change, trains=frozenset(trains))
     (update,) = engine.train([job])
     for name, factors in adapter.modules.items():

@@ -14,7 +14,7 @@ from polyrank.hf.files import quiet
 from polyrank.training.sequential import Sequential
 from polyrank.training.work import Job
 from tests import models
-from tests.models import Checkpoints, batch, logits, random_adapter, resident
+from tests.models import TASK, Checkpoints, batch, logits, random_adapter, resident
 
 OTHER_FORMS: dict[str, Any] = {
     **{"return_dict": False, "output_attentions": True, "output_hidden_states": True, "torchscript": True},
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_asks_for_recomputed_layers_trains_the_same(
         model = resident(folder, head="model", attention="eager", dropout=0.5)
         adapter = model.initial(2, 2.0, 0)
         job = Job("ann", adapter, models.examples(model, 12), 1.0, 5)
-        (update,) = Sequential(model, TrainingConfig(batch_size=4)).train([job])
+        (update,) = Sequential(model, TASK, TrainingConfig(batch_size=4)).train([job])
         found.append(update.adapter)
     assert found[0].identical(found[1])
 

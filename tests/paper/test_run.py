@@ -58,7 +58,7 @@ def test_an_archived_run_is_what_it_was_and_names_no_local_path(tmp_path: Path):
     restored = archive.restore(line)
     metrics = tmp_path / "work" / "made-up" / "tiny" / "replication" / "seed-0" / "metrics.jsonl"
     lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
-    assert restored.accuracies == pytest.approx([one["test/accuracy"] for one in lines], rel=1e-5)
+    assert restored.values == pytest.approx([one["test/accuracy"] for one in lines], rel=1e-5)
     assert restored.traffic == [
         sum(one["bytes/up"] + one["bytes/down"] for one in lines[: i + 1]) for i in range(len(lines))
     ]

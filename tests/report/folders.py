@@ -44,12 +44,14 @@ def write_run(  # noqa: PLR0917  # what a test changes
     digests: Mapping[str, str] | None = None,
     data: Mapping[str, Any] | None = None,
     every: int = 1,
+    task: str = "classification",
 ) -> Path:
     """A run whose accuracy rises towards ``accuracy`` and whose upper rank indices keep ``kept`` of their energy.
 
     ``planned`` more than ``rounds`` leaves it unfinished; ``dropped`` is round -> client -> reason; ``old`` leaves out
     what earlier versions did not write; ``digests`` and ``data`` change what run.json and the configuration say of the
-    data; ``every`` leaves out the test metrics of other rounds but the last.
+    data; ``every`` leaves out the test metrics of other rounds but the last; the ``task`` "writing" of
+    `tests.tasks.doctored` has a perplexity in the accuracy's place, a hundred times as high.
     """
     levels, clients = sorted(set(ranks)), [f"client-{i}" for i in range(len(ranks))]
     config = parse(
@@ -59,6 +61,7 @@ def write_run(  # noqa: PLR0917  # what a test changes
             "aggregation": {"method": method, "options": dict(options or {})},
             "data": dict(data or {}),
             "evaluation": {"every": every},
+            "task": {"name": task},
         },
         "test",
     )
@@ -66,7 +69,7 @@ def write_run(  # noqa: PLR0917  # what a test changes
     files.create(overwrite=False)
     files.write_config(Asked(config, config))
     held = {} if old else {"digests": {**DIGESTS, **(digests or {})}}
-    files.write_json("run", {"labels": list(labels), "head_modules": ["classifier"], **held, **ABOUT})
+    files.write_json("run", {"task": task, "labels": list(labels), "head_modules": ["classifier"], **held, **ABOUT})
     table = {
         client: {"rank": rank, "examples": 10, "group": None if old else "skewed"}
         | ({} if old else {"labels": [10 if i == n % len(labels) else 0 for i in range(len(labels))]})
@@ -97,15 +100,19 @@ def write_run(  # noqa: PLR0917  # what a test changes
                 "rank/energy_in_lowest": 0.8,
                 "clients/drift": 0.5,
             }
+        if task == "writing":
+            line = {"round": number, "test/perplexity": 100 * line["test/accuracy"], **line}
+            del line["test/accuracy"]
         if number % every and number != config.federation.rounds:
             line = {key: value for key, value in line.items() if not key.startswith("test/")}
         files.append_metrics(line)
     if rounds >= config.federation.rounds:
-        groups = [{"rank": level, "clients": 1, "accuracy": 0.5, "macro_f1": 0.5, "loss": 1.0} for level in levels]
-        files.write_json(
-            "summary",
-            {"rank_groups": groups, "constant/accuracy": 0.4, "memory/peak": 2**30, "seconds": 1.5 * rounds},
+        scores = (
+            {"loss": 1.0, "perplexity": 2.7} if task == "writing" else {"accuracy": 0.5, "macro_f1": 0.5, "loss": 1.0}
         )
+        constant = {"constant/perplexity": 90.0} if task == "writing" else {"constant/accuracy": 0.4}
+        groups = [{"rank": level, "clients": 1, **scores} for level in levels]
+        files.write_json("summary", {"rank_groups": groups, **constant, "memory/peak": 2**30, "seconds": 1.5 * rounds})
     return folder
 
 

@@ -171,5 +171,5 @@ def test_notices_say_what_limits_the_answer(tmp_path):
         "replication, seed 0: 2 updates of clients were left out; they are listed below.",
         "fedsa, seed 0, is not finished: 2 of 6 rounds.",
         "fedsa has one seed, which says nothing about chance.",
-        "The runs end between rounds 2 and 6, so their accuracies at the end are of different rounds.",
+        "The runs end between rounds 2 and 6, so their values at the end are of different rounds.",
     ]

@@ -25,7 +25,7 @@ def test_runs_are_found_in_and_below_folders_once_each(tmp_path: Path):
     one, other = folder(tmp_path / "x" / "one", [0.5]), folder(tmp_path / "x" / "y" / "other", [0.5, 0.6])
     found = find([tmp_path / "x", other])
     assert [run.path for run in found] == [one.resolve(), other.resolve()]
-    assert found[1].accuracies == [0.5, 0.6]
+    assert found[1].values == [0.5, 0.6]
     assert found[0].summary is None
 
 

@@ -24,7 +24,7 @@ def test_rounds_and_bytes_to_a_target_by_hand():
 def test_rounds_without_evaluation_count_in_bytes_and_not_in_curves():
     """Round 2 is the first that is evaluated: 150 + 2 * 30 = 210."""
     run = made([None, 0.5, None, 0.7])
-    assert (run.rounds, run.accuracies, run.traffic) == ([2, 4], [0.5, 0.7], [210, 270])
+    assert (run.rounds, run.values, run.traffic) == ([2, 4], [0.5, 0.7], [210, 270])
     assert (rounds_to(run, 0.4), bytes_to(run, 0.4)) == (2, 210)
 
 
@@ -44,7 +44,7 @@ def test_the_area_is_numpys(values: list[float | None]):
     run = made(values)
     if len(run.rounds) < 2:
         return
-    expected = np.trapezoid(run.accuracies, run.rounds) / (run.rounds[-1] - run.rounds[0])
+    expected = np.trapezoid(run.values, run.rounds) / (run.rounds[-1] - run.rounds[0])
     assert area(run) == pytest.approx(float(expected))
 
 

@@ -21,7 +21,6 @@ from polyrank.runs import checkpoint
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.runner import Runner, run, saved_config
-from polyrank.tasks.classification import collate
 from polyrank.training.work import Job, Penalty
 from tests import models
 from tests.conftest import Configure
@@ -550,7 +549,7 @@ def test_the_exported_adapter_has_the_base_change_in_it(configure: Configure, tm
     exported = peft_folder.read(tmp_path / "adapter")
     assert exported.identical(global_model(state))
     base = peft_folder.base_model(tmp_path / "adapter")
-    inputs = collate(runner.federation.test, range(8), torch.device("cpu"))
+    inputs = models.TASK.collate([(runner.federation.test, range(8))], torch.device("cpu"))
     resident = runner.federation.resident
     resident.install(state.adapter)
     without = models.logits(resident.model, inputs)

@@ -18,7 +18,6 @@ from polyrank.site import messages
 from polyrank.site.daemon import attend
 from polyrank.site.protocol import Deadline, receive, send
 from polyrank.site.worker import Facts, Task, Worker
-from polyrank.training.evaluate import Scores
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 
@@ -43,8 +42,8 @@ class Idle(Worker):
             raise self.raises
         return ClientUpdate(task.client, Adapter(task.adapter.modules, {"big": torch.zeros(self.large)}), 1.0)
 
-    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:  # noqa: ARG002
-        return Scores(0.0, 0.0, 0.0)
+    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> dict[str, float]:  # noqa: ARG002
+        return {"loss": 0.0}
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from polyrank.core.state import ClientUpdate
 from polyrank.site import messages
 from polyrank.site.protocol import Deadline, receive
 from polyrank.site.worker import Facts, Task
-from polyrank.training.evaluate import Scores
 from polyrank.training.work import Penalty
 
 
@@ -58,7 +57,10 @@ def test_tasks_and_updates_come_back_to_the_bit(dtype: torch.dtype):
 
 
 def test_facts_and_scores_come_back():
-    facts, scores = Facts(3, (1, 2), {"q": (4, 5)}, ("a", "b"), {"vocabulary": "ab12"}), Scores(0.1, 0.2, 1 / 3)
+    facts, scores = (
+        Facts(3, (1, 2), {"q": (4, 5)}, ("a", "b"), {"vocabulary": "ab12"}),
+        {"loss": 0.1, "accuracy": 0.2, "macro_f1": 1 / 3},
+    )
     assert messages.read_facts(*messages.facts_reply(facts)) == facts
     assert messages.read_scores(*messages.scores_reply(scores)) == scores
 
@@ -87,7 +89,7 @@ def test_tensors_that_were_not_described_are_refused():
 
 def test_a_reply_of_another_kind_is_said():
     with pytest.raises(SiteError, match="replied scores; expected update"):
-        messages.read_update(*messages.scores_reply(Scores(0, 0, 0)))
+        messages.read_update(*messages.scores_reply({"loss": 0.0}))
 
 
 def test_a_client_of_a_daemon_loads_no_transformers():
@@ -183,7 +185,7 @@ def test_any_bytes_are_tensors_or_refused(data: bytes):
         ("facts", {"labels": [1, 1]}, "make no sense"),
         ("facts", {"examples": True}, "examples: Input should be a valid integer"),
         ("facts", {"names": ["a"]}, "make no sense: 1 labels, and 2 counts"),
-        ("scores", {"accuracy": 1.5}, "accuracy"),
+        ("scores", {"accuracy": "high"}, "scores.accuracy: Input should be a valid number"),
         ("update", {"weight": float("inf")}, "weight"),
         ("update", {"weight": -1.0}, "weight"),
     ],

@@ -1,160 +1,94 @@
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Replace
-from tokenizers.pre_tokenizers import Split, Whitespace
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from torch import nn
 
-from polyrank.core.errors import ConfigError, DataError
+from polyrank.core.errors import DataError, ModelError
 from polyrank.data.dataset import TextDataset
-from polyrank.tasks.classification import Examples, accuracy_and_macro_f1, collate, collate_together, loss, tokenize
+from polyrank.tasks.classification import Classification
+from polyrank.tasks.task import LOSS, Batch, Examples
 from tests import models
 
-CPU = torch.device("cpu")
-
-CAT, THE, SUN = (models.WORDS.index(word) for word in ("cat", "the", "sun"))
-PAD, CLS, SEP = 0, 2, 3
+TASK = Classification()
 
 
-def load_tokenizer(folder: Path, *, decoder: bool = False, limit: int | None = None):
-    models.save_tokenizer(folder, decoder=decoder, limit=limit)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return tokenizer
+class Given(nn.Module):
+    """A model that answers with these logits."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, **_: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
 
 
-def dataset(*texts: str) -> TextDataset:
-    return TextDataset(texts, np.arange(len(texts)) % 2, ("a", "b"))
+class Answers(Given):
+    """It answers with these of three classes, and is sure of them."""
+
+    def __init__(self, *classes: int) -> None:
+        super().__init__(10.0 * nn.functional.one_hot(torch.tensor(classes), 3))
 
 
-def ids(examples: Examples) -> list[list[int]]:
-    return [tokens.tolist() for tokens in examples.tokens]
+def batch(labels: list[int]) -> Batch:
+    ids = torch.ones(len(labels), 1, dtype=torch.int64)
+    return Batch(ids, ids, torch.tensor(labels))
 
 
-def test_texts_become_tokens(tmp_path: Path):
-    """With special tokens, in the order of the texts."""
-    found = tokenize(dataset("The cat", "sun", ""), load_tokenizer(tmp_path), 10)
-    assert ids(found) == [[CLS, THE, CAT, SEP], [CLS, SUN, SEP], [CLS, SEP]]
-    assert found.labels.tolist() == [0, 1, 0]
-    assert found.lengths.tolist() == [4, 3, 2]
-    assert found.lengths.dtype == np.int64
-    assert (found.pad_id, len(found)) == (PAD, 3)
+def measured(model: nn.Module, labels: list[int]) -> dict[str, float]:
+    return TASK.measured(TASK.scores(model, batch(labels)))
 
 
-@pytest.mark.parametrize(("allowed", "limit", "length"), [(5, None, 5), (5, 8, 5), (8, 5, 5), (30, None, 14)])
-def test_the_lower_limit_holds(tmp_path: Path, allowed: int, limit: int | None, length: int):
-    """Twelve words with two special tokens are 14; what is cut keeps the end token."""
-    (tokens,) = ids(tokenize(dataset("the " * 12), load_tokenizer(tmp_path, limit=limit), allowed))
-    assert tokens == [CLS, *[THE] * (length - 2), SEP]
-
-
-def test_a_text_without_tokens_is_one_padding_token(tmp_path: Path):
-    """A decoder's tokenizer adds nothing; no model can read a batch of no tokens, nor a row that is all masked."""
-    found = tokenize(dataset("", "the cat"), load_tokenizer(tmp_path, decoder=True), 10)
-    assert ids(found) == [[SEP], [THE, CAT]]
-    assert collate(found, [0], CPU).attention_mask.tolist() == [[1]]
-
-
-SEP_NAME = "[SEP]"
-
-
-def test_the_end_that_a_head_looks_for_is_read_as_letters(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Of each text one end remains, its own; brackets and letters are unknown words here."""
-    models.save_tokenizer(tmp_path, decoder=False, ends=True)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    rows = np.array([3, 8])
-    texts = TextDataset(("the cat", f"the {SEP_NAME} cat {SEP_NAME}"), np.array([0, 1]), ("a", "b"), {}, "x.csv", rows)
-    plain, ends = ids(tokenize(texts, tokenizer, 30, end=SEP))
-    assert plain == [CLS, THE, CAT, SEP]
-    assert (ends[:2], ends[-1], ends.count(SEP), ends.count(CAT)) == ([CLS, THE], SEP, 1, 1)
-    assert "1 text(s) of x.csv spell [SEP], which is read as letters" in caplog.text
-    assert "the first: row 8" in caplog.text
-    # where no head looks for it, a text has it, as everywhere in transformers
-    assert ids(tokenize(texts, tokenizer, 30))[1] == [CLS, THE, SEP, CAT, SEP, SEP]
-
-
-def test_an_end_that_cannot_be_told_from_letters_is_refused(tmp_path: Path):
-    """A tokenizer that drops spaces puts the letters together again."""
-    models.save_tokenizer(tmp_path, decoder=False, ends=True)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    tokenizer.backend_tokenizer.normalizer = Replace(" ", "")
-    tokenizer.backend_tokenizer.pre_tokenizer = Split(SEP_NAME, "isolated")
-    with pytest.raises(DataError, match=r"the data, row 1: .*\[SEP\].* has the token '\[SEP\]' 2 times, expected 1"):
-        tokenize(dataset(f"the {SEP_NAME} cat"), tokenizer, 30, end=SEP)
-
-
-def test_a_text_that_the_tokenizer_cannot_read_is_named():
-    """Without a token for the unknown, one unknown word ends the whole batch."""
-    words = Tokenizer(WordLevel({"[PAD]": 0, "cat": 1}))
-    words.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
-    texts = TextDataset(("cat", "cat dog"), np.array([0, 1]), ("a", "b"), {}, "x.csv", np.array([3, 8]))
-    with pytest.raises(DataError, match=r"x\.csv, row 8: the tokenizer cannot read 'cat dog': .*; mend or remove"):
-        tokenize(texts, tokenizer, 10)
-
-
-def test_places_for_a_text_beside_the_tokenizers_own(tmp_path: Path):
-    """[CLS] and [SEP] are two; with one place the tokenizer would not even cut."""
-    tokenizer = load_tokenizer(tmp_path)
-    for most in (1, 2):
-        with pytest.raises(ConfigError, match=f"data.max_tokens is {most}, and 2 tokens of each text"):
-            tokenize(dataset("the cat"), tokenizer, most)
-    assert ids(tokenize(dataset("the cat"), tokenizer, 3)) == [[CLS, THE, SEP]]
-    assert ids(tokenize(dataset("the cat"), load_tokenizer(tmp_path, decoder=True), 1)) == [[THE]]
-
-
-def test_rows_that_fill_up_are_real_ones():
-    """The second set has one row fewer: a copy of the first of all follows, with the label 0, masked as that is."""
-    one, two = some([1, 2], [3]), some([4, 5, 6])
-    batch = collate_together([(one, [1, 0]), (two, [0])], CPU)
-    assert batch.input_ids.tolist() == [[3, 9, 9], [1, 2, 9], [4, 5, 6], [3, 9, 9]]
-    assert batch.attention_mask.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]]
-    assert batch.labels.tolist() == [1, 0, 0, 0]
-    assert collate_together([(one, np.empty(0, np.int64)), (two, [0])], CPU).input_ids.tolist() == [
-        [4, 5, 6],
-        [4, 5, 6],
-    ]
-
-
-def some(*tokens: list[int], pad: int = 9) -> Examples:
-    return Examples(tuple(np.array(ids, dtype=np.int64) for ids in tokens), np.arange(len(tokens)), pad)
-
-
-def test_collate_pads_on_the_right_to_the_longest_chosen():
-    examples = some([1, 2, 3, 4], [5], [6, 7])
-    batch = collate(examples, [2, 1], CPU)
-    assert batch.input_ids.tolist() == [[6, 7], [5, 9]]
-    assert batch.attention_mask.tolist() == [[1, 1], [1, 0]]
-    assert batch.labels.tolist() == [2, 1]
-    assert {tensor.dtype for tensor in (batch.input_ids, batch.attention_mask, batch.labels)} == {torch.int64}
-    assert collate(examples, np.array([0]), CPU).input_ids.shape == (1, 4)
-
-
-def test_a_real_token_that_is_the_padding_token_is_seen():
-    """The mask goes by length, not by id."""
-    assert collate(some([1, 9, 9], [1]), [0, 1], CPU).attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
-def test_subset():
-    found = some([1], [2, 2], [3]).subset([2, 1])
-    assert ids(found) == [[3], [2, 2]]
-    assert found.labels.tolist() == [2, 1]
-    assert len(found.subset(np.array([], dtype=np.int64))) == 0
-
-
-def test_loss_by_hand():
-    """Probabilities 1/2 of the right class and 1/4 of it: (ln 2 + ln 4) / 2 = 1.5 ln 2."""
+def test_losses_by_hand():
+    """Probabilities 1/2 of the right class and 1/4 of it: ln 2 and ln 4, in float32 whatever the logits are."""
     logits = torch.log(torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
-    labels = torch.tensor([0, 1])
-    assert float(loss(logits, labels)) == pytest.approx(1.5 * np.log(2))
-    assert float(loss(logits, labels, reduction="sum")) == pytest.approx(3 * np.log(2))
-    assert loss(logits.to(torch.bfloat16), labels).dtype == torch.float32
+    losses = TASK.losses(Given(logits), batch([0, 1]))
+    assert losses.tolist() == pytest.approx([math.log(2), math.log(4)])
+    assert measured(Given(logits), [0, 1])[LOSS] == pytest.approx(1.5 * math.log(2))
+    assert TASK.losses(Given(logits.to(torch.bfloat16)), batch([0, 1])).dtype == torch.float32
+    assert TASK.losses(Given(logits.double()), batch([0, 1])).dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (2,), (1, 3)])
+def test_a_model_that_gives_no_logit_per_text_and_class_is_refused(shape: tuple[int, ...]):
+    """As one that gives them for every token."""
+    with pytest.raises(ModelError, match=rf"its logits are {list(shape)}".replace("[", r"\[")):
+        TASK.losses(Given(torch.zeros(shape)), batch([0, 1]))
+
+
+def test_sums_of_parts_are_the_sum_of_the_whole():
+    """F1 of a class is no mean over parts: only what is counted adds up."""
+    answers, labels = [0, 0, 1, 2, 2, 1, 0], [0, 1, 1, 2, 0, 1, 2]
+    whole = measured(Answers(*answers), labels)
+    one, two = (TASK.scores(Answers(*answers[part]), batch(labels[part])) for part in (slice(3), slice(3, None)))
+    assert TASK.measured(one + two) == pytest.approx(whole)
+    assert (TASK.measured(one)["macro_f1"] + TASK.measured(two)["macro_f1"]) / 2 != pytest.approx(whole["macro_f1"])
+
+
+def test_the_best_constant_answer_is_the_most_frequent_class():
+    """Two of five texts are of class 2."""
+    examples = Examples((np.array([1]),) * 5, np.array([2, 0, 1, 2, 3]), 0)
+    assert TASK.constant(examples) == {"accuracy": 0.4}
+
+
+def test_every_text_is_an_example_and_its_class_its_kind(checkpoint: models.Checkpoints):
+    model = models.resident(checkpoint("bert"))
+    data = models.toy(7)
+    found = TASK.encode(data, model.base.tokenizer, 30)
+    assert found.kept.tolist() == list(range(7))
+    assert data.labels is not None
+    assert found.examples.targets.tolist() == data.labels.tolist() == found.examples.kinds.tolist()  # type: ignore[union-attr]
+    assert TASK.outputs(data) == data.label_names
+    assert (TASK.units(found.examples, [3, 1]), found.cut, found.left_out) == (2, 0, {})
+    with pytest.raises(
+        DataError, match=r"task classification needs a label for every text, and x\.csv is read without"
+    ):
+        TASK.encode(TextDataset(("a",), None, (), where="x.csv"), model.base.tokenizer, 30)
 
 
 @pytest.mark.parametrize(
@@ -175,5 +109,5 @@ def test_loss_by_hand():
 )
 def test_macro_f1_by_hand(predicted: list[int], labels: list[int], accuracy: float, macro_f1: float):
     """F1 of a class is 2 right / (predicted + true); the mean is over all three classes."""
-    found = accuracy_and_macro_f1(np.array(predicted), np.array(labels), 3)
-    assert found == pytest.approx((accuracy, macro_f1))
+    found = measured(Answers(*predicted), labels)
+    assert (found["accuracy"], found["macro_f1"]) == pytest.approx((accuracy, macro_f1))

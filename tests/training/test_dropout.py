@@ -14,7 +14,7 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.dropout import LEVELS, ClientDropout, Stream, UnbatchableError, stream
 from polyrank.training.sequential import Sequential
 from polyrank.training.work import Job
-from tests.models import Checkpoints, examples, random_adapter, resident
+from tests.models import TASK, Checkpoints, examples, random_adapter, resident
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -282,7 +282,7 @@ def test_a_models_own_noise_is_seeded_by_the_client(checkpoint: Checkpoints):
     jobs = [Job(f"c{i}", random_adapter(model), examples(model, 5, seed=1), 1.0, i) for i in range(2)]
     options = TrainingConfig(batch_size=4)
     ends = []
-    for number, engine in enumerate((Sequential(model, options), Batched(model, options, 1))):
+    for number, engine in enumerate((Sequential(model, TASK, options), Batched(model, TASK, options, 1))):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
             ends.append([update.adapter for update in engine.train(jobs)])
@@ -291,7 +291,7 @@ def test_a_models_own_noise_is_seeded_by_the_client(checkpoint: Checkpoints):
             torch.testing.assert_close(tensor, expected, rtol=1e-8, atol=1e-10, msg=name)
     assert not any(torch.allclose(a, b) for (_, a), (_, b) in zip(*map(Adapter.tensors, ends[0]), strict=True))
     with pytest.raises(UnbatchableError, match="draws random numbers by randn_like"):
-        list(Batched(model, options, 2).train(jobs))
+        list(Batched(model, TASK, options, 2).train(jobs))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

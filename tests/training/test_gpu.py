@@ -17,7 +17,7 @@ from polyrank.runs.runner import run
 from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.planner import choose
-from tests.models import Checkpoints, resident
+from tests.models import TASK, Checkpoints, resident
 from tests.training.batched.test_engine import ARCHITECTURES, DROPOUT, RECIPES, both, distance, jobs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -51,7 +51,7 @@ def test_the_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoints, architecture:
 
     def trained(device: str) -> tuple[ResidentModel, list[ClientUpdate]]:
         model = resident(checkpoint(architecture), device=device, dtype=torch.float64, config=NO_DROPOUT[architecture])
-        return model, list(Batched(model, TrainingConfig(batch_size=4, epochs=2), 4).train(jobs(model)))
+        return model, list(Batched(model, TASK, TrainingConfig(batch_size=4, epochs=2), 4).train(jobs(model)))
 
     (model, here), (_, there) = trained("cpu"), trained(DEVICE)
     for job, one, other in zip(jobs(model), here, there, strict=True):
@@ -61,9 +61,9 @@ def test_the_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoints, architecture:
 def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), device=DEVICE, dropout=0.1)
     work = jobs(model)
-    good = list(Batched(model, TrainingConfig(batch_size=4), 4).train(work))
+    good = list(Batched(model, TASK, TrainingConfig(batch_size=4), 4).train(work))
     work[1] = replace(work[1], adapter=work[1].adapter.map(lambda t: torch.full_like(t, torch.nan)))
-    for update, before in zip(Batched(model, TrainingConfig(batch_size=4), 4).train(work), good, strict=True):
+    for update, before in zip(Batched(model, TASK, TrainingConfig(batch_size=4), 4).train(work), good, strict=True):
         assert (
             bool(update.adapter.first_not_finite())
             if update.client == "c2"
@@ -74,12 +74,12 @@ def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
 def test_the_planner_measures_and_the_base_is_left_as_it_was(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), device=DEVICE)
     options, work = TrainingConfig(batch_size=4), jobs(model)
-    first = list(Sequential(model, options).train(work))
-    plan = choose(model, options, work, rounds=100)
+    first = list(Sequential(model, TASK, options).train(work))
+    plan = choose(model, TASK, options, work, rounds=100)
     assert plan.engine == "batched"
     assert plan.clients_per_pass in {1, 2, 4}
     assert plan.workers == 1
-    again = list(Sequential(model, options).train(work))
+    again = list(Sequential(model, TASK, options).train(work))
     assert all(one.adapter.identical(other.adapter) for one, other in zip(first, again, strict=True))
 
 

@@ -14,11 +14,10 @@ from polyrank.core.state import ClientUpdate
 from polyrank.hf.load import load_base
 from polyrank.hf.merged import merge_into
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks.classification import collate
 from polyrank.training.evaluate import evaluate
 from polyrank.training.sequential import Sequential, penalty
 from polyrank.training.work import Job, Penalty
-from tests.models import LABELS, Checkpoints, examples, random_adapter, resident
+from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -36,7 +35,7 @@ def calm(checkpoint: Checkpoints) -> ResidentModel:
 
 
 def train(model: ResidentModel, jobs: list[Job], **options: object) -> list[ClientUpdate]:
-    return list(Sequential(model, TrainingConfig(**options)).train(jobs))
+    return list(Sequential(model, TASK, TrainingConfig(**options)).train(jobs))
 
 
 def three_jobs(model: ResidentModel) -> list[Job]:
@@ -96,7 +95,7 @@ def test_updates_come_one_by_one(calm: ResidentModel):
     """What is done with the model between two updates does not reach the next client."""
     jobs = three_jobs(calm)
     expected = train(calm, jobs)
-    for number, update in enumerate(Sequential(calm, TrainingConfig()).train(jobs)):
+    for number, update in enumerate(Sequential(calm, TASK, TrainingConfig()).train(jobs)):
         assert update.adapter.identical(expected[number].adapter)
         calm.install(random_adapter(calm, seed=number))
         calm.model.train()
@@ -113,7 +112,7 @@ def by_hand(
     base = load_base(ModelConfig(name=str(checkpoint("bert")), head="model", config=NO_DROPOUT), LABELS).model.double()
     weights = {name: parameter.detach() for name, parameter in base.named_parameters()}
     leaves = {name: tensor.double().requires_grad_() for name, tensor in job.adapter.tensors()}
-    inputs = collate(job.examples, range(len(job.examples)), model.device)
+    inputs = TASK.collate([(job.examples, range(len(job.examples)))], model.device)
     losses = []
     for step in range(steps):
         changed = dict(weights)
@@ -123,7 +122,7 @@ def by_hand(
             )
         changed |= {name: leaves[name] for name in job.adapter.dense}
         logits = torch.func.functional_call(base, changed, (inputs.input_ids, inputs.attention_mask)).logits
-        loss = -torch.log_softmax(logits, dim=1)[range(len(inputs.labels)), inputs.labels].mean()
+        loss = -torch.log_softmax(logits, dim=1)[range(len(inputs.targets)), inputs.targets].mean()
         loss.backward()
         losses.append(loss.item())
         with torch.no_grad():
@@ -223,11 +222,11 @@ def test_a_toy_task_is_learned(checkpoint: Checkpoints, architecture: str, head:
     job = Job("a", model.initial(4, 2.0, 0), data, 1.0, 0)
     (update,) = train(model, [job], lr=0.01, epochs=10, batch_size=16)
     model.install(job.adapter)
-    before = evaluate(model, data, 2, 64)
+    before = TASK.measured(evaluate(model, TASK, data, 64))
     model.install(update.adapter)
-    after = evaluate(model, data, 2, 64)
-    assert after.loss < 0.5 < before.loss
-    assert after.accuracy > 0.75
+    after = TASK.measured(evaluate(model, TASK, data, 64))
+    assert after["loss"] < 0.5 < before["loss"]
+    assert after["accuracy"] > 0.75
 
 
 def test_values_that_are_not_finite_come_back_as_they_are(calm: ResidentModel):
@@ -255,7 +254,7 @@ def test_bfloat16_learns_too(checkpoint: Checkpoints):
     (update,) = train(model, [Job("a", model.initial(4, 2.0, 0), data, 1.0, 0)], lr=0.01, epochs=10)
     assert {tensor.dtype for _, tensor in update.adapter.tensors()} == {torch.float32}
     model.install(update.adapter)
-    assert evaluate(model, data, 2, 64).accuracy > 0.75
+    assert TASK.measured(evaluate(model, TASK, data, 64))["accuracy"] > 0.75
 
 
 def zeros_like(adapter: Adapter) -> Adapter:

@@ -19,11 +19,11 @@ from polyrank.config import ModelConfig, TrainingConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError, ModelError, WorkerError
 from polyrank.core.state import ClientUpdate
-from polyrank.tasks.classification import Examples
+from polyrank.tasks.task import Examples
 from polyrank.training.profile import Clock
 from polyrank.training.work import Job, Penalty, in_passes
 from polyrank.training.workers import Setup, Workers
-from tests.models import LABELS, Checkpoints, examples, random_adapter, resident
+from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
 
 OPTIONS = TrainingConfig(
     engine="batched", clients_per_pass=2, workers=3, precision="float32", attention="eager", batch_size=4
@@ -44,7 +44,7 @@ def children() -> list[psutil.Process]:
 def setup(checkpoint: Checkpoints) -> Setup:
     """A tiny BERT with its usual dropout, on one thread."""
     model = ModelConfig(name=str(checkpoint("bert")), head="model", dropout=0.1)
-    return Setup(model, LABELS, seed=0, device="cpu", training=OPTIONS, threads=1, profile=True)
+    return Setup(model, TASK, LABELS, seed=0, device="cpu", training=OPTIONS, threads=1, profile=True)
 
 
 class Pool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polyrank.cli.console import duration, errors, out, percent, print_json, table
+from polyrank.cli.console import duration, errors, out, print_json, table
 from polyrank.core.errors import ConfigError
 from polyrank.runs.listener import NOT_TRACKED, Listener
 
@@ -33,7 +33,7 @@ def compare(  # noqa: PLR0917  # Typer's way to declare options
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; the same again to go on.")] = None,
     reference: Annotated[str | None, typer.Option(help="The method that others are compared with.")] = None,
-    target: Annotated[float | None, typer.Option(help="Accuracy to reach, e.g. 0.5.")] = None,
+    target: Annotated[float | None, typer.Option(help="Value of the task's first metric to reach, e.g. 0.5.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV, and nothing else.")] = False,
 ) -> None:
@@ -49,11 +49,12 @@ def compare(  # noqa: PLR0917  # Typer's way to declare options
     from polyrank.comparison.compare import finished, plan
     from polyrank.comparison.entries import DEFAULT_METHODS, entries
     from polyrank.report import runs, statistics
+    from polyrank.tasks import task
 
     common = configuration.load(config, overrides or [])
     wanted = [name.strip() for name in methods.split(",")] if methods else list(DEFAULT_METHODS)
     chosen = entries(common, wanted, None if ranks is None else _numbers("--ranks", ranks, 1))
-    statistics.check(runs.names([entry.config for entry in chosen]), reference, target)
+    statistics.check(runs.names([entry.config for entry in chosen]), task(common.task).primary, reference, target)
     folder = folder or Path("runs") / f"compare-{config.stem if config else 'quickstart'}"
     planned = plan(chosen, _numbers("--seeds", seeds, 0), folder)
     quiet = as_json or as_csv
@@ -110,9 +111,9 @@ def _print_table(comparison: Comparison) -> None:
     seeds = max((row.seeds for row in comparison.rows), key=len)
     made = table(f"\n{len(comparison.rows)} methods, seeds {', '.join(map(str, seeds))}", *tables.headings(comparison))
     for row in comparison.rows:
-        made.add_row(*tables.cells(row))
+        made.add_row(*tables.cells(row, comparison.metric))
     out.print(made)
-    out.print(tables.NOTE, soft_wrap=True, markup=False)
+    out.print(tables.note(comparison.metric), soft_wrap=True, markup=False)
 
 
 class Progress:
@@ -138,9 +139,14 @@ class _OneRun(Listener):
         self.progress, self.one = progress, one
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
+        from polyrank.tasks import task
+        from polyrank.tasks.metric import TEST
+
         self.progress.done += 1
+        primary = task(self.one.entry.config.task).primary
+        reached = primary.number(summary[f"{TEST}{primary.name}"])
         self.progress.say(
-            f"[{self.progress.done}/{self.progress.total}] {self.one.name}: {percent(summary['test/accuracy'])} after "
+            f"[{self.progress.done}/{self.progress.total}] {self.one.name}: {reached} after "
             f"{summary['rounds']} rounds, {duration(summary['seconds'])}"
         )
         for line in summary.get(NOT_TRACKED, ()):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from polyrank.core.adapter import Adapter
     from polyrank.core.state import ServerState
     from polyrank.runs.folder import RunFolder
+    from polyrank.tasks import Task
 
 
 def inspect(
@@ -52,7 +53,7 @@ def inspect(
         print_json({"run": described, "lowest_rank": lowest, "modules": modules, "dense": dense})
         return
     if described:
-        _print_run(described)
+        _print_run(described, run.task())
     _print_adapter(adapter, modules, lowest)
 
 
@@ -130,7 +131,9 @@ def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
     }
 
 
-def _print_run(run: dict[str, Any]) -> None:
+def _print_run(run: dict[str, Any], task: Task) -> None:
+    from polyrank.tasks.metric import TEST, is_evaluated
+
     ranks = ", ".join(f"{count} at rank {rank}" for rank, count in run["clients_by_rank"].items())
     out.print(
         f"{run['method']} on {run['data']} with {run['model']}: {run['rounds']} of {run['rounds_planned']} rounds; "
@@ -141,16 +144,17 @@ def _print_run(run: dict[str, Any]) -> None:
     if run["stay_with_clients"]:
         stay = " and ".join(run["stay_with_clients"])
         out.print(
-            f"each client keeps its own {stay}: accuracies are means over the round's clients, and the adapter below "
+            f"each client keeps its own {stay}: test metrics are means over the round's clients, and the adapter below "
             f"is the server's, with {stay} as at the start; polyrank export --client NAME writes a client's own",
             markup=False,
             soft_wrap=True,
         )
     last = run["last"]
-    if last and "test/accuracy" in last:
+    if last and is_evaluated(last):
+        curves = [metric for metric in task.metrics if metric.curve]
+        scores = ", ".join(f"{metric.title} {metric.number(last.get(f'{TEST}{metric.name}'))}" for metric in curves)
         out.print(
-            f"last round: accuracy {percent(last['test/accuracy'])}, loss {number(last['test/loss'])}, "
-            f"aggregation error {number(last.get('aggregation/error'))}",
+            f"last round: {scores}, aggregation error {number(last.get('aggregation/error'))}",
             markup=False,
             soft_wrap=True,
         )

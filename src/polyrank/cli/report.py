@@ -16,7 +16,7 @@ def report(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="The page; by default report.html in DIR.")
     ] = None,
     reference: Annotated[str | None, typer.Option(help="The method that others are compared with.")] = None,
-    target: Annotated[float | None, typer.Option(help="Accuracy to reach, e.g. 0.5.")] = None,
+    target: Annotated[float | None, typer.Option(help="Value of the task's first metric to reach, e.g. 0.5.")] = None,
     figures: Annotated[
         bool, typer.Option("--figures", help="Also write each figure as PNG and SVG to figures/ beside the page.")
     ] = False,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
-from polyrank.cli.console import duration, errors, number, out, percent, size, table
+from polyrank.cli.console import duration, errors, out, percent, size, table
 from polyrank.core.errors import ConfigError
 from polyrank.runs.listener import NOT_TRACKED, Listener
 
 if TYPE_CHECKING:
     from polyrank.core.state import ServerState
     from polyrank.federation.setup import Federation
+    from polyrank.tasks import Metric
 
 
 def run(  # noqa: PLR0917  # Typer's way to declare options
@@ -75,6 +76,7 @@ class Screen(Listener):
     def __init__(self) -> None:
         self.round_saved: int | None = None
         self._rounds = 0
+        self._metrics: Sequence[Metric] = ()
         self._seconds: list[float] = []
         self._start = time.monotonic()
         self._progress = Progress(
@@ -88,12 +90,14 @@ class Screen(Listener):
 
     def on_start(self, federation: Federation, state: ServerState) -> None:
         config = federation.config
+        self._metrics = federation.task.metrics
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
+        labels = f", {len(federation.labels)} labels" if federation.labels else ""
         sizes = [len(examples) for examples in federation.examples.values()]
         out.print(
             f"read {federation.rows_read}\n"
-            f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}, "
-            f"{len(federation.labels)} labels; {len(federation.test)} test examples\n"
+            f"{len(federation.clients)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}"
+            f"{labels}; {len(federation.test)} test examples\n"
             f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
             f"{config.training.attention} attention; {federation.plan}; aggregation {config.aggregation.method}",
             markup=False,
@@ -111,14 +115,15 @@ class Screen(Listener):
         self.round_saved = round_number
 
     def on_round(self, metrics: Mapping[str, Any]) -> None:
+        from polyrank.tasks.metric import TEST
+
         self._seconds.append(metrics["seconds"])
         round_number = metrics["round"]
         recent = self._seconds[-5:]
         left = (self._rounds - round_number) * sum(recent) / len(recent)
         cells = (
             f"{round_number:>{len(str(self._rounds))}}/{self._rounds}",
-            percent(metrics.get("test/accuracy")),
-            number(metrics.get("test/loss")),
+            *(metric.number(metrics.get(f"{TEST}{metric.name}")) for metric in self._curves),
             size(metrics["bytes/up"]),
             size(metrics["bytes/down"]),
             duration(left),
@@ -127,12 +132,15 @@ class Screen(Listener):
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         self.stop()
+        from polyrank.tasks.metric import TEST
+
+        first, others = self._metrics[0], self._metrics[1:]
+        best = first.number(summary[f"best/{first.name}"])
         rows = (
-            ("test accuracy", percent(summary["test/accuracy"])),
-            ("best test accuracy", f"{percent(summary['best/accuracy'])} in round {summary['best/round']}"),
-            ("best constant answer", percent(summary["constant/accuracy"])),
-            ("test macro F1", number(summary["test/macro_f1"])),
-            ("test loss", number(summary["test/loss"])),
+            (f"test {first.title}", first.number(summary[f"{TEST}{first.name}"])),
+            (f"best test {first.title}", f"{best} in round {summary['best/round']}"),
+            ("best constant answer", first.number(summary[f"constant/{first.name}"])),
+            *((f"test {metric.title}", metric.number(summary[f"{TEST}{metric.name}"])) for metric in others),
             ("sent up / down", f"{size(summary['bytes/up'])} / {size(summary['bytes/down'])}"),
             ("clients left out", str(summary["dropped"])),
             ("time", duration(time.monotonic() - self._start)),
@@ -143,9 +151,10 @@ class Screen(Listener):
             made.add_row(*row)
         out.print(made)
         if groups := summary.get("rank_groups"):
-            made = table("\nwhat each rank group is sent", "rank", "clients", "accuracy", "macro F1", "loss")
+            titles = (metric.title for metric in self._metrics)
+            made = table("\nwhat each rank group is sent", "rank", "clients", *titles)
             for group in groups:
-                scores = percent(group["accuracy"]), number(group["macro_f1"]), number(group["loss"])
+                scores = (metric.number(group[metric.name]) for metric in self._metrics)
                 made.add_row(str(group["rank"]), str(group["clients"]), *scores)
             out.print(made)
 
@@ -157,13 +166,19 @@ class Screen(Listener):
                 made.add_row(phase, f"{seconds:.1f}", percent(seconds / max(sum(booked.values()), 1e-9)))
             out.print(made)
 
+    @property
+    def _curves(self) -> Sequence[Metric]:
+        """What is shown round by round."""
+        return [metric for metric in self._metrics if metric.curve]
+
     def stop(self) -> None:
         """Take the bar away."""
         if self._progress.live.is_started:
             self._progress.stop()
 
     def _show_header(self) -> None:
-        self._progress.console.print(self._row(("round", "accuracy", "loss", "up", "down", "time left")), style="bold")
+        titles = (metric.title for metric in self._curves)
+        self._progress.console.print(self._row(("round", *titles, "up", "down", "time left")), style="bold")
 
     @staticmethod
     def _row(cells: tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.listener import Listener
 from polyrank.runs.resume import on_schedule
 from polyrank.runs.runner import run
+from polyrank.tasks.metric import is_evaluated
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def finished(one: Planned) -> bool:
     if not (one.folder / "summary.json").is_file():
         return False
     done = folder.read_json("summary").get("rounds")
-    return done == rounds == len(lines) and shown == lines and "test/accuracy" in lines[-1]
+    return done == rounds == len(lines) and shown == lines and is_evaluated(lines[-1])
 
 
 def _begun(one: Planned) -> bool:
@@ -121,7 +122,7 @@ def _check_data(planned: Sequence[Planned]) -> None:
     found: dict[str, dict[str, str]] = {}
     for one in planned:
         config = one.entry.seeded(one.seed)
-        key = json.dumps([config.data.model_dump(mode="json"), config.model.model_dump(mode="json")])
+        key = json.dumps([section.model_dump(mode="json") for section in (config.data, config.task, config.model)])
         if key not in found:
             found[key] = digests_of(config)
         RunFolder(one.folder).record().check(found[key], config, platform.python_version())

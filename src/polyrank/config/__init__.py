@@ -25,6 +25,7 @@ from polyrank.config.sections import (
     OutputConfig,
     RanksConfig,
     Section,
+    TaskConfig,
     TrainingConfig,
 )
 from polyrank.core.encoding import decode
@@ -39,6 +40,7 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "RanksConfig",
+    "TaskConfig",
     "TrainingConfig",
     "dump",
     "load",

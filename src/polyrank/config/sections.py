@@ -44,9 +44,9 @@ class DataConfig(Section):
     text: str | list[str] = "text"
     """Name of the text column; several are joined by a space."""
     label: str = "label"
-    """Name of the label column."""
+    """Name of the label column. Tasks that learn no labels do without it; what they have is then the kind of a text."""
     labels: list[str] | None = None
-    """Names of the classes in their order, where one file may lack some; by default those of the training data."""
+    """Names of the labels in their order, where one file may lack some; by default those of the training data."""
     quoting: Literal["auto", "quotes", "none", "multiline"] = "auto"
     """Of csv and tsv. ``none``: a line is a row and quotation marks are text; ``quotes``: a field may be quoted, and is
     refused where it reads like several rows; ``multiline``: as quotes, and never refused; ``auto``: quotes for csv,
@@ -77,6 +77,15 @@ class DataConfig(Section):
     """The least number of examples that a client must hold."""
     max_tokens: Count = 64
     """Texts are cut to so many tokens."""
+
+
+class TaskConfig(Section):
+    """``[task]``: what is learned of the data."""
+
+    name: str = "classification"
+    """``classification``: the class of a text, its label; or a task of your own."""
+    options: dict[str, Any] = {}  # Any: each task has options of its own
+    """Options of the task."""
 
 
 class FederationConfig(Section):
@@ -210,6 +219,7 @@ class Config(Section):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    task: TaskConfig = TaskConfig()
     federation: FederationConfig = FederationConfig()
     ranks: RanksConfig = RanksConfig()
     aggregation: AggregationConfig = AggregationConfig()

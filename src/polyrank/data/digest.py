@@ -13,13 +13,12 @@ CUT = "a part of the training data"
 
 
 def described(part: str, examples: Examples) -> dict[str, str]:
-    """Digests of texts, labels and extra columns, in the order of the rows; where the source lies plays no part.
+    """Digests of texts, labels if any, and extra columns, in the order of the rows, wherever the source lies.
 
     Keys are such as "training texts"; values such as "70 rows, 05ed5a97c1ec4ea4".
     """
-    columns = {"texts": examples.texts, "labels": examples.labels} | {
-        f"values of {name!r}": values for name, values in examples.columns.items()
-    }
+    columns = {"texts": examples.texts} | ({} if examples.labels is None else {"labels": examples.labels})
+    columns |= {f"values of {name!r}": values for name, values in examples.columns.items()}
     return {f"{part} {name}": f"{len(values)} rows, {digest(values)}" for name, values in columns.items()}
 
 

@@ -1,4 +1,4 @@
-"""Seeded draws that respect the labels: stratified samples and the server's balanced validation set."""
+"""Seeded draws that respect the labels, if any: stratified samples and the server's balanced validation set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import numpy as np
 
 from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
+
+
+def strata(dataset: TextDataset) -> np.ndarray:
+    """The labels, int64, shape (n,); examples without any are all of one kind."""
+    return np.zeros(len(dataset), dtype=np.int64) if dataset.labels is None else dataset.labels
 
 
 def stratified(labels: np.ndarray, size: int, generator: np.random.Generator, *, keep: int = 0) -> np.ndarray:
@@ -28,7 +33,7 @@ def stratified(labels: np.ndarray, size: int, generator: np.random.Generator, *,
 
 
 def hold_out(dataset: TextDataset, per_label: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a balanced validation set, and of the rest; both sorted.
+    """Indices of a balanced validation set, and of the rest; both sorted. Without labels it is `per_label` examples.
 
     The seed paper's server scores clients on such a set (Byun and Lee 2024, https://arxiv.org/abs/2406.17477). It is
     taken from the training data before they are partitioned, so no client trains on it.
@@ -39,11 +44,17 @@ def hold_out(dataset: TextDataset, per_label: int, generator: np.random.Generato
     """
     if per_label < 1:
         raise ConfigError(f"a validation set of {per_label} examples per label; expected 1 or more")
-    counts = dataset.label_counts()
-    if short := [f"{dataset.label_names[i]!r} has {counts[i]}" for i in np.flatnonzero(counts < per_label)]:
+    kinds, names = strata(dataset), dataset.label_names
+    counts = np.bincount(kinds, minlength=len(names))
+    if short := [f"{names[i]!r} has {counts[i]}" for i in np.flatnonzero(counts < per_label) if names]:
         raise DataError(
             f"the validation set needs {per_label} training examples of every label, but {', '.join(short)}: "
             "ask for fewer examples per label, or add data"
+        )
+    if not names and len(dataset) <= per_label:
+        raise DataError(
+            f"a validation set of {per_label} examples takes all {len(dataset)} training examples and leaves the "
+            "clients nothing: ask for fewer (ranks.validation_per_label)"
         )
     if len(dataset) == per_label * len(counts):
         raise DataError(
@@ -51,8 +62,7 @@ def hold_out(dataset: TextDataset, per_label: int, generator: np.random.Generato
             "training examples and leaves the clients nothing: ask for fewer examples per label"
         )
     drawn = [
-        generator.choice(np.flatnonzero(dataset.labels == label), size=per_label, replace=False)
-        for label in range(len(counts))
+        generator.choice(np.flatnonzero(kinds == label), size=per_label, replace=False) for label in range(len(counts))
     ]
     validation = np.sort(np.concatenate(drawn))
     return validation, np.setdiff1d(np.arange(len(dataset)), validation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,21 +10,25 @@ from polyrank.aggregation import Download
 from polyrank.core.state import ServerState
 from polyrank.federation.round import personalise, read_out
 from polyrank.federation.setup import Federation
-from polyrank.tasks.classification import Examples
-from polyrank.training.evaluate import Scores, evaluate
+from polyrank.tasks.task import Examples
+from polyrank.training.evaluate import evaluate
+
+Scores = Mapping[str, float]
+"""Name of a metric -> value, in the task's order."""
 
 
 def score(federation: Federation, model: Download, examples: Examples) -> Scores:
     """Metrics of one adapter with its head and base change on one set."""
     federation.resident.install(model.adapter, model.base_change)
-    return evaluate(federation.resident, examples, len(federation.labels), federation.config.evaluation.batch_size)
+    task, batch_size = federation.task, federation.config.evaluation.batch_size
+    return task.measured(evaluate(federation.resident, task, examples, batch_size))
 
 
 def score_global(federation: Federation, state: ServerState, clients: Sequence[str]) -> Scores:
     """Test metrics of the global model: base, base change and adapter together.
 
     Where anything stays with the clients (a local head, a personal B) there is no one global model: the mean over
-    ``clients`` of what each of them has.
+    ``clients`` of what each of them has, whose models weigh 1 each.
     """
     if _personal(federation, state):
         return _mean([_own(federation, state, client) for client in clients])
@@ -54,4 +58,4 @@ def _own(federation: Federation, state: ServerState, client: str) -> Scores:
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
-    return Scores(*(float(np.mean([getattr(s, name) for s in scores])) for name in ("loss", "accuracy", "macro_f1")))
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}

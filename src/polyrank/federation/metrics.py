@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from polyrank.aggregation import Download, Parts
@@ -15,10 +14,9 @@ from polyrank.federation.evaluation import score_global
 from polyrank.federation.round import mean_base_change, nbytes
 from polyrank.federation.setup import Federation
 from polyrank.federation.tree import RoundResult
+from polyrank.tasks import Task
+from polyrank.tasks.metric import TEST, best, is_evaluated
 from polyrank.training.profile import PHASES
-
-TEST = "test/"
-"""Before the names of metrics of the server's test set."""
 
 
 def round_metrics(
@@ -49,7 +47,7 @@ def round_metrics(
     metrics |= {
         "train/loss": _mean([update.metrics["loss"] for update in good]),
         **({"train/seconds": max(elsewhere)} if elsewhere else {}),
-        **own_scores(good),
+        **own_scores(good, federation.task),
         "bytes/up": up,
         "bytes/down": down,
         "rows/owners_weight": owners_weight(result.received, after.adapter.rank),
@@ -70,7 +68,7 @@ def round_metrics(
 
 def test_metrics(federation: Federation, after: ServerState, clients: Sequence[str]) -> dict[str, float]:
     """What a round's line says of the test set: scores of the state after it, with the cohort where models differ."""
-    return {f"{TEST}{name}": value for name, value in asdict(score_global(federation, after, clients)).items()}
+    return {f"{TEST}{name}": value for name, value in score_global(federation, after, clients).items()}
 
 
 def is_due(number: int, every: int, rounds: int) -> bool:
@@ -78,17 +76,19 @@ def is_due(number: int, every: int, rounds: int) -> bool:
     return number % every == 0 or number == rounds
 
 
-def own_scores(updates: Sequence[ClientUpdate]) -> dict[str, Any]:
-    """What clients measured on test sets of their own, of what they were sent: means over clients, and each accuracy.
+def own_scores(updates: Sequence[ClientUpdate], task: Task) -> dict[str, Any]:
+    """What clients measured on test sets of their own, of what they were sent: means in which each client counts 1.
+
+    Of the task's primary metric also each client's value.
 
     Nothing where nobody has one.
     """
     names = sorted({name for update in updates for name in update.metrics if name.startswith(OWN)})
     found = {name: [u.metrics[name] for u in updates if name in u.metrics] for name in names}
-    accuracy = f"{OWN}accuracy"
-    by_client = {u.client: u.metrics[accuracy] for u in updates if accuracy in u.metrics}
+    primary = f"{OWN}{task.primary.name}"
+    by_client = {u.client: u.metrics[primary] for u in updates if primary in u.metrics}
     return {name: _mean(values) for name, values in found.items()} | (
-        {f"{OWN}accuracy_by_client": by_client} if by_client else {}
+        {f"{primary}_by_client": by_client} if by_client else {}
     )
 
 
@@ -111,24 +111,21 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], fe
     Raises:
         RunFolderError: no line has test metrics, because the file was cut or the run was shortened on resuming.
     """
-    evaluated = [line for line in lines if "test/accuracy" in line]
+    evaluated, task = [line for line in lines if is_evaluated(line)], federation.task
     if not evaluated:
         raise RunFolderError("metrics.jsonl has no evaluated round to sum up; raise federation.rounds to go on")
-    labels = federation.test.labels
-    constant = max(int((labels == label).sum()) for label in range(len(federation.labels))) / len(labels)
-    best = max(evaluated, key=lambda line: line["test/accuracy"])
+    primary, key = task.primary, f"{TEST}{task.primary.name}"
+    first = best(primary, [primary.measured(line[key]) for line in evaluated])
     last = evaluated[-1]
     booked = {phase: round(sum(line.get(f"time/{phase}", 0.0) for line in lines), 2) for phase in PHASES}
     return {
         "method": federation.config.aggregation.method,
         "rounds": len(lines),
         "clients": len(federation.clients),
-        "test/accuracy": last["test/accuracy"],
-        "test/macro_f1": last["test/macro_f1"],
-        "test/loss": last["test/loss"],
-        "best/accuracy": best["test/accuracy"],
-        "best/round": best["round"],
-        "constant/accuracy": constant,
+        **{f"{TEST}{metric.name}": last[f"{TEST}{metric.name}"] for metric in task.metrics},
+        f"best/{primary.name}": evaluated[first][key],
+        "best/round": evaluated[first]["round"],
+        **{f"constant/{name}": value for name, value in task.constant(federation.test).items()},
         "bytes/up": sum(line["bytes/up"] for line in lines) + clients["scoring"]["bytes/up"],
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),

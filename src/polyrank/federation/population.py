@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyrank import data
+from polyrank import data, tasks
 from polyrank.config import Config, DataConfig
 from polyrank.core.errors import ConfigError, ModelError
 from polyrank.core.seeds import numpy_generator
@@ -23,16 +23,17 @@ def global_rank(config: Config) -> int:
 
 def load_data(config: Config) -> Split:
     """Training and test data of a configuration."""
-    options = config.data
+    options, learned = config.data, tasks.task(config.task)
     return data.load(
         options.train,
         options.test,
         text=options.text,
         label=options.label,
         labels=options.labels,
+        labelled=learned.labelled,
         order=_head_order(config),
         quoting=options.quoting,
-        extra_columns=[options.column] if options.column else [],
+        extra_columns=list(dict.fromkeys([*([options.column] if options.column else []), *learned.columns])),
         test_share=options.test_share,
         seed=config.federation.seed,
         limit_train=options.limit_train,

@@ -15,6 +15,7 @@ from polyrank.federation.evaluation import score
 from polyrank.federation.job import job
 from polyrank.federation.round import nbytes, read_outs
 from polyrank.federation.setup import Federation
+from polyrank.tasks.task import LOSS
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def score_clients(
         client: {
             "rank": state.ranks[client],
             "examples": len(federation.examples[client]),
-            "labels": federation.label_counts(client),
+            **({"labels": federation.label_counts(client)} if federation.labels else {}),
             "group": federation.partition.groups.get(client),
         }
         for client in federation.clients
@@ -67,7 +68,7 @@ def _losses(
     losses: dict[str, float] = {}
     jobs = [job(federation, state, client, 0, downloads[client]) for client in federation.clients]
     for update in federation.engine.train(jobs):
-        loss = score(federation, Download(update.adapter), federation.validation).loss
+        loss = score(federation, Download(update.adapter), federation.validation)[LOSS]
         if not math.isfinite(loss):
             log.warning("scoring: %s has the validation loss %s and comes last", update.client, loss)
         losses[update.client] = loss
@@ -81,7 +82,7 @@ def _losses(
 def _key(federation: Federation, downloads: Mapping[str, Download]) -> str:
     """A checksum of all that the scores depend on: configuration, data and model, what is trained, and from where."""
     config = federation.config
-    sections = (config.model, config.data, config.federation, config.ranks, config.training)
+    sections = (config.model, config.data, config.task, config.federation, config.ranks, config.training)
     settings = (*sections, sorted(federation.digests.items()))
     digest = hashlib.sha256(repr((settings, sorted(federation.parts(1).trains))).encode())
     for download in {id(sent): sent for sent in downloads.values()}.values():

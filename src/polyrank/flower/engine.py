@@ -12,6 +12,7 @@ from polyrank.core.state import ClientUpdate
 from polyrank.flower.messages import read_reply, task
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.records import nbytes
+from polyrank.tasks.metric import Metric
 from polyrank.training.work import Engine, Job
 
 
@@ -21,6 +22,7 @@ class FlowerEngine(Engine):
     Args:
         nodes: who is where.
         config: the federation's resolved configuration, TOML.
+        metrics: of the task, by which scores of the clients' own are checked.
         wire: dtype of tensors on the way.
         timeout: seconds for a round's replies, and the messages' time to live.
         least: replies without which a round does not count.
@@ -28,9 +30,17 @@ class FlowerEngine(Engine):
     """
 
     def __init__(
-        self, nodes: Nodes, config: str, *, wire: str = "float32", timeout: float, least: int = 1, repeats: int = 1
+        self,
+        nodes: Nodes,
+        config: str,
+        metrics: Sequence[Metric] = (),
+        *,
+        wire: str = "float32",
+        timeout: float,
+        least: int = 1,
+        repeats: int = 1,
     ) -> None:
-        self.nodes, self.config = nodes, config
+        self.nodes, self.config, self.metrics = nodes, config, metrics
         self.wire, self.timeout, self.least, self.repeats = wire, timeout, least, repeats
         self._failures: dict[str, str] = {}
         self._up = self._down = 0
@@ -61,7 +71,9 @@ class FlowerEngine(Engine):
 
         def read(client: str, answer: Message) -> ClientUpdate:
             job, examples = by_client[client], here[client].examples
-            update = read_reply(answer.content, job, token=token, wire=self.wire, examples=examples)
+            update = read_reply(
+                answer.content, job, token=token, wire=self.wire, examples=examples, metrics=self.metrics
+            )
             self._up += nbytes(job.adapter.parts(job.trains).values(), self.wire)
             return update
 

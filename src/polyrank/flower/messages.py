@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -14,13 +14,14 @@ from polyrank.core.errors import FlowerError
 from polyrank.core.state import OWN, ClientUpdate
 from polyrank.flower.records import from_record, shapes_of, shown, to_record
 from polyrank.site.worker import Task
-from polyrank.training.evaluate import Scores
+from polyrank.tasks.metric import Metric
 from polyrank.training.work import Job, Penalty
 
 ADAPTER, BASE_CHANGE, TASK, REPLY, METRICS = "adapter", "base-change", "task", "reply", "metrics"
 MEASURED = ("loss", "steps", "seconds")
 """What every client measures in training."""
-SHARES = (f"{OWN}accuracy", f"{OWN}macro_f1")
+TRAINED = Metric("training", "training", "lower")
+"""How such a number is checked: finite and not negative."""
 
 
 def task(job: Job, *, token: str, config: str, wire: str) -> RecordDict:
@@ -75,7 +76,7 @@ def reply(
     token: str,
     wire: str,
     seconds: float,
-    scores: Scores | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> RecordDict:
     """What was trained, and nothing else.
 
@@ -88,7 +89,7 @@ def reply(
         scores: of what was sent, on the client's own test set.
     """
     numbers = {name: float(value) for name, value in update.metrics.items()} | {"seconds": seconds}
-    numbers |= {f"{OWN}{name}": value for name, value in asdict(scores).items()} if scores else {}
+    numbers |= {f"{OWN}{name}": value for name, value in (scores or {}).items()}
     return RecordDict(
         {
             ADAPTER: to_record(update.adapter.parts(trained), wire),
@@ -98,7 +99,9 @@ def reply(
     )
 
 
-def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples: int) -> ClientUpdate:
+def read_reply(
+    records: RecordDict, job: Job, *, token: str, wire: str, examples: int, metrics: Sequence[Metric]
+) -> ClientUpdate:
     """The update of a reply.
 
     Args:
@@ -107,6 +110,7 @@ def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples
         token: of the request.
         wire: dtype of tensors.
         examples: that the client said it has, which is its weight.
+        metrics: of the task; what a client scored itself is one of them, within its bounds.
 
     Raises:
         FlowerError: it is no reply to this request, or anything in it is not what was asked for.
@@ -124,23 +128,27 @@ def read_reply(records: RecordDict, job: Job, *, token: str, wire: str, examples
     if weight != examples:
         raise FlowerError(f"its weight is {shown(weight)}, expected its number of examples, {examples}")
     tensors = from_record(arrays, shapes_of(job.adapter.parts(job.trains)), wire)
-    known = [*MEASURED, *(f"{OWN}{score.name}" for score in fields(Scores))]
-    metrics = {name: _measured(name, numbers[name]) for name in known if name in numbers}
-    if missing := [name for name in MEASURED if name not in metrics]:
+    scored = {f"{OWN}{metric.name}": metric for metric in metrics}
+    found = {
+        name: _measured(name, numbers[name], metric)
+        for name, metric in {**dict.fromkeys(MEASURED, TRAINED), **scored}.items()
+        if name in numbers
+    }
+    if missing := [name for name in MEASURED if name not in found]:
         raise FlowerError(f"the reply does not say its {' and '.join(missing)}")
-    return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), metrics)
+    return ClientUpdate(job.client, job.adapter.replaced(tensors), float(examples), found)
 
 
-def _measured(name: str, value: object) -> float:
-    """A number that a client may have measured: finite, not negative, and at most 1 where it is a share."""
-    most = 1.0 if name in SHARES else math.inf
-    if isinstance(value, bool) or not isinstance(value, float | int) or not (0 <= value <= most and value < math.inf):
-        expected = "a number from 0 to 1" if name in SHARES else "a finite number of 0 or more"
-        raise FlowerError(f"its {name} is {shown(value)}, expected {expected}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise FlowerError(f"its {name} is beyond any float, expected a finite number") from None
+def _measured(name: str, value: object, metric: Metric) -> float:
+    """A number that a client may have measured: finite, and within the metric's bounds."""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise FlowerError(f"its {name} is beyond any float, expected a finite number") from None
+        if metric.allows(number):
+            return number
+    raise FlowerError(f"its {name} is {shown(value)}, expected {metric.bounds}")
 
 
 def _layout(adapter: Adapter) -> dict[str, Any]:

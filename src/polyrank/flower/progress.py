@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.common import log
 
+from polyrank.core.state import OWN
 from polyrank.runs.listener import NOT_TRACKED, Listener
+from polyrank.tasks.metric import TEST
 
 if TYPE_CHECKING:
     from polyrank.core.state import ServerState
@@ -20,9 +22,13 @@ class Progress(Listener):
 
     def __init__(self) -> None:
         self._rounds = 0
+        self._shown: list[tuple[str, str]] = []
 
     def on_start(self, federation: Federation, state: ServerState) -> None:
         self._rounds = federation.config.federation.rounds
+        primary, curves = federation.task.primary, [metric for metric in federation.task.metrics if metric.curve]
+        self._shown = [(f"{TEST}{metric.name}", f"test {metric.title}") for metric in curves]
+        self._shown += [("train/loss", "training loss"), (f"{OWN}{primary.name}", f"{primary.title} at the sites")]
         ranks = list(state.ranks.values())
         counted = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))
         log(INFO, "read %s", federation.rows_read)
@@ -31,14 +37,7 @@ class Progress(Listener):
             log(INFO, "going on after round %d", state.round)
 
     def on_round(self, metrics: Mapping[str, Any]) -> None:
-        shown = [
-            f"{name} {metrics[key]:.4f}"
-            for key, name in (
-                *(("test/accuracy", "test accuracy"), ("test/loss", "test loss")),
-                *(("train/loss", "training loss"), ("own/accuracy", "accuracy at the sites")),
-            )
-            if isinstance(metrics.get(key), float)
-        ]
+        shown = [f"{name} {metrics[key]:.4f}" for key, name in self._shown if isinstance(metrics.get(key), float)]
         clients = f"{len(metrics['clients']) - len(metrics['dropped'])} of {len(metrics['clients'])} clients"
         log(
             INFO,

@@ -27,7 +27,7 @@ from polyrank.flower.progress import Progress
 from polyrank.flower.records import WIRE
 from polyrank.ranks import Declared
 from polyrank.runs.listener import Listener, Listeners
-from polyrank.tasks.classification import Elsewhere
+from polyrank.tasks.task import Elsewhere
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
     from polyrank.federation.setup import Federation
@@ -160,6 +160,7 @@ def over_flower(federation: Federation, grid: Grid, settings: Settings) -> Feder
     engine = FlowerEngine(
         nodes,
         text,
+        federation.task.metrics,
         wire=settings.wire,
         timeout=settings.timeout,
         least=settings.min_replies,

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
-from polyrank.core.text import percent, size
+from polyrank.core.text import size
 from polyrank.report.figure import Groups, listed
 from polyrank.report.runs import Run
 from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end
+from polyrank.tasks import Metric
 
 
 def sentence(groups: Groups, comparison: Comparison) -> str:
-    """What came out: for one method its accuracy, for several the best one against the reference.
+    """What came out: for one method its primary metric, for several the best one against the reference.
 
     Where the best is the reference itself, it is set against the second best. The best was picked because it came out
     best, so a difference is called one only if its p-value is small after Holm's correction for the number of methods
     (see `polyrank.report.statistics.holm`).
     """
     if len(comparison.rows) == 1:
-        return _alone(comparison.rows[0], groups[comparison.rows[0].name], comparison.target)
-    best, second = sorted(comparison.rows, key=lambda row: -row.end.mean)[:2]
+        return _alone(comparison.rows[0], groups[comparison.rows[0].name], comparison)
+    best, second = sorted(comparison.rows, key=lambda row: -comparison.metric.merit(row.end.mean))[:2]
     other = second if best.name == comparison.reference else comparison.row(comparison.reference)
     return _against(best, other, groups, comparison)
 
 
 def notices(groups: Groups) -> list[str]:
-    """What limits the answer: runs that are not finished, updates left out, single seeds, unequal lengths."""
+    """What limits the answer: runs that are not finished, values that are not, updates left out, single seeds."""
     said: list[str] = []
     for name, runs in groups.items():
         for run in runs:
             planned = run.config.federation.rounds
             if run.summary is None or len(run.lines) < planned:
                 said.append(f"{name}, seed {run.seed}, is not finished: {len(run.lines)} of {planned} rounds.")
+            if lost := sum(not math.isfinite(value) for value in run.values):
+                title, rounds = run.task.primary.title, "1 evaluated round" if lost == 1 else f"{lost} evaluated rounds"
+                said.append(f"{name}, seed {run.seed}: the test {title} was no finite number in {rounds}.")
             if dropped := sum(len(line.get("dropped") or ()) for line in run.lines):
                 counted = "update of a client was" if dropped == 1 else "updates of clients were"
                 said.append(f"{name}, seed {run.seed}: {dropped} {counted} left out; they are listed below.")
@@ -53,8 +58,7 @@ def notices(groups: Groups) -> list[str]:
     ends = sorted({run.rounds[-1] for runs in groups.values() for run in runs})
     if len(ends) > 1:
         said.append(
-            f"The runs end between rounds {ends[0]} and {ends[-1]}, so their accuracies at the end are of different "
-            "rounds."
+            f"The runs end between rounds {ends[0]} and {ends[-1]}, so their values at the end are of different rounds."
         )
     return said
 
@@ -92,94 +96,106 @@ def bytes_reached(row: Row) -> str | None:
     return reached(row.bytes_to_target, ["-" if value is None else size(value) for value in row.bytes_to_target])
 
 
-def _alone(row: Row, runs: Sequence[Run], target: float) -> str:
+def _alone(row: Row, runs: Sequence[Run], comparison: Comparison) -> str:
+    metric = comparison.metric
     ends = sorted({run.rounds[-1] for run in runs})
     averaged = min(LAST, *(len(run.rounds) for run in runs))
     rounds = f"{ends[0]} rounds" if len(ends) == 1 else f"{ends[0]} to {ends[-1]} rounds"
     when = "1 round" if ends == [1] else rounds
     over = f"mean of the last {averaged} evaluated rounds; " if averaged > 1 else ""
-    text = f"{row.name} reaches {percent(row.end.mean)} test accuracy after {when} ({over}{_seeds(row)})"
+    text = f"{row.name} reaches {metric.named(row.end.mean, 'test')} after {when} ({over}{_seeds(row, metric)})"
     if (first := rounds_reached(row)) and ends != [1]:
-        text += f", {_level(target)} for the first time in round {first}"
-    constants = [run.summary["constant/accuracy"] for run in runs if run.summary and "constant/accuracy" in run.summary]
+        text += f", {metric.level(comparison.target)} for the first time in round {first}"
+    constant = f"constant/{metric.name}"
+    constants = [run.summary[constant] for run in runs if run.summary and constant in run.summary]
     if constants:
-        text += f"; the best constant answer has {percent(statistics.fmean(constants))}"
+        text += f"; the best constant answer has {metric.text(statistics.fmean(constants))}"
     return text + "."
 
 
 def _against(best: Row, other: Row, groups: Groups, comparison: Comparison) -> str:
-    count = len(comparison.rows)
+    count, metric = len(comparison.rows), comparison.metric
     scope = "" if count == 2 else f"Of {count} methods, "
     ends = {row.name: {run.seed: at_end(run) for run in groups[row.name]} for row in (best, other)}
     against = (other if best.name == comparison.reference else best).end_difference
-    if against is None:
-        gap = f"{100 * (best.end.mean - other.end.mean):.1f}"
-        return (
-            f"{scope}{best.name} ends at {percent(best.end.mean)} test accuracy and {other.name} at "
-            f"{percent(other.end.mean)}, but no seed was run with both, so chance may have made the gap of {gap} points"
-            f"{_speed(best, other, comparison.target)}."
-        )
+    if against is None or not (math.isfinite(best.end.mean) and math.isfinite(other.end.mean)):
+        return _unpaired(scope, best, other, comparison, shared=bool(ends[best.name].keys() & ends[other.name].keys()))
     difference = against.reversed() if best.name == comparison.reference else against
-    if difference.mean < 0:  # the best over all its seeds is behind on those that both have
-        best, other, difference = other, best, difference.reversed()
+    gap = difference if metric.better == "higher" else difference.reversed()
+    if gap.mean < 0:  # the best over all its seeds is behind on those that both have
+        best, other, gap = other, best, gap.reversed()
     seeds = ends[best.name].keys() & ends[other.name].keys()
     theirs, others = (statistics.fmean(ends[row.name][seed] for seed in seeds) for row in (best, other))
     named = other.name if other.name != comparison.reference or count == 2 else f"the reference {other.name}"
-    facts = f"{percent(theirs)} against {percent(others)}", f"{100 * difference.mean:.1f} points"
-    verdict = _verdict(best.name, named, facts, difference, comparison.tests)
-    return f"{scope}{verdict}{_speed(best, other, comparison.target)}."
+    facts = f"{metric.text(theirs)} against {metric.text(others)}"
+    verdict = _verdict(best.name, named, facts, gap, comparison)
+    return f"{scope}{verdict}{_speed(best, other, comparison)}."
 
 
-def _verdict(best: str, other: str, facts: tuple[str, str], difference: Difference, tests: int) -> str:
-    values, gap = facts
-    if gap.startswith("0.0 "):
-        return f"{best} and {other} end level in test accuracy ({values}; {_counted(difference.pairs)})"
-    if difference.low is None or difference.high is None:
+def _unpaired(scope: str, best: Row, other: Row, comparison: Comparison, *, shared: bool) -> str:
+    """Where no seed was run with both, or one of them has no finite number at the end."""
+    metric = comparison.metric
+    ends = f"{scope}{best.name} ends at {metric.named(best.end.mean, 'test')} and {other.name} at "
+    if shared:
+        return f"{ends}{metric.text(other.end.mean)}{_speed(best, other, comparison)}."
+    gap = metric.gap(abs(best.end.mean - other.end.mean))
+    return (
+        f"{ends}{metric.text(other.end.mean)}, but no seed was run with both, so chance may have made the gap of {gap}"
+        f"{_speed(best, other, comparison)}."
+    )
+
+
+def _verdict(best: str, other: str, values: str, gap: Difference, comparison: Comparison) -> str:
+    """What a difference says.
+
+    Args:
+        best: the method that is ahead.
+        other: the one behind it.
+        values: of both.
+        gap: how far ahead, in the direction that is better.
+        comparison: what it is a part of.
+    """
+    metric, tests = comparison.metric, comparison.tests
+    side = "above" if metric.better == "higher" else "below"
+    if metric.bare(gap.mean) == metric.bare(0):
+        return f"{best} and {other} end level in test {metric.title} ({values}; {_counted(gap.pairs)})"
+    far = f"{metric.gap(gap.mean)} of test {metric.title}"
+    if gap.low is None or gap.high is None:
+        return f"{best} ends {far} {side} {other} ({values}), with one seed, so chance may have made the difference"
+    seeds = _counted(gap.pairs)
+    if gap.low == gap.high:
+        return f"{best} ends {far} {side} {other} ({values}; as far with each of {seeds})"
+    ends = f"{metric.bare(gap.low, signed=True)} to {metric.bare(gap.high, signed=True)}"
+    interval = f"95 % confidence interval {ends}, {seeds}"
+    if gap.low <= 0:
         return (
-            f"{best} ends {gap} of test accuracy above {other} ({values}), with one seed, so chance may have made the "
-            "difference"
-        )
-    seeds = _counted(difference.pairs)
-    if difference.low == difference.high:
-        return f"{best} ends {gap} of test accuracy above {other} ({values}; as far with each of {seeds})"
-    interval = f"95 % confidence interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {seeds}"
-    if difference.low <= 0:
-        return (
-            f"{best} ends {gap} of test accuracy above {other} ({values}), which is within the spread of the seeds "
+            f"{best} ends {far} {side} {other} ({values}), which is within the spread of the seeds "
             f"({interval}: it includes 0)"
         )
-    corrected = "" if tests == 1 else f"; p = {difference.p_holm:.2g} by Holm for {tests} comparisons"
-    if not difference.proven:
+    corrected = "" if tests == 1 else f"; p = {gap.p_holm:.2g} by Holm for {tests} comparisons"
+    if not gap.proven:
         return (
-            f"{best} ends {gap} of test accuracy above {other} ({values}), which chance may have made among so many "
+            f"{best} ends {far} {side} {other} ({values}), which chance may have made among so many "
             f"({interval}, of this comparison by itself{corrected})"
         )
-    return f"{best} is ahead of {other} by {gap} of test accuracy at the end ({values}; {interval}{corrected})"
+    return f"{best} is ahead of {other} by {far} at the end ({values}; {interval}{corrected})"
 
 
-def _speed(best: Row, other: Row, target: float) -> str:
+def _speed(best: Row, other: Row, comparison: Comparison) -> str:
+    level = comparison.metric.level(comparison.target)
     first, second = rounds_reached(best), rounds_reached(other)
     if first and second:
-        return f"; {_level(target)} is reached in round {first}, against {second}"
+        return f"; {level} is reached in round {first}, against {second}"
     if first:
-        return f"; {_level(target)} is reached in round {first}, and never by {other.name}"
-    return f"; {_level(target)} is reached by {other.name} alone, in round {second}" if second else ""
-
-
-def _level(target: float) -> str:
-    """A target as per cent.
-
-    >>> _level(0.5), _level(0.125)
-    ('50 %', '12.5 %')
-    """
-    return f"{100 * target:g} %"
+        return f"; {level} is reached in round {first}, and never by {other.name}"
+    return f"; {level} is reached by {other.name} alone, in round {second}" if second else ""
 
 
 def _counted(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: Row, metric: Metric) -> str:
     if row.end.deviation is None:
-        return "one seed"
-    return f"{len(row.seeds)} seeds, standard deviation {100 * row.end.deviation:.1f} points"
+        return _counted(len(row.seeds))
+    return f"{len(row.seeds)} seeds, standard deviation {metric.gap(row.end.deviation)}"

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from polyrank.report.figure import Figure, Groups, Look, Missing, blank, colour_bar, left_out, plain
 from polyrank.report.runs import Run
+from polyrank.tasks import Metric
 
 LABEL_WIDTH = 16
 NARROWEST = 0.04
@@ -59,11 +60,12 @@ def labels_figure(run: Run, name: str) -> Figure | Missing:
 
 
 def rank_groups_figure(groups: Groups, looks: Mapping[str, Look]) -> Figure | Missing:
-    """Accuracy of what each rank group is sent at the end."""
+    """The primary metric of what each rank group is sent at the end."""
     import plotly.graph_objects as go
 
-    title = "Accuracy of each rank group"
-    scores = {name: found for name, runs in groups.items() if (found := _by_rank(runs))}
+    metric = next(iter(groups.values()))[0].task.primary
+    title = f"{metric.title[:1].upper()}{metric.title[1:]} of each rank group"
+    scores = {name: found for name, runs in groups.items() if (found := _by_rank(runs, metric))}
     if not scores:
         return Missing(title, "it is measured at the end of a run with evaluation.rank_groups, and no run has it")
     ranks = sorted({rank for found in scores.values() for rank in found})
@@ -76,29 +78,29 @@ def rank_groups_figure(groups: Groups, looks: Mapping[str, Look]) -> Figure | Mi
                 mode="markers", offsetgroup=name, name=plain(name), legendgroup=name,
                 marker={"color": looks[name].colour, "symbol": looks[name].symbol, "size": 9},
                 error_y={"type": "data", "array": offs, "thickness": 1.5} if any(offs) else None,
-                hovertemplate="rank %{x}: %{y:.1%}",
+                hovertemplate=f"rank %{{x}}: %{{y:{'.1%' if metric.share else '.4~g'}}}",
             )
         )  # fmt: skip
     order = [str(rank) for rank in ranks]
     plot.update_xaxes(title_text="rank of the group", type="category", categoryorder="array", categoryarray=order)
-    plot.update_yaxes(title_text="test accuracy", tickformat=".0%")
+    plot.update_yaxes(title_text=f"test {metric.title}", tickformat=".0%" if metric.share else None)
     for i in range(len(ranks) - 1):
         plot.add_vline(x=i + 0.5, line={"color": "#e5e7eb", "width": 1})
     absent = [name for name in groups if name not in scores]
     several = any(len(runs) > 1 for runs in groups.values())
     return Figure(
         "rank-groups", title,
-        "Test accuracy, after the last round, of the adapter that clients of each rank are sent"
+        f"Test {metric.title}, after the last round, of the adapter that clients of each rank are sent"
         + (" (mean over the seeds; whiskers: one standard deviation)." if several else ".")
         + left_out(absent, "not measured, or not finished"),
         plot, tuple(scores), wide=True,
     )  # fmt: skip
 
 
-def _by_rank(runs: Sequence[Run]) -> dict[int, list[float]]:
+def _by_rank(runs: Sequence[Run], metric: Metric) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for run in runs:
         for group in (run.summary or {}).get("rank_groups") or []:
-            if group["accuracy"] is not None:
-                found.setdefault(group["rank"], []).append(group["accuracy"])
+            if group.get(metric.name) is not None:
+                found.setdefault(group["rank"], []).append(group[metric.name])
     return dict(sorted(found.items()))

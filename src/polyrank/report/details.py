@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank import config as configuration
-from polyrank.core.text import duration, percent, size
+from polyrank.core.text import duration, size
 from polyrank.report import tables
 from polyrank.report.figure import Groups, listed
 from polyrank.report.html import element, table, wrapped
@@ -21,16 +21,16 @@ MOST_FAILURES = 50
 
 def comparison_table(comparison: Comparison) -> str:
     """One row per method, as `polyrank compare` prints it."""
-    rows = [tables.cells(row) for row in comparison.rows]
+    rows = [tables.cells(row, comparison.metric) for row in comparison.rows]
     several = any(len(row.seeds) > 1 for row in comparison.rows)
     note = (
-        f"End: mean of the last {LAST} evaluated rounds. Mean: of the accuracy over the rounds, the area under "
-        "its curve. A dash: not reached, or nothing to compare with."
+        f"End: mean of the last {LAST} evaluated rounds. Mean: of the {comparison.metric.title} over the rounds, "
+        "the area under its curve. A dash: not reached, or nothing to compare with."
     )
     if several:
         note += (
             " Where a method has several seeds, rounds and MiB to the target stand for one seed each; ± is the "
-            f"standard deviation over the seeds; in brackets: {tables.BRACKETS}."
+            f"standard deviation over the seeds; in brackets: {tables.brackets(comparison.metric)}."
         )
     shown = len(rows[0]) if len(rows) > 1 else -2  # the last two columns are differences to another method
     return table("Methods compared", tables.headings(comparison)[:shown], [row[:shown] for row in rows]) + element(
@@ -62,7 +62,7 @@ def runs_table(groups: Groups, page: Path) -> str:
                     name,
                     str(run.seed),
                     f"{len(run.lines)} of {run.config.federation.rounds}",
-                    percent(run.accuracies[-1]),
+                    run.task.primary.number(run.values[-1]),
                     size(up),
                     size(down),
                     duration(sum(line.get("seconds") or 0 for line in run.lines)),
@@ -71,7 +71,8 @@ def runs_table(groups: Groups, page: Path) -> str:
                     _from(page, run.path),
                 )
             )
-    headings = ("method", "seed", "rounds", "last accuracy", "sent up", "sent down", "time", "peak memory")
+    title = next(iter(groups.values()))[0].task.primary.title
+    headings = ("method", "seed", "rounds", f"last {title}", "sent up", "sent down", "time", "peak memory")
     return table("Runs", (*headings, "left out", "folder"), rows)
 
 

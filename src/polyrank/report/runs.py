@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from polyrank.config import Config
+from polyrank.config import Config, TaskConfig
 from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
 from polyrank.runs.agreement import SOURCES, differences
-from polyrank.runs.folder import RunFolder
+from polyrank.runs.folder import RunFolder, task_of
+from polyrank.tasks import Task
+from polyrank.tasks.metric import TEST, is_evaluated
 
 _ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
     "output": True,
@@ -34,7 +36,7 @@ class Run:
         lines: of metrics.jsonl, one per round.
         clients: client -> ``rank``, ``examples``, ``group`` and what else clients.json says.
         scoring: ``bytes/up`` and ``bytes/down`` of the scoring round.
-        about: labels, digests, versions and machine, of run.json.
+        about: task, labels, digests, versions and machine, of run.json.
         summary: of summary.json, or None while the run is not finished.
     """
 
@@ -57,9 +59,14 @@ class Run:
         return self.about.get("digests")
 
     @cached_property
+    def task(self) -> Task:
+        """What was learned."""
+        return task_of(self.about, self.config)
+
+    @cached_property
     def evaluated(self) -> Sequence[Mapping[str, Any]]:
         """The lines of the rounds that were evaluated."""
-        return [line for line in self.lines if line.get("test/accuracy") is not None]
+        return [line for line in self.lines if is_evaluated(line)]
 
     @property
     def rounds(self) -> list[int]:
@@ -67,9 +74,10 @@ class Run:
         return [line["round"] for line in self.evaluated]
 
     @property
-    def accuracies(self) -> list[float]:
-        """Test accuracy in 0..1 after each evaluated round."""
-        return [line["test/accuracy"] for line in self.evaluated]
+    def values(self) -> list[float]:
+        """The task's primary metric after each evaluated round; infinitely bad where it was not finite."""
+        primary = self.task.primary
+        return [primary.measured(line.get(f"{TEST}{primary.name}")) for line in self.evaluated]
 
     @cached_property
     def traffic(self) -> list[int]:
@@ -77,7 +85,7 @@ class Run:
         total, sent = sum(self.scoring.values()), []
         for line in self.lines:
             total += line["bytes/up"] + line["bytes/down"]
-            if line.get("test/accuracy") is not None:
+            if is_evaluated(line):
                 sent.append(total)
         return sent
 
@@ -125,10 +133,11 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ only in their seed together, by name, in the order in which they were found; seeds ascending.
 
     Raises:
-        RunFolderError: two runs are the same but for their folder, or were measured on other test data or labels; or
-            data or model of two runs changed under a configuration that does not say so.
+        RunFolderError: runs are of different tasks; two are the same but for their folder, or were measured on other
+            test data or labels; or data or model of two runs changed under a configuration that does not say so.
     """
     known = [run for run in runs if run.digests is not None]
+    _check_task(runs)
     _check_comparable(known)
     moved = len(known) == len(runs) and all(run.digests == known[0].digests for run in known)
     groups: dict[str, list[Run]] = {}
@@ -143,8 +152,19 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
 
 
+def _check_task(runs: Sequence[Run]) -> None:
+    """Refuse runs that did not learn the same: their numbers are of different things."""
+    for run in runs[1:]:
+        if run.task != runs[0].task:
+            ours, theirs = (one.about.get("task", TaskConfig().name) for one in (runs[0], run))
+            what = f"{ours} and {theirs}" if ours != theirs else f"{ours} with different task.options"
+            raise RunFolderError(
+                f"{runs[0].path} and {run.path} are of different tasks, {what}: give each a report of its own"
+            )
+
+
 def _check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs whose accuracies say nothing of each other.
+    """Refuse runs whose metrics say nothing of each other.
 
     Methods are compared on one test set with one set of classes. Training data or the model may be what is compared,
     where the configurations say that they are not the same; where those are alike, what they name must be too.
@@ -152,7 +172,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         if changed := differences(_tested_on(runs[0]), _tested_on(run)):
             raise RunFolderError(
-                f"{runs[0].path} and {run.path} were not tested on the same data: {'; '.join(changed)}. Accuracies on "
+                f"{runs[0].path} and {run.path} were not tested on the same data: {'; '.join(changed)}. Metrics of "
                 "other texts cannot be compared: give each a report of its own"
             )
     for section in SOURCES:

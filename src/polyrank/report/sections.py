@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polyrank.report import clients, costs, curves, dilution, modules
 from polyrank.report.figure import Figure, Groups, Missing, looks
 from polyrank.report.statistics import Comparison
+from polyrank.tasks import Task
+from polyrank.tasks.metric import TEST
 
 UNDIAGNOSED = "diagnostics were switched off, or the method has no global product"
 
@@ -32,7 +35,7 @@ def sections(groups: Groups, comparison: Comparison) -> list[Section]:
     look, shown = looks(groups), groups[comparison.reference][0]
     diluted = [dilution.ratio_figure(groups, look), dilution.owners_figure(groups), dilution.energy_figure(groups)]
     return [
-        Section("learning", "Accuracy and loss", _learning(groups, comparison)),
+        Section("learning", _listed(shown.task), _learning(groups, comparison)),
         Section("ranks", "Ranks and labels", [clients.labels_figure(shown, comparison.reference)]),
         Section("groups", "Rank groups", [clients.rank_groups_figure(groups, look)]),
         Section("dilution", "Dilution", diluted),
@@ -42,40 +45,56 @@ def sections(groups: Groups, comparison: Comparison) -> list[Section]:
     ]
 
 
+def _listed(task: Task) -> str:
+    """What is shown round by round."""
+    words = " and ".join(metric.title for metric in task.metrics if metric.curve)
+    return words[:1].upper() + words[1:]
+
+
 def _learning(groups: Groups, comparison: Comparison) -> list[Figure | Missing]:
     sent = "sent up and down, MiB"
-    accuracy = "Share of the test set that the global adapter classifies correctly, after each evaluated round."
-    for name, runs in groups.items():
-        if stay := runs[0].about.get("stay_with_clients"):
-            accuracy += (
-                f" Of {name}, whose {' and '.join(stay)} stay with the clients: the mean over the round's clients."
-            )
-    loss = "Mean cross-entropy on the test set; it also sees how sure the model is of its answers."
-    level = {f"target {100 * comparison.target:g} %": comparison.target} | _constant(groups)
     figures: list[Figure | Missing] = []
-    for key, y, text, share, levels in (
-        ("test/accuracy", "test accuracy", accuracy, True, level),
-        ("test/loss", "test loss, nats", loss, False, None),
-    ):
-        name, what = key.rpartition("/")[2], y.partition(",")[0].capitalize()
-        common = {"y": y, "share": share, "levels": levels, "absent": "the run folders do not have it"}
+    for metric in (metric for metric in comparison.task.metrics if metric.curve):
+        key, first = f"{TEST}{metric.name}", metric is comparison.metric
+        text = metric.about + (_own_models(groups) if first else "")
+        unit = f", {metric.unit}" if metric.unit and not metric.share else ""
+        common = {
+            "y": f"test {metric.title}{unit}",
+            "share": metric.share,
+            "levels": _levels(groups, comparison) if first else None,
+            "absent": "the run folders do not have it",
+        }
         for samples, x, against in ((curves.by_round(key), "round", "rounds"), (curves.by_bytes(key), sent, "bytes")):
             caption = text if x == "round" else f"{text} Against all that was sent by then, the scoring round included."
             figures.append(
                 curves.figure(
-                    groups, looks(groups), samples, name=f"{name}-{against}", title=f"{what} against {against}",
-                    caption=caption, x=x, **common,  # type: ignore[arg-type]  # values of several types
+                    groups, looks(groups), samples, name=f"{metric.name}-{against}",
+                    title=f"Test {metric.title} against {against}", caption=caption, x=x,
+                    **common,  # type: ignore[arg-type]  # values of several types
                 )
             )  # fmt: skip
     return figures
 
 
-def _constant(groups: Groups) -> dict[str, float]:
-    """The accuracy of the best constant answer, where the runs have one test set."""
+def _own_models(groups: Groups) -> str:
+    """Of methods whose clients have models of their own: what is shown of them."""
+    said = ""
+    for name, runs in groups.items():
+        if stay := runs[0].about.get("stay_with_clients"):
+            said += f" Of {name}, whose {' and '.join(stay)} stay with the clients: the mean over the round's clients."
+    return said
+
+
+def _levels(groups: Groups, comparison: Comparison) -> dict[str, float]:
+    """The target, and the best constant answer where the runs have one test set."""
+    metric = comparison.metric
+    found = {f"target {metric.level(comparison.target)}": comparison.target}
     summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
-    found = {summary.get("constant/accuracy") for summary in summaries}
-    value = found.pop() if len(found) == 1 else None
-    return {} if value is None else {f"best constant answer {100 * value:.1f} %": value}
+    constants = {summary.get(f"constant/{metric.name}") for summary in summaries}
+    value = constants.pop() if len(constants) == 1 else None
+    if value is not None:
+        found[f"best constant answer {metric.text(value)}"] = value
+    return {label: level for label, level in found.items() if math.isfinite(level)}
 
 
 def _collapse(groups: Groups) -> list[Figure | Missing]:

@@ -1,4 +1,4 @@
-"""What runs came to, over their seeds: rounds and bytes to a target, accuracy at the end, area, paired differences."""
+"""What runs came to, over their seeds: rounds and bytes to a target, the end, area, paired differences."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 
 from polyrank.core.errors import ConfigError, did_you_mean
 from polyrank.report.runs import Run
+from polyrank.tasks import Metric, Task
+from polyrank.tasks.metric import best
 
 LAST = 5
-"""Evaluated rounds whose mean accuracy is the accuracy at the end: one round's is noisy when few clients take part."""
+"""Evaluated rounds whose mean is the value at the end: one round's is noisy when few clients take part."""
 CONFIDENCE = 0.95
 LEVEL = 0.05
 """Probability of calling any method different from the reference where all are the same, however many there are."""
 SAME = 1e-12
-"""Accuracies that differ by less differ by the rounding of a mean."""
-TARGET_SHARE = 0.9
-"""Of the best method's accuracy at the end: the target where none is given, rounded down to a whole per cent."""
+"""Values that differ by less differ by the rounding of a mean."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Row:
         seeds: in the order of the lists below.
         rounds_to_target: the first evaluated round that reached the target, None where none did.
         bytes_to_target: sent by then, up and down, scoring included.
-        end: accuracy at the end (see `LAST`).
-        area: mean accuracy over the rounds (see `area`).
+        end: the primary metric at the end (see `LAST`).
+        area: its mean over the rounds (see `area`).
         bytes_per_round: up and down, mean over rounds and seeds.
         end_difference: to the reference; None for itself and where no seed is shared.
         area_difference: the same of the area.
@@ -92,11 +92,13 @@ class Comparison:
     """Methods side by side.
 
     Args:
-        target: accuracy in 0..1.
+        task: what was learned; values are of its primary metric, shares in 0..1.
+        target: a value of it.
         reference: name of the row that differences refer to.
         rows: in the order of the groups.
     """
 
+    task: Task
     target: float
     reference: str
     rows: tuple[Row, ...]
@@ -106,8 +108,13 @@ class Comparison:
         return next(row for row in self.rows if row.name == name)
 
     @property
+    def metric(self) -> Metric:
+        """By which methods are compared."""
+        return self.task.primary
+
+    @property
     def tests(self) -> int:
-        """How many accuracies at the end were tested against the reference: what p-values are corrected for."""
+        """How many values at the end were tested against the reference: what p-values are corrected for."""
         return sum(row.end_difference is not None and row.end_difference.p is not None for row in self.rows)
 
 
@@ -119,31 +126,33 @@ def compare(
     Args:
         groups: of `polyrank.report.runs.grouped`.
         reference: a group's name; by default ``replication``, or the first group.
-        target: accuracy in 0..1; by default a share of the best accuracy at the end (see `TARGET_SHARE`).
+        target: a value of the task's primary metric; by default one near the best at the end (see `Metric.target`).
 
     Raises:
-        ConfigError: there is no such group, or the target is no accuracy.
+        ConfigError: there is no such group, or the metric has no such value.
     """
-    reference = check(groups, reference, target)
+    task = next(iter(groups.values()))[0].task
+    reference = check(groups, task.primary, reference, target)
     if target is None:
-        best = max(statistics.fmean(at_end(run) for run in runs) for runs in groups.values())
-        target = int(100 * TARGET_SHARE * best) / 100 or best
+        finals = [statistics.fmean(at_end(run) for run in runs) for runs in groups.values()]
+        target = task.primary.target(finals[best(task.primary, finals)])
     rows = [_row(name, runs, groups[reference], target) for name, runs in groups.items()]
     ends, areas = _corrected([row.end_difference for row in rows]), _corrected([row.area_difference for row in rows])
     corrected = [
         replace(row, end_difference=end, area_difference=mean) for row, end, mean in zip(rows, ends, areas, strict=True)
     ]
-    return Comparison(target, reference, tuple(corrected))
+    return Comparison(task, target, reference, tuple(corrected))
 
 
-def check(names: Collection[str], reference: str | None, target: float | None) -> str:
-    """The name of the reference, where there is one of that name and the target is an accuracy.
+def check(names: Collection[str], metric: Metric, reference: str | None, target: float | None) -> str:
+    """The name of the reference, where there is one of that name and the target is a value of the metric.
 
     Raises:
         ConfigError: as `compare`.
     """
-    if target is not None and not 0 < target < 1:
-        raise ConfigError(f"target: found {target}; expected an accuracy between 0 and 1, such as 0.5")
+    if target is not None and (not metric.allows(target) or target in (metric.least, metric.most)):
+        article = "an" if metric.title[0].lower() in "aeiou" else "a"
+        raise ConfigError(f"target: found {target}; expected {article} {metric.title} {metric.between}")
     if reference is None:
         return "replication" if "replication" in names else next(iter(names))
     if reference not in names:
@@ -152,23 +161,28 @@ def check(names: Collection[str], reference: str | None, target: float | None) -
 
 
 def rounds_to(run: Run, target: float) -> int | None:
-    """The first evaluated round whose accuracy is at least the target."""
-    return next((n for n, value in zip(run.rounds, run.accuracies, strict=True) if value >= target), None)
+    """The first evaluated round whose value is as good as the target."""
+    return _first(run, run.rounds, target)
 
 
 def bytes_to(run: Run, target: float) -> int | None:
     """What was sent until the end of that round."""
-    return next((n for n, value in zip(run.traffic, run.accuracies, strict=True) if value >= target), None)
+    return _first(run, run.traffic, target)
+
+
+def _first(run: Run, places: Sequence[int], target: float) -> int | None:
+    reaches = run.task.primary.reaches
+    return next((n for n, value in zip(places, run.values, strict=True) if reaches(value, target)), None)
 
 
 def at_end(run: Run) -> float:
-    """Mean accuracy of the last evaluated rounds, at most `LAST`."""
-    return statistics.fmean(run.accuracies[-LAST:])
+    """Mean of the last evaluated rounds, at most `LAST`."""
+    return statistics.fmean(run.values[-LAST:])
 
 
 def area(run: Run) -> float:
-    """Area under accuracy against rounds, by trapezoids from the first evaluated round to the last, per round."""
-    rounds, values = run.rounds, run.accuracies
+    """Area under the values against rounds, by trapezoids from the first evaluated round to the last, per round."""
+    rounds, values = run.rounds, run.values
     if len(rounds) == 1:
         return values[0]
     steps = zip(rounds, rounds[1:], values, values[1:], strict=False)
@@ -176,13 +190,15 @@ def area(run: Run) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    """Mean and sample standard deviation; none of values that are not all finite."""
+    spread_out = len(values) > 1 and all(map(math.isfinite, values))
+    return Spread(statistics.fmean(values), statistics.stdev(values) if spread_out else None)
 
 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
-    """``values - reference`` over the seeds that both have; None if there is none."""
-    seeds = sorted(values.keys() & reference.keys())
+    """``values - reference`` over the seeds that both have and that ended finite; None if there is none."""
+    both = sorted(values.keys() & reference.keys())
+    seeds = [seed for seed in both if math.isfinite(values[seed]) and math.isfinite(reference[seed])]
     if not seeds:
         return None
     gaps = [values[seed] - reference[seed] for seed in seeds]

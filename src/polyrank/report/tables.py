@@ -9,28 +9,45 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from polyrank.config import TaskConfig
 from polyrank.report.statistics import CONFIDENCE, LAST, LEVEL, Comparison, Difference, Row, Spread
+from polyrank.runs.folder import plain
+from polyrank.tasks import Metric, task
 
-BRACKETS = (
-    f"{100 * CONFIDENCE:g} % confidence interval of the paired difference by itself, in points; *: a difference at the "
-    f"level of {100 * LEVEL:g} % after Holm's correction for the number of methods"
-)
-"""What brackets and stars mean; the correction is made in each of the two columns."""
-NOTE = f"end: mean of the last {LAST} evaluated rounds; ±: standard deviation over the seeds; in brackets: {BRACKETS}"
-"""What the columns of `cells` mean."""
 _PARTS = ("mean", "low", "high", "p", "p_holm")
 """Of a difference, as CSV has them."""
 
 
+def brackets(metric: Metric) -> str:
+    """What brackets and stars mean; the correction is made in each of the two columns."""
+    unit = f", in {'points' if metric.share else metric.unit}" if metric.unit else ""
+    return (
+        f"{100 * CONFIDENCE:g} % confidence interval of the paired difference by itself{unit}; *: a difference at the "
+        f"level of {100 * LEVEL:g} % after Holm's correction for the number of methods"
+    )
+
+
+def note(metric: Metric) -> str:
+    """What the columns of `cells` mean."""
+    less = "" if metric.better == "higher" else f"{metric.title}: less is better; "
+    return (
+        f"{less}end: mean of the last {LAST} evaluated rounds; ±: standard deviation over the seeds; in brackets: "
+        f"{brackets(metric)}"
+    )
+
+
 def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: plain JSON values
-    """Everything, numbers in full."""
+    """Everything, numbers in full; null stands for one that is not finite. Of a task but the first, its metric too."""
+    metric = comparison.metric
+    of = {} if comparison.task == task(TaskConfig()) else {"metric": metric.name, "better": metric.better}
     return {
+        **of,
         "target": comparison.target,
         "reference": comparison.reference,
         "end_rounds": LAST,
         "correction": "Holm",
         "level": LEVEL,
-        "methods": [asdict(row) for row in comparison.rows],
+        "methods": [plain(asdict(row)) for row in comparison.rows],
     }
 
 
@@ -69,12 +86,13 @@ def as_csv(comparison: Comparison) -> str:
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
     """Of the columns of `cells`."""
-    target = f"{100 * comparison.target:g} %"
+    metric = comparison.metric
+    target = metric.level(comparison.target)
     return (
         "method",
         f"rounds to {target}",
         f"MiB to {target}",
-        "accuracy at the end",
+        f"{metric.title} at the end",
         "mean over all rounds",
         "MiB per round",
         f"end, against {comparison.reference}",
@@ -82,46 +100,51 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """One method's line: per cent, MiB, a number per seed where seeds are not averaged."""
+def cells(row: Row, metric: Metric) -> tuple[str, ...]:
+    """One method's line: the metric, MiB, a number per seed where seeds are not averaged."""
     reached = [None if sent is None else f"{sent / 2**20:.1f}" for sent in row.bytes_to_target]
     return (
         row.name,
         _listed(row.rounds_to_target, ", "),
         _listed(reached, ", "),
-        spread_text(row.end),
-        spread_text(row.area),
+        spread_text(row.end, metric),
+        spread_text(row.area, metric),
         f"{row.bytes_per_round / 2**20:.2f}",
-        difference_text(row.end_difference),
-        difference_text(row.area_difference),
+        difference_text(row.end_difference, metric),
+        difference_text(row.area_difference, metric),
     )
 
 
-def spread_text(spread: Spread) -> str:
-    """Mean and standard deviation in per cent.
+def spread_text(spread: Spread, metric: Metric) -> str:
+    """Mean and standard deviation.
 
-    >>> spread_text(Spread(0.5678, 0.0123)), spread_text(Spread(0.5, None))
+    >>> wins = Metric("won", "wins", "higher", "%", 1)
+    >>> spread_text(Spread(0.5678, 0.0123), wins), spread_text(Spread(0.5, None), wins)
     ('56.8 ± 1.2 %', '50.0 %')
+    >>> spread_text(Spread(1.2345, 0.0123), Metric("loss", "loss", "lower", "nats"))
+    '1.234 ± 0.012'
     """
-    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return f"{100 * spread.mean:.1f}{deviation} %"
+    if spread.deviation is None:
+        return metric.number(spread.mean)
+    return f"{metric.bare(spread.mean)} ± {metric.bare(spread.deviation)}{' %' if metric.share else ''}"
 
 
-def difference_text(difference: Difference | None) -> str:
-    """Points with their confidence interval, where there is one; a star where they are no chance by Holm's correction.
+def difference_text(difference: Difference | None, metric: Metric) -> str:
+    """Value minus the reference's, with its interval, where there is one; a star where it is no chance by Holm.
 
-    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3, p_holm=0.04)), difference_text(None)
+    >>> wins = Metric("won", "wins", "higher", "%", 1)
+    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3, p_holm=0.04), wins), difference_text(None, wins)
     ('-3.1 (-5.2 to -1.0) *', '-')
-    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3, p_holm=0.36))
+    >>> difference_text(Difference(-0.031, -0.052, -0.010, 0.02, 3, p_holm=0.36), wins)
     '-3.1 (-5.2 to -1.0)'
     """
     if difference is None:
         return "-"
-    mean = f"{100 * difference.mean:+.1f}"
+    mean = metric.bare(difference.mean, signed=True)
     if difference.low is None or difference.high is None:
         return mean
     star = " *" if difference.proven else ""
-    return f"{mean} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f}){star}"
+    return f"{mean} ({metric.bare(difference.low, signed=True)} to {metric.bare(difference.high, signed=True)}){star}"
 
 
 def _listed(values: Sequence[object], between: str) -> str:

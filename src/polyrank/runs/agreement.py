@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyrank.config import Config
+from polyrank.config import Config, TaskConfig
 from polyrank.core.errors import RunFolderError
 
 HOW: tuple[str, ...] = ("engine", "clients_per_pass", "workers")
@@ -126,7 +126,10 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
 
 def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
     """A checksum of all that a resumed run may not change: of its configuration, its data and its model."""
-    values = [config.model_dump(mode="json", exclude=_MAY_CHANGE), dict(digests)]
+    asked = config.model_dump(mode="json", exclude=_MAY_CHANGE)
+    if config.task == TaskConfig():  # a run that is older than the section has none
+        del asked["task"]
+    values = [asked, dict(digests)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from polyrank import config as configuration
-from polyrank.config import Config
+from polyrank.config import Config, TaskConfig
 from polyrank.core.errors import RunFolderError
 from polyrank.runs.agreement import Asked, Record
+from polyrank.tasks import Task, task
 
 if TYPE_CHECKING:
     from polyrank.hf.peft.folder import Target
@@ -36,7 +37,7 @@ class RunFolder:
 
     ``config.toml`` is the resolved configuration, ``requested.toml`` what was asked for; ``metrics.jsonl`` has a line
     per round; ``clients.json`` says who has which rank, group, number of examples and validation loss; ``run.json`` the
-    labels, digests of data and model, versions and machine; ``summary.json`` what came out.
+    task, labels, digests of data and model, versions and machine; ``summary.json`` what came out.
     """
 
     path: Path
@@ -160,6 +161,15 @@ class RunFolder:
             raise RunFolderError(f"{path} holds a {type(value).__name__}; expected an object: put back what was there")
         return value
 
+    def task(self) -> Task:
+        """What was learned.
+
+        Raises:
+            RunFolderError: there is no run here.
+            ConfigError: there is no such task in this version.
+        """
+        return task_of(self.read_json("run"), self.read_config())
+
     def target(self) -> Target:
         """What the run's adapter belongs to.
 
@@ -169,12 +179,13 @@ class RunFolder:
         from polyrank.hf.peft.folder import Target  # imports transformers, which readers of metrics do without
 
         about = self.read_json("run")
-        return Target(self.read_config().model, tuple(about["labels"]), tuple(about["head_modules"]))
+        outputs = about.get("outputs", about["labels"])
+        return Target(self.read_config().model, tuple(outputs), tuple(about["head_modules"]))
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round's line."""
         with disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(line)) + "\n")
+            file.write(json.dumps(plain(line)) + "\n")
             file.flush()
             os.fsync(file.fileno())  # the round's checkpoint follows, and must not outlive its line
 
@@ -206,7 +217,7 @@ class RunFolder:
 
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write all lines anew, whole or not at all."""
-        self._write("metrics.jsonl", "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+        self._write("metrics.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in lines))
 
     def _write(self, name: str, text: str) -> None:
         path, temporary = self.path / name, self.path / f".{name}.writing"
@@ -218,12 +229,21 @@ class RunFolder:
                 temporary.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:  # Any: plain JSON values
+def task_of(about: Mapping[str, Any], config: Config) -> Task:  # Any: JSON values
+    """What a run has learned, by its run.json, which in an earlier version did not say it, and its configuration.
+
+    Raises:
+        ConfigError: there is no such task in this version.
+    """
+    return task(TaskConfig(name=about.get("task", config.task.name), options=config.task.options))
+
+
+def plain(value: Any) -> Any:  # Any: plain JSON values
     """JSON has no NaN and no infinity: null stands for a measurement that is not finite."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

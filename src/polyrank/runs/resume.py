@@ -8,12 +8,13 @@ from typing import Any
 
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ServerState
-from polyrank.federation.metrics import TEST, is_due, test_metrics
+from polyrank.federation.metrics import is_due, test_metrics
 from polyrank.federation.round import cohort
 from polyrank.federation.setup import Federation
 from polyrank.hf.digest import model_digests
 from polyrank.runs.agreement import differences
 from polyrank.runs.folder import RunFolder
+from polyrank.tasks.metric import TEST, is_evaluated
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def check_same(federation: Federation, folder: RunFolder) -> None:
         RunFolderError: the classes have another order, or tensors would travel in another dtype.
     """
     about, wire = folder.read_json("run"), federation.engine.wire
-    if about["labels"] != list(federation.labels):
+    if about["labels"] != list(federation.labels) or about.get("outputs", about["labels"]) != list(federation.outputs):
         raise RunFolderError(
             f"{folder.path}: the classes were {', '.join(about['labels'])} and are {', '.join(federation.labels)}; a "
             "head knows them by their order, so start a new run with another --out"
@@ -87,7 +88,7 @@ def lines_until(federation: Federation, folder: RunFolder, state: ServerState) -
             rounds,
             every,
         )
-    if lines and lines[-1]["round"] == rounds and f"{TEST}accuracy" not in lines[-1]:
+    if lines and lines[-1]["round"] == rounds and not is_evaluated(lines[-1]):
         if federation.policy.prunes and federation.parts(rounds).keeps:
             raise RunFolderError(
                 f"round {rounds} was not evaluated before its clients shrank; raise federation.rounds to go on"
@@ -110,7 +111,7 @@ def on_schedule(lines: Sequence[Mapping[str, Any]], every: int, rounds: int) -> 
     missing = [
         line["round"]
         for line in lines
-        if is_due(line["round"], every, rounds) and line["round"] != rounds and f"{TEST}accuracy" not in line
+        if is_due(line["round"], every, rounds) and line["round"] != rounds and not is_evaluated(line)
     ]
     if missing:
         raise RunFolderError(

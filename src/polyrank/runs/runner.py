@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,11 @@ class Runner:
         """
         self.folder.create(overwrite=overwrite)
         self.folder.write_config(self._asked())
+        labels, outputs = list(self.federation.labels), list(self.federation.outputs)
         about = {
-            "labels": list(self.federation.labels),
+            "task": self.federation.config.task.name,
+            "labels": labels,
+            **({} if outputs == labels else {"outputs": outputs}),
             "head_modules": list(self.federation.resident.base.head_modules),
             "digests": dict(self.federation.digests),
             "wire": self.federation.engine.wire,
@@ -259,7 +262,7 @@ class Runner:
             groups = rank_groups(federation, state, heads)
             clients = list(state.ranks.values())
             summary["rank_groups"] = [
-                {"rank": rank, "clients": clients.count(rank), **asdict(scores)} for rank, scores in groups.items()
+                {"rank": rank, "clients": clients.count(rank), **scores} for rank, scores in groups.items()
             ]
         self.folder.write_json("summary", summary)
         self.listeners.on_end(summary)

@@ -18,7 +18,6 @@ from polyrank.site.address import check_system, connect
 from polyrank.site.messages import Frame
 from polyrank.site.protocol import Deadline, peer_uid, receive, seconds, send
 from polyrank.site.worker import Facts, Task, Worker
-from polyrank.training.evaluate import Scores
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ class SiteClient(Worker):
         what = f"round {task.round}, training {task.client}"
         return self._ask(messages.train_request(task), messages.read_update, what)
 
-    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:
+    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Mapping[str, float]:
         """As `Worker`."""
         request = messages.score_request(client, adapter, base_change)
         return self._ask(request, messages.read_scores, f"scoring for {client}")

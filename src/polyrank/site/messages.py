@@ -13,7 +13,6 @@ from polyrank.core.adapter import Adapter
 from polyrank.core.errors import PolyRankError, SiteError
 from polyrank.core.state import ClientUpdate
 from polyrank.site.worker import Facts, Task
-from polyrank.training.evaluate import Scores
 from polyrank.training.work import Penalty
 
 Frame = tuple[dict[str, Any], bytes]
@@ -101,9 +100,7 @@ class _Facts(_Message):
 
 
 class _Scores(_Message):
-    loss: float
-    accuracy: Annotated[float, Field(ge=0, le=1)]
-    macro_f1: Annotated[float, Field(ge=0, le=1)]
+    scores: Annotated[dict[Annotated[str, Field(max_length=100)], float], Field(max_length=100)]
 
 
 class _Error(_Message):
@@ -191,9 +188,9 @@ def update_reply(update: ClientUpdate) -> Frame:
     return {"update": {**about, "adapter": codec.describe(update.adapter)}}, body
 
 
-def scores_reply(scores: Scores) -> Frame:
-    """The answer to `score_request`."""
-    return {"scores": {"loss": scores.loss, "accuracy": scores.accuracy, "macro_f1": scores.macro_f1}}, b""
+def scores_reply(scores: Mapping[str, float]) -> Frame:
+    """The answer to `score_request`: a value of each metric of the task."""
+    return {"scores": dict(scores)}, b""
 
 
 def error_reply(error: Exception, what: str) -> Frame:
@@ -250,8 +247,8 @@ def read_update(header: Mapping[str, Any], body: bytes) -> ClientUpdate:
     return ClientUpdate(found.client, adapter, found.weight, found.metrics)
 
 
-def read_scores(header: Mapping[str, Any], body: bytes) -> Scores:  # noqa: ARG001  # as the others
-    """What `scores_reply` says.
+def read_scores(header: Mapping[str, Any], body: bytes) -> dict[str, float]:  # noqa: ARG001  # as the others
+    """What `scores_reply` says; whether the task has such metrics is for who knows the task.
 
     Raises:
         SiteError: it says something else.
@@ -259,7 +256,7 @@ def read_scores(header: Mapping[str, Any], body: bytes) -> Scores:  # noqa: ARG0
     found = header.get("scores")
     if not isinstance(found, dict):
         raise SiteError(_instead("scores", header))
-    return Scores(**_parsed(_Scores, found, "the scores").model_dump())
+    return _parsed(_Scores, {"scores": found}, "the scores").scores
 
 
 def _instead(expected: str, header: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ from polyrank.aggregation import Download
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError
 from polyrank.core.state import ClientUpdate
-from polyrank.training.evaluate import Scores
 from polyrank.training.work import Job, Penalty
 
 if TYPE_CHECKING:  # a client of a daemon imports this file, and transformers takes seconds
@@ -74,7 +73,7 @@ class Worker(Protocol):
     def train(self, task: Task) -> ClientUpdate:
         """The client's update; its weight is its number of examples."""
 
-    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:
+    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Mapping[str, float]:
         """Metrics of an adapter on the site's own test set."""
 
 
@@ -136,7 +135,7 @@ class LocalWorker(Worker):
         (update,) = self.federation.engine.train([job])
         return update
 
-    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Scores:  # noqa: ARG002
+    def score(self, client: str, adapter: Adapter, base_change: Adapter | None = None) -> Mapping[str, float]:  # noqa: ARG002
         """As `Worker`."""
         from polyrank.federation.evaluation import score
 

@@ -1,42 +1,32 @@
-"""Metrics of the installed adapter on a data set."""
+"""What the installed adapter comes to on a data set."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from polyrank.tasks import classification
-
-if TYPE_CHECKING:  # scores travel between processes that need no transformers
-    from polyrank.hf.resident import ResidentModel
-    from polyrank.tasks.classification import Examples
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one evaluation measured: loss in nats per example, accuracy and macro F1 in 0..1."""
-
-    loss: float
-    accuracy: float
-    macro_f1: float
+from polyrank.hf.resident import ResidentModel
+from polyrank.tasks import Task
+from polyrank.tasks.task import Examples, Tally
 
 
 @torch.inference_mode()
-def evaluate(resident: ResidentModel, examples: Examples, classes: int, batch_size: int) -> Scores:
-    """Scores of whatever is installed, over all examples, longest first."""
+def evaluate(resident: ResidentModel, task: Task, examples: Examples, batch_size: int) -> Tally:
+    """Sums and counts of whatever is installed, over all examples, longest first; `Task.measured` makes metrics of it.
+
+    Args:
+        resident: the model, with an adapter.
+        task: what is measured.
+        examples: at least one.
+        batch_size: examples at a time.
+    """
     order = np.argsort(-examples.lengths, kind="stable")
-    predicted = np.empty(len(examples), dtype=np.int64)
-    total = 0.0
     resident.model.eval()
+    found: Tally | None = None
     for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = classification.collate(examples, indices, resident.device)
+        batch = task.collate([(examples, order[start : start + batch_size])], resident.device)
         with resident.computing():
-            logits = resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        total += float(classification.loss(logits, batch.labels, reduction="sum"))
-        predicted[indices] = logits.argmax(dim=-1).cpu().numpy()
-    accuracy, macro_f1 = classification.accuracy_and_macro_f1(predicted, examples.labels, classes)
-    return Scores(total / len(examples), accuracy, macro_f1)
+            own = task.scores(resident.model, batch)
+        found = own if found is None else found + own
+    assert found is not None
+    return found

@@ -11,7 +11,8 @@ from polyrank.config import TrainingConfig
 from polyrank.core.seeds import seeded
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks import classification
+from polyrank.tasks import Task
+from polyrank.tasks.task import Batch
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.optimizer import make_optimizer
@@ -28,12 +29,15 @@ class Sequential(Engine):
 
     Args:
         resident: the base.
+        task: what is learned.
         options: of the training.
         clock: where time is booked.
     """
 
-    def __init__(self, resident: ResidentModel, options: TrainingConfig, clock: Clock | None = None) -> None:
-        self.resident, self.options = resident, options
+    def __init__(
+        self, resident: ResidentModel, task: Task, options: TrainingConfig, clock: Clock | None = None
+    ) -> None:
+        self.resident, self.task, self.options = resident, task, options
         self.clock = clock or Clock(resident.device)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[ClientUpdate]:
@@ -56,11 +60,12 @@ class Sequential(Engine):
         with seeded(job.seed, resident.device):  # for what draws past the client's streams
             for step, indices in enumerate(batches):
                 optimizer.zero_grad()
+                units = self.task.units(job.examples, indices)
                 for number, part in enumerate(parts(indices, job.examples.lengths, size)):
                     with clock("data"):
-                        batch = classification.collate(job.examples, part, resident.device)
+                        batch = self.task.collate([(job.examples, part)], resident.device)
                     with clock("arithmetic"):
-                        loss = self._loss(job, (step, number), batch) / len(indices)
+                        loss = self._loss(job, (step, number), batch) / units
                         total += loss.detach()
                         torch.autograd.backward(loss)
                 if job.penalty is not None:
@@ -75,13 +80,22 @@ class Sequential(Engine):
         resident.model.eval()
         return float(total) / len(batches), len(batches)
 
-    def _loss(self, job: Job, place: tuple[int, int], batch: classification.Batch) -> Tensor:
+    def _loss(self, job: Job, place: tuple[int, int], batch: Batch) -> Tensor:
         """Summed over a part of a step."""
         rows, tokens = batch.input_ids.shape
         own = stream(job.seed, *place, rows, tokens, device=self.resident.device)
         with ClientDropout([own], rows, tokens), self.resident.computing():
-            logits = self.resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return classification.loss(logits, batch.labels, reduction="sum")
+            losses = self.task.losses(self.resident.model, batch)
+        return total_of(losses)
+
+
+def total_of(losses: Tensor) -> Tensor:
+    """The sum over the rows, added up in the order in which torch's own summed losses add theirs.
+
+    ``losses.sum()`` adds in another order, and differs in the last digit from what this engine has always reported.
+    """
+    nothing = torch.zeros(len(losses), dtype=torch.int64, device=losses.device)
+    return torch.nn.functional.nll_loss(-losses[:, None], nothing, reduction="sum")
 
 
 def penalty(tails: Sequence[tuple[Tensor, Tensor]], options: Penalty) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Protocol
 from polyrank.config import TrainingConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ClientUpdate
-from polyrank.tasks.classification import Examples
+from polyrank.tasks.task import Examples
 from polyrank.training.batches import steps_per_epoch
 
 

@@ -21,6 +21,7 @@ from polyrank.core.errors import PolyRankError, WorkerError
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
+from polyrank.tasks import Task
 from polyrank.training.batched.engine import Batched
 from polyrank.training.engines import local_engine
 from polyrank.training.profile import Clock
@@ -35,7 +36,8 @@ class Setup:
 
     Args:
         model: the model section, resolved.
-        labels: names of the classes.
+        task: what is learned.
+        outputs: names of what the head gives.
         seed: of the run; the head is drawn from it.
         device: where it computes.
         training: the training section, resolved.
@@ -44,7 +46,8 @@ class Setup:
     """
 
     model: ModelConfig
-    labels: tuple[str, ...]
+    task: Task
+    outputs: tuple[str, ...]
     seed: int
     device: str
     training: TrainingConfig
@@ -54,9 +57,9 @@ class Setup:
     def engine(self) -> Sequential | Batched:
         """In the process that calls it."""
         dtype, attention = DTYPES[self.training.precision], self.training.attention
-        base = load_base(self.model, self.labels, seed=self.seed, dtype=dtype, attention=attention)
+        base = load_base(self.model, self.outputs, seed=self.seed, dtype=dtype, attention=attention)
         resident = ResidentModel(base, torch.device(self.device))
-        return local_engine(resident, self.training, Clock(resident.device, running=self.profile))
+        return local_engine(resident, self.task, self.training, Clock(resident.device, running=self.profile))
 
 
 class Workers(Engine):

@@ -15,14 +15,14 @@ from polyrank.config import TrainingConfig
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks.classification import Examples
+from polyrank.tasks.task import Examples
 from polyrank.training import batches as training_batches
 from polyrank.training.batched.engine import Batched
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
 from polyrank.training.work import Job, Penalty
-from tests.models import Checkpoints, examples, random_adapter, resident
+from tests.models import TASK, Checkpoints, examples, random_adapter, resident
 
 ARCHITECTURES = ("bert", "distilbert", "albert", "roberta", "llama")
 DROPOUT = {
@@ -71,7 +71,7 @@ def distance(found: Adapter, expected: Adapter, start: Adapter) -> float:
 def both(model: ResidentModel, work: Sequence[Job], per_pass: int, rounds: int = 1, **recipe: object) -> list[float]:
     """Distances of the clients' adapters after some rounds, each way going on from its own results."""
     options = TrainingConfig(**{"batch_size": 4, "lr": 1e-2} | recipe)
-    ways = (Sequential(model, options), Batched(model, options, per_pass))
+    ways = (Sequential(model, TASK, options), Batched(model, TASK, options, per_pass))
     ends: list[list[ClientUpdate]] = []
     for way in ways:
         current = list(work)
@@ -124,13 +124,13 @@ def test_bfloat16_is_as_near_to_float32_as_the_sequential_engine(checkpoint: Che
     )
     options = TrainingConfig(batch_size=4, optimizer="sgd", lr=1e-3)
     work = jobs(exact)
-    truth = list(Sequential(exact, options).train(work))
+    truth = list(Sequential(exact, TASK, options).train(work))
 
     def off(engine: Sequential | Batched) -> float:
         pairs = zip(engine.train(work), truth, work, strict=True)
         return sum(distance(u.adapter, t.adapter, job.adapter) for u, t, job in pairs) / len(work)
 
-    assert off(Batched(rounded, options, 4)) < 1.5 * off(Sequential(rounded, options)) + 0.02
+    assert off(Batched(rounded, TASK, options, 4)) < 1.5 * off(Sequential(rounded, TASK, options)) + 0.02
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "llama", "gpt2", "modernbert"])
@@ -145,7 +145,7 @@ def test_only_what_is_trained_changes(checkpoint: Checkpoints, trains: set[str])
     model = resident(checkpoint("bert"), dtype=torch.float64)
     work = jobs(model, trains=frozenset(trains))
     assert max(both(model, work, 4, weight_decay=0.1)) < 1e-10
-    for job, update in zip(work, Batched(model, TrainingConfig(weight_decay=0.1), 4).train(work), strict=True):
+    for job, update in zip(work, Batched(model, TASK, TrainingConfig(weight_decay=0.1), 4).train(work), strict=True):
         for (name, before), (_, after) in zip(job.adapter.tensors(), update.adapter.tensors(), strict=True):
             part = name.rpartition(".")[2] if name.endswith((".a", ".b")) else "head"
             assert torch.equal(before.double(), after) == (part not in trains), name
@@ -204,7 +204,7 @@ def test_padding_stays_zero(checkpoint: Checkpoints):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StackedAdapters, "extract", extract)
-        list(Batched(model, TrainingConfig(batch_size=4, epochs=3, weight_decay=0.1), 4).train(work))
+        list(Batched(model, TASK, TrainingConfig(batch_size=4, epochs=3, weight_decay=0.1), 4).train(work))
     assert sum(tensor.numel() for tensor in seen) > 0
     assert all(bool((tensor == 0).all()) for tensor in seen)
 
@@ -224,7 +224,7 @@ def test_a_client_that_is_done_does_not_change(checkpoint: Checkpoints):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StackedAdapters, "collect", collect)
         options = TrainingConfig(batch_size=4, weight_decay=0.1, momentum=0.9, optimizer="sgd")
-        updates = {u.client: u for u in Batched(model, options, 4).train(work)}
+        updates = {u.client: u for u in Batched(model, TASK, options, 4).train(work)}
     (before,) = history.values()
     assert [updates[job.client].metrics["steps"] for job in work] == [1, 3, 2, 3]
     in_pass = ["c2", "c4", "c3", "c1"]  # by steps
@@ -238,10 +238,10 @@ def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dropout=0.1)
     work = jobs(model)
     options = TrainingConfig(batch_size=4)
-    good = {u.client: u for u in Batched(model, options, 4).train(work)}
+    good = {u.client: u for u in Batched(model, TASK, options, 4).train(work)}
     poisoned = work[1].adapter.map(lambda t: torch.full_like(t, math.nan))
     work[1] = replace(work[1], adapter=poisoned)
-    updates = {u.client: u for u in Batched(model, options, 4).train(work)}
+    updates = {u.client: u for u in Batched(model, TASK, options, 4).train(work)}
     for client, update in updates.items():
         if client == "c2":
             assert update.adapter.first_not_finite()
@@ -254,7 +254,7 @@ def test_the_model_is_as_it_was(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"))
     before = random_adapter(model, 3)
     model.install(before)
-    list(Batched(model, TrainingConfig(), 4).train(jobs(model)))
+    list(Batched(model, TASK, TrainingConfig(), 4).train(jobs(model)))
     assert model.extract().identical(before)
     assert all(
         not isinstance(module, nn.Module) or "Stacked" not in type(module).__name__ for module in model.model.modules()
@@ -268,7 +268,7 @@ def test_a_wrong_adapter_is_named(checkpoint: Checkpoints):
     modules = dict(work[0].adapter.modules) | {name: Factors(torch.zeros(1, 3), torch.zeros(16, 1))}
     work[0] = replace(work[0], adapter=Adapter(modules, work[0].adapter.dense))
     with pytest.raises(Exception, match=r"query"):
-        list(Batched(model, TrainingConfig(), 4).train(work))
+        list(Batched(model, TASK, TrainingConfig(), 4).train(work))
 
 
 @pytest.mark.parametrize(
@@ -298,5 +298,5 @@ def test_short_texts_beside_long_ones(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dtype=torch.float64, config=DROPOUT["bert"])
     work = jobs(model)
     short = work[0].examples
-    work[0] = replace(work[0], examples=Examples(tuple(t[:3] for t in short.tokens), short.labels, short.pad_id))
+    work[0] = replace(work[0], examples=Examples(tuple(t[:3] for t in short.tokens), short.targets, short.pad_id))
     assert max(both(model, work, 4)) < 1e-10

@@ -15,12 +15,12 @@ from torch import nn
 from polyrank.config import TrainingConfig
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks.classification import Examples
+from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
 from polyrank.training.tuning import planner
 from polyrank.training.tuning.planner import Plan, choose
 from polyrank.training.work import Engine, Job
-from tests.models import Checkpoints, examples, resident
+from tests.models import TASK, Checkpoints, examples, resident
 
 Kind = tuple[str, int, int]
 """Engine, clients in one pass, threads."""
@@ -100,7 +100,7 @@ def test_the_fastest_width_is_taken(
     """12 clients; the search ends where a width is not 1.08 times as fast as the one before."""
     seconds, best, measured = case
     found = measure(batched(seconds))
-    plan = choose(bert, TrainingConfig(engine=engine, batch_size=4), jobs(bert, 12), rounds=1)
+    plan = choose(bert, TASK, TrainingConfig(engine=engine, batch_size=4), jobs(bert, 12), rounds=1)
     assert plan == Plan("batched", best, 1)
     assert [width for _, width, _ in found] == measured
 
@@ -117,7 +117,7 @@ EVER_FASTER = {1: 1.0, 2: 0.9, 4: 0.8, 5: 0.75, 6: 0.7, 8: 0.6, 10: 0.5, 12: 0.4
 def bytes_of_one(model: ResidentModel, free: Callable[[float], None], job: Job, options: TrainingConfig) -> float:
     """What the planner takes the saved activations of one client for, from how many fit into a lot."""
     free(1e15)
-    return planner.MEMORY_SHARE * 1e15 / planner._most_that_fit(Batched(model, options, 1), job)
+    return planner.MEMORY_SHARE * 1e15 / planner._most_that_fit(Batched(model, TASK, options, 1), job)
 
 
 def test_memory_limits_the_width(bert: ResidentModel, measure: Measure, free: Callable[[float], None]):
@@ -128,14 +128,14 @@ def test_memory_limits_the_width(bert: ResidentModel, measure: Measure, free: Ca
     for clients, width in ((0, 1), (1.5, 1), (2.5, 2), (7, 5), (11, 10), (100, 12)):
         measure(batched(EVER_FASTER))
         free(clients * one / planner.MEMORY_SHARE)
-        assert choose(bert, options, work, rounds=1).clients_per_pass == width
+        assert choose(bert, TASK, options, work, rounds=1).clients_per_pass == width
     for clients, width in ((5, 1), (7, 2)):
         measure(batched(EVER_FASTER))
         free(clients * one / planner.MEMORY_SHARE)
-        assert choose(bert, options.model_copy(update={"workers": 3}), work, rounds=1).clients_per_pass == width
+        assert choose(bert, TASK, options.model_copy(update={"workers": 3}), work, rounds=1).clients_per_pass == width
     torch.set_num_threads(2)
     measure(batched(EVER_FASTER, 2) | batched(EVER_FASTER, 1))
-    assert choose(bert, options, work, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
+    assert choose(bert, TASK, options, work, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
 
 
 def test_the_memory_of_a_client(bert: ResidentModel, free: Callable[[float], None]):
@@ -145,7 +145,7 @@ def test_the_memory_of_a_client(bert: ResidentModel, free: Callable[[float], Non
 
     def repeated(times: int, longer: int = 1) -> Job:
         tokens = tuple(np.tile(own, longer) for own in job.examples.tokens) * times
-        return replace(job, examples=Examples(tokens, np.tile(job.examples.labels, times), job.examples.pad_id))
+        return replace(job, examples=Examples(tokens, np.tile(job.examples.targets, times), job.examples.pad_id))
 
     one, many, long = (
         bytes_of_one(bert, free, other, options) for other in (repeated(1), repeated(5), repeated(1, longer=2))
@@ -174,7 +174,7 @@ def test_weights_are_no_clients_memory(checkpoint: Checkpoints, free: Callable[[
 )
 def test_a_fixed_choice_is_not_measured(bert: ResidentModel, measure: Measure, options: dict, plan: Plan):
     measured = measure({})
-    assert choose(bert, TrainingConfig(**options), jobs(bert, 4), rounds=100) == plan
+    assert choose(bert, TASK, TrainingConfig(**options), jobs(bert, 4), rounds=100) == plan
     assert not measured
 
 
@@ -183,13 +183,13 @@ def test_only_what_is_open_is_measured(bert: ResidentModel, measure: Measure):
     torch.set_num_threads(4)
     work = jobs(bert, 6)
     measured = measure(batched({1: 1.0, 2: 0.9, 5: 0.1, 6: 0.1}, threads=2))
-    assert choose(bert, TrainingConfig(workers=2), work, rounds=10**6) == Plan("batched", 2, 2)
+    assert choose(bert, TASK, TrainingConfig(workers=2), work, rounds=10**6) == Plan("batched", 2, 2)
     assert measured == [("batched", 1, 2), ("batched", 2, 2)]
     measured = measure(batched({3: 1.0}, threads=4) | batched({3: 1.0}, threads=1))
-    assert choose(bert, TrainingConfig(clients_per_pass=3), work, rounds=10**6) == Plan("batched", 3, 4)
+    assert choose(bert, TASK, TrainingConfig(clients_per_pass=3), work, rounds=10**6) == Plan("batched", 3, 4)
     assert measured == [("batched", 3, 4), ("batched", 3, 1)]
     measured = measure({("sequential", 1, 4): 1.0, ("sequential", 1, 1): 1.0})
-    assert choose(bert, TrainingConfig(engine="sequential"), work, rounds=10**6) == Plan("sequential", 1, 4)
+    assert choose(bert, TASK, TrainingConfig(engine="sequential"), work, rounds=10**6) == Plan("sequential", 1, 4)
     assert measured == [("sequential", 1, 4), ("sequential", 1, 1)]
 
 
@@ -206,7 +206,7 @@ def alone(gain: float) -> dict[Kind, float]:
 def test_processes_where_they_are_measured_to_pay(bert: ResidentModel, measure: Measure, gain: float, workers: int):
     torch.set_num_threads(4)
     measured = measure(batched(SLOW, threads=4) | alone(gain))
-    plan = choose(bert, TrainingConfig(batch_size=4), jobs(bert, 8), rounds=1000)
+    plan = choose(bert, TASK, TrainingConfig(batch_size=4), jobs(bert, 8), rounds=1000)
     assert plan == (Plan("batched", 2, 4) if workers == 4 else Plan("batched", 5, 1))
     assert measured[-2:] == [("batched", 1, 1), ("batched", 2, 1)]
 
@@ -223,7 +223,7 @@ def test_processes_only_for_long_runs_on_several_cores(
     cores, clients, rounds, workers = case
     torch.set_num_threads(cores)
     measured = measure(batched(SLOW | {3: 0.4}, cores) | (alone(2.0) if cores > 1 else {}))
-    plan = choose(bert, TrainingConfig(batch_size=4), jobs(bert, clients), rounds)
+    plan = choose(bert, TASK, TrainingConfig(batch_size=4), jobs(bert, clients), rounds)
     assert plan.workers == workers
     assert any(threads != cores for *_, threads in measured) == (workers > 1)
 
@@ -238,7 +238,7 @@ def test_a_model_that_couples_examples_is_trained_sequentially(
     monkeypatch.setattr(logging.getLogger("polyrank"), "propagate", True)  # the command line's tests switch it off
     monkeypatch.setattr(logging.getLogger("polyrank.training.tuning.planner"), "disabled", False)
     with caplog.at_level(logging.WARNING, "polyrank.training.tuning.planner"):
-        plan = choose(bert, TrainingConfig(batch_size=4, **options), jobs(bert, 3), rounds=1)
+        plan = choose(bert, TASK, TrainingConfig(batch_size=4, **options), jobs(bert, 3), rounds=1)
     reason = "odd is a BatchNorm1d, which normalises over the examples of a batch"
     assert plan == Plan("sequential", 1, 1, reason)
     assert f"not batched: {reason}" in str(plan)
@@ -255,7 +255,7 @@ def test_a_reason_that_shows_in_a_step_only(
     monkeypatch.setattr(logging.getLogger("polyrank"), "propagate", True)  # the command line's tests switch it off
     monkeypatch.setattr(logging.getLogger("polyrank.training.tuning.planner"), "disabled", False)
     with caplog.at_level(logging.WARNING, "polyrank.training.tuning.planner"):
-        plan = choose(model, TrainingConfig(batch_size=4, workers=workers), jobs(model, 3), rounds=1)
+        plan = choose(model, TASK, TrainingConfig(batch_size=4, workers=workers), jobs(model, 3), rounds=1)
     assert (plan.engine, plan.clients_per_pass, plan.workers) == ("sequential", 1, 1)
     assert "whose rows are not examples" in str(plan)
     assert plan.reason in caplog.text
@@ -268,7 +268,7 @@ def test_a_real_measurement_gives_a_valid_plan_and_leaves_no_trace(bert: Residen
     work = jobs(bert, 3)
     sent = work[0].adapter.map(torch.clone)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    plan = choose(bert, TrainingConfig(batch_size=4), work, rounds=1)
+    plan = choose(bert, TASK, TrainingConfig(batch_size=4), work, rounds=1)
     assert plan.engine == "batched"
     assert plan.clients_per_pass in (1, 2, 3)
     assert (plan.workers, plan.reason) == (1, "")

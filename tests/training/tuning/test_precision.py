@@ -13,7 +13,7 @@ from polyrank.core.errors import ModelError
 from polyrank.hf.resident import ResidentModel
 from polyrank.training.tuning import precision as auto
 from polyrank.training.tuning.precision import fastest
-from tests.models import Checkpoints, examples, resident
+from tests.models import TASK, Checkpoints, examples, resident
 
 Timings = dict[tuple[str, str], float]
 
@@ -64,7 +64,7 @@ def test_a_fixed_choice_is_not_measured(
     measured = measure({})
     load = Loader(checkpoint("bert"))
     options = TrainingConfig(precision=precision, attention=attention)
-    choice = fastest(load, options, examples(load(torch.float32, "eager")))
+    choice = fastest(load, TASK, options, examples(load(torch.float32, "eager")))
     assert (choice.precision, choice.attention) == form(choice.resident) == (precision, attention)
     assert choice.seconds is None
     assert not measured
@@ -80,7 +80,7 @@ def test_the_fastest_is_taken(
 ):
     measured = measure({one: 0.1 if one == best else 0.2 for one in FORMS})
     load = Loader(checkpoint("bert"))
-    choice = fastest(load, TrainingConfig(), examples(load(torch.float32, "eager")))
+    choice = fastest(load, TASK, TrainingConfig(), examples(load(torch.float32, "eager")))
     assert measured == FORMS
     assert (choice.precision, choice.attention) == form(choice.resident) == best
     assert choice.seconds == 0.1
@@ -91,10 +91,10 @@ def test_only_what_is_open_is_measured(checkpoint: Checkpoints, measure: Callabl
     measured = measure(dict.fromkeys(FORMS, 0.1))
     load = Loader(checkpoint("bert"))
     data = examples(load(torch.float32, "eager"))
-    fastest(load, TrainingConfig(precision="float32"), data)
+    fastest(load, TASK, TrainingConfig(precision="float32"), data)
     assert measured == [("float32", "sdpa"), ("float32", "eager")]
     measured.clear()
-    fastest(load, TrainingConfig(attention="sdpa"), data)
+    fastest(load, TASK, TrainingConfig(attention="sdpa"), data)
     assert measured == [("bfloat16", "sdpa"), ("float32", "sdpa")]
 
 
@@ -103,12 +103,12 @@ def test_an_architecture_without_sdpa(checkpoint: Checkpoints, measure: Callable
     measured = measure(dict.fromkeys(FORMS, 0.1))
     load = Loader(checkpoint("deberta-v2"))
     data = examples(load(torch.float32, "eager"))
-    choice = fastest(load, TrainingConfig(), data)
+    choice = fastest(load, TASK, TrainingConfig(), data)
     assert measured == [("bfloat16", "eager"), ("float32", "eager")]
     assert choice.attention == "eager"
     for options in (TrainingConfig(attention="sdpa"), TrainingConfig(attention="sdpa", precision="float32")):
         with pytest.raises(ModelError, match="scaled_dot_product_attention"):
-            fastest(load, options, data)
+            fastest(load, TASK, options, data)
 
 
 def test_measuring_leaves_no_trace(checkpoint: Checkpoints):
@@ -116,7 +116,7 @@ def test_measuring_leaves_no_trace(checkpoint: Checkpoints):
     load = Loader(checkpoint("bert"))
     data = examples(load(torch.float32, "eager"), 40)
     before = torch.random.get_rng_state()
-    choice = fastest(load, TrainingConfig(), data)
+    choice = fastest(load, TASK, TrainingConfig(), data)
     assert choice.seconds is not None
     assert 0 < choice.seconds < 10
     model = choice.resident

@@ -31,12 +31,13 @@ class ByLabel:
 
     def __call__(self, dataset: TextDataset, clients: int | None, generator: np.random.Generator) -> Partition:
         """The partition."""
+        labels = dataset.kinds("partition by-label")
         count = required(clients, len(dataset))
         present = np.flatnonzero(dataset.label_counts())
         self._check(count, len(present))
         parts: list[list[np.ndarray]] = [[] for _ in range(count)]
         for label, holders in zip(present, self._holders(count, len(present), generator), strict=True):
-            examples = generator.permutation(np.flatnonzero(dataset.labels == label))
+            examples = generator.permutation(np.flatnonzero(labels == label))
             if len(examples) < len(holders):
                 raise DataError(
                     f"label {dataset.label_names[label]!r} has {len(examples)} training examples, but {len(holders)} "

@@ -37,9 +37,10 @@ class Dirichlet:
 
     def __call__(self, dataset: TextDataset, clients: int | None, generator: np.random.Generator) -> Partition:
         """The partition."""
+        labels = dataset.kinds("partition dirichlet")
         sizes = even_sizes(len(dataset), required(clients, len(dataset)), self.size, generator)
         prior = dataset.label_counts() / len(dataset)
-        deck = Deck(dataset.labels, len(prior), generator)
+        deck = Deck(labels, len(prior), generator)
         parts = [np.empty(0, np.int64)] * len(sizes)
         for client in generator.permutation(len(sizes)):
             parts[client] = deck.deal(int(sizes[client]), draw_proportions(self.alpha, prior, generator))

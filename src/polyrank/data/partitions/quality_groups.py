@@ -47,13 +47,14 @@ class QualityGroups:
 
     def __call__(self, dataset: TextDataset, clients: int | None, generator: np.random.Generator) -> Partition:
         """The partition, with groups."""
+        labels = dataset.kinds("partition quality-groups")
         count = required(clients, len(dataset))
         sizes = even_sizes(len(dataset), count, self.size, generator)
         prior = dataset.label_counts() / len(dataset)
         uniform = (prior > 0) / np.count_nonzero(prior)
         n_balanced = max(part_of(count, self.balanced_share), 1) if self.balanced_share > 0 else 0
 
-        deck = Deck(dataset.labels, len(prior), generator)
+        deck = Deck(labels, len(prior), generator)
         parts = [np.empty(0, np.int64)] * count
         groups = [SKEWED] * count
         for place, client in enumerate(generator.permutation(count)):

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from polyrank.core.errors import ConfigError, DataError
 from polyrank.core.seeds import numpy_generator
 from polyrank.core.shares import part_of
 from polyrank.data.dataset import Split, TextDataset
 from polyrank.data.digest import CUT, classes, described
-from polyrank.data.sampling import stratified
+from polyrank.data.sampling import strata, stratified
 from polyrank.data.sources.delimited import Quoting
 from polyrank.data.sources.files import looks_like_path, read_file
 from polyrank.data.sources.hub import HubName, choose, read_hub
@@ -21,6 +23,8 @@ from polyrank.data.sources.tables import Table, alike, examples
 log = logging.getLogger(__name__)
 
 EMBEDDED = "stdlib-docs"
+UNNAMED = "label"
+"""The column of labels where nobody named one: data that need none may lack it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def load(
     text: str | Sequence[str] = "text",
     label: str = "label",
     labels: Sequence[str] | None = None,
+    labelled: bool = True,
     order: Sequence[str] = (),
     quoting: Quoting = "auto",
     extra_columns: Sequence[str] = (),
@@ -67,10 +72,12 @@ def load(
     every label stays in training. The embedded split never changes, because the embedded model has seen its training
     part.
 
-    Label names are `labels`; without them they come from the training data: in the order of `order` if it holds the
-    same names, else declared classes (`ClassLabel`) in theirs, else sorted, numbers as numbers. `quoting` is that of
-    csv and tsv files, as `.delimited` has it. `extra_columns` must be in the training data, and are taken from the
-    test data if they are there. Limits draw that many examples by label with `seed`, and keep all label names.
+    Every text has a label; or, without `labelled`, where the training data have the column `label`, which must be there
+    if it was given a name of its own; "" is none. Label names are `labels`; without them they come from the training
+    data: in the order of `order` if it holds the same names, else declared classes (`ClassLabel`) in theirs, else
+    sorted, numbers as numbers. `quoting` is that of csv and tsv files, as `.delimited` has it. `extra_columns` must be
+    in the training data, and are taken from the test data if they are there. Limits draw that many examples by label
+    with `seed`, and keep all label names.
 
     Raises:
         DataError: a source is missing, unreadable, or has rows that cannot be used; `test` has labels that `train` has
@@ -85,9 +92,12 @@ def load(
             f"training and test data are both {train_table.where}: name other test data, or leave data.test out to "
             "have a part of the training data set aside"
         )
-    training = examples(train_table, text, label, extra_columns)
-    names = tuple(labels) if labels is not None else training.label_names()
-    digests = {**described("training", training), "classes": classes(names)}  # in the data's order, whatever the head's
+    kinds = label if labelled or label in train_table.columns or label not in ("", UNNAMED) else None
+    training = examples(train_table, text, kinds, extra_columns)
+    names = tuple(labels) if labels is not None and kinds else training.label_names(2 if labelled else 1)
+    digests = described("training", training)
+    if names:
+        digests["classes"] = classes(names)  # in the data's order, whatever the head's
     if labels is None and set(order) == set(names):
         names = tuple(order)
     if labels is None and training.declared is None:
@@ -99,7 +109,7 @@ def load(
         digests["test texts"] = CUT
     else:
         present = [column for column in extra_columns if column in test_table.columns]
-        testing = examples(test_table, text, label, present)
+        testing = examples(test_table, text, kinds, present)
         test_set = testing.encode(names)
         digests |= described("test", testing)
         read[test_table.where] = len(test_set)
@@ -200,13 +210,13 @@ def _embedded(part: int) -> Table:
 
 def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[TextDataset, TextDataset]:
     size = max(part_of(len(dataset), share), 1)
-    test = stratified(dataset.labels, size, numpy_generator(seed, "data", "test split"), keep=1)
+    test = stratified(strata(dataset), size, numpy_generator(seed, "data", "test split"), keep=1)
     if len(test) == 0:
         raise DataError(
             f"{where} has {len(dataset)} rows, one for each label, so no test data can be cut from it: "
             "add rows, or name test data with data.test"
         )
-    mask = dataset.labels >= 0
+    mask = np.ones(len(dataset), dtype=bool)
     mask[test] = False
     return dataset.subset(mask.nonzero()[0]), dataset.subset(test)
 
@@ -214,4 +224,4 @@ def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[T
 def _limited(dataset: TextDataset, limit: int | None, seed: int, purpose: str) -> TextDataset:
     if limit is None or limit >= len(dataset):
         return dataset
-    return dataset.subset(stratified(dataset.labels, limit, numpy_generator(seed, "data", "limit", purpose)))
+    return dataset.subset(stratified(strata(dataset), limit, numpy_generator(seed, "data", "limit", purpose)))

@@ -56,22 +56,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts and labels as strings, checked, before labels become numbers."""
+    """Texts and labels as strings, checked, before labels become numbers; None: there are no labels."""
 
     where: str
     texts: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
     columns: Mapping[str, tuple[str, ...]]
     declared: tuple[str, ...] | None
 
-    def label_names(self) -> tuple[str, ...]:
+    def label_names(self, least: int = 2) -> tuple[str, ...]:
         """The declared classes in their order, or else the labels seen: sorted as numbers if all are whole numbers.
 
+        No names where there are no labels.
+
         Raises:
-            DataError: fewer than two labels occur.
+            DataError: fewer than `least` labels occur.
         """
+        if self.labels is None:
+            return ()
         seen = set(self.labels)
-        if len(seen) < 2:
+        if len(seen) < least:
             raise DataError(
                 f"{self.where} has only the label {self.labels[0]!r} in all {len(self.labels)} rows; expected two "
                 "labels or more: check that data.label names the right column"
@@ -81,11 +85,14 @@ class Examples:
         return tuple(sorted(seen, key=int) if all(map(_INTEGER.fullmatch, seen)) else sorted(seen))
 
     def encode(self, names: tuple[str, ...]) -> TextDataset:
-        """The data set with labels as indices into `names`.
+        """The data set with labels, where there are some, as indices into `names`.
 
         Raises:
             DataError: a label is not among the names.
         """
+        rows = np.arange(1, len(self.texts) + 1, dtype=np.int64)
+        if self.labels is None:
+            return TextDataset(self.texts, None, (), self.columns, self.where, rows)
         index = {name: i for i, name in enumerate(names)}
         unknown = [label for label in self.labels if label not in index]
         if unknown:
@@ -97,12 +104,13 @@ class Examples:
                 unknown=len(set(unknown)),
             )
         labels = np.array([index[label] for label in self.labels], dtype=np.int64)
-        rows = np.arange(1, len(labels) + 1, dtype=np.int64)
         return TextDataset(self.texts, labels, names, self.columns, self.where, rows)
 
 
-def examples(table: Table, text: str | Sequence[str], label: str, extra_columns: Sequence[str]) -> Examples:
-    """Texts, labels and extra columns of a table; several text columns are joined by a space, empty ones left out.
+def examples(table: Table, text: str | Sequence[str], label: str | None, extra_columns: Sequence[str]) -> Examples:
+    """Texts, labels (none without a column of theirs) and extra columns of a table.
+
+    Several text columns are joined by a space, empty ones left out.
 
     Raises:
         DataError: a column is missing, the table has no rows, a text is empty or not a string, a label is null, empty
@@ -110,18 +118,18 @@ def examples(table: Table, text: str | Sequence[str], label: str, extra_columns:
             Rows count from 1, without the header.
     """
     parts = [table.column(name, "data.text") for name in ([text] if isinstance(text, str) else text)]
-    raw_labels = table.column(label, "data.label")
+    raw_labels = None if label is None else table.column(label, "data.label")
     extras = {name: table.column(name, "the client column") for name in extra_columns}
     if not parts:
         raise DataError("no text column was named; expected one or more names in data.text")
-    if not raw_labels:
+    if not parts[0]:
         raise DataError(f"{table.where} has columns but no rows; expected at least one example")
     return Examples(
         where=table.where,
         texts=_texts(table.where, parts, text),
-        labels=_labels(table, label, raw_labels),
+        labels=None if label is None or raw_labels is None else _labels(table, label, raw_labels),
         columns={name: _strings(table.where, name, values) for name, values in extras.items()},
-        declared=table.declared.get(label),
+        declared=None if label is None else table.declared.get(label),
     )
 
 

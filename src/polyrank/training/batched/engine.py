@@ -14,8 +14,8 @@ from polyrank.config import TrainingConfig
 from polyrank.core.seeds import seeded
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks.classification import Batch, collate_together
-from polyrank.tasks.classification import loss as classification_loss
+from polyrank.tasks import Task
+from polyrank.tasks.task import Batch
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
@@ -32,7 +32,7 @@ class Padded:
 
     Args:
         batch: ``(clients * rows, tokens)``; a client with fewer examples has rows of padding at its end.
-        weights: of each row in its client's mean over the step, ``(clients * rows,)``; 0 for padding.
+        weights: of each row's loss in its client's mean over the step, ``(clients * rows,)``; 0 for padding.
         rows: per client.
         chosen: indices of the examples, per client.
         longest: tokens of the longest of them, per client.
@@ -54,6 +54,7 @@ class Batched(Engine):
 
     Args:
         resident: the base.
+        task: what is learned.
         options: of the training.
         clients_per_pass: the most clients in one pass.
         clock: where time is booked.
@@ -63,9 +64,14 @@ class Batched(Engine):
     """
 
     def __init__(
-        self, resident: ResidentModel, options: TrainingConfig, clients_per_pass: int, clock: Clock | None = None
+        self,
+        resident: ResidentModel,
+        task: Task,
+        options: TrainingConfig,
+        clients_per_pass: int,
+        clock: Clock | None = None,
     ) -> None:
-        self.resident, self.options, self.clients_per_pass = resident, options, clients_per_pass
+        self.resident, self.task, self.options, self.clients_per_pass = resident, task, options, clients_per_pass
         self.clock = clock or Clock(resident.device)
         self._model = StackedModel(resident)
         self._drops = True  # until a step has shown otherwise
@@ -98,10 +104,10 @@ class Batched(Engine):
                     cut = [
                         parts(own, job.examples.lengths, size) for job, own in zip(jobs[:active], chosen, strict=True)
                     ]
-                    counts = [len(own) for own in chosen]
+                    units = [self.task.units(job.examples, own) for job, own in zip(jobs[:active], chosen, strict=True)]
                 for number in range(max(map(len, cut))):
                     with clock("data"):
-                        batch = _together(jobs[:active], [_at(own, number) for own in cut], counts, resident.device)
+                        batch = self._together(jobs[:active], [_at(own, number) for own in cut], units)
                     with clock("arithmetic"):
                         losses = self._losses(jobs, (step, number), batch)
                         totals[:active] += losses.detach()
@@ -135,24 +141,27 @@ class Batched(Engine):
             ]
             drop = ClientDropout(streams, rows, tokens)
         with drop or nullcontext(), self.resident.computing():
-            logits = self.resident.model(
-                input_ids=batch.batch.input_ids, attention_mask=batch.batch.attention_mask
-            ).logits
+            each = self.task.losses(self.resident.model, batch.batch)
         self._drops = drop is not None and drop.used
-        each = classification_loss(logits, batch.batch.labels, reduction="none")
         return (each * batch.weights.to(each.dtype)).view(-1, rows).sum(dim=1)
+
+    def _together(self, jobs: Sequence[Job], chosen: Sequence[np.ndarray], units: Sequence[int]) -> Padded:
+        """A part of the clients' steps.
+
+        Args:
+            jobs: of the clients.
+            chosen: indices of the examples, per client.
+            units: of each client's whole step, by which its losses are divided.
+        """
+        rows, device = max(len(indices) for indices in chosen), self.resident.device
+        batch = self.task.collate([(job.examples, own) for job, own in zip(jobs, chosen, strict=True)], device)
+        weights = np.zeros((len(jobs), rows), dtype=np.float64)
+        for own, indices, count in zip(weights, chosen, units, strict=True):
+            own[: len(indices)] = 1 / count
+        longest = [int(job.examples.lengths[own].max(initial=1)) for job, own in zip(jobs, chosen, strict=True)]
+        return Padded(batch, torch.from_numpy(weights.ravel()).to(device), rows, chosen, longest)
 
 
 def _at(cut: Sequence[np.ndarray], number: int) -> np.ndarray:
     """A part of a client's step; nothing where its step has fewer parts than others'."""
     return cut[number] if number < len(cut) else np.empty(0, dtype=np.int64)
-
-
-def _together(jobs: Sequence[Job], chosen: Sequence[np.ndarray], counts: Sequence[int], device: torch.device) -> Padded:
-    rows = max(len(indices) for indices in chosen)
-    batch = collate_together([(job.examples, indices) for job, indices in zip(jobs, chosen, strict=True)], device)
-    weights = np.zeros((len(jobs), rows), dtype=np.float64)
-    for own, indices, count in zip(weights, chosen, counts, strict=True):
-        own[: len(indices)] = 1 / count
-    longest = [int(job.examples.lengths[own].max(initial=1)) for job, own in zip(jobs, chosen, strict=True)]
-    return Padded(batch, torch.from_numpy(weights.ravel()).to(device), rows, chosen, longest)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
+from polyrank.tasks import Task
 from polyrank.training.batched.engine import Batched
 from polyrank.training.batches import steps_per_epoch
 from polyrank.training.dropout import UnbatchableError
@@ -73,27 +74,28 @@ class _Timing:
     """Per client and step."""
 
 
-def choose(resident: ResidentModel, options: TrainingConfig, jobs: Sequence[Job], rounds: int) -> Plan:
+def choose(resident: ResidentModel, task: Task, options: TrainingConfig, jobs: Sequence[Job], rounds: int) -> Plan:
     """The fastest way to train such a cohort that fits into memory; what is not ``auto`` is taken as it is.
 
     Args:
         resident: the base.
+        task: what is learned.
         options: of the training.
         jobs: a cohort's.
         rounds: how often such a cohort will be trained.
     """
     try:
-        batched = None if options.engine == "sequential" else Batched(resident, options, 1)
-        return _choose(resident, options, batched, jobs, rounds)
+        batched = None if options.engine == "sequential" else Batched(resident, task, options, 1)
+        return _choose(Sequential(resident, task, options), batched, jobs, rounds)
     except UnbatchableError as error:  # of the model, or of a step that was tried
         log.warning("clients are trained one after another: %s", error)
         resident.model.eval()
-        return replace(_choose(resident, options, None, jobs, rounds), reason=str(error))
+        return replace(_choose(Sequential(resident, task, options), None, jobs, rounds), reason=str(error))
 
 
-def _choose(
-    resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], rounds: int
-) -> Plan:
+def _choose(reference: Sequential, batched: Batched | None, jobs: Sequence[Job], rounds: int) -> Plan:
+    """The plan, where clients are batched by ``batched``, or by nothing."""
+    resident, options = reference.resident, reference.options
     wanted = None if options.workers == "auto" else options.workers
     settled = batched is None or (options.engine == "batched" and options.clients_per_pass != "auto")
     if settled and wanted is not None:
@@ -105,30 +107,28 @@ def _choose(
     workers = wanted or 1
     sharing = -(-workers // torch.cuda.device_count()) if resident.device.type == "cuda" else workers
     with _threads(max(cores // workers, 1)):
-        best = _fastest(resident, options, batched, samples, min(widest // sharing, -(-len(jobs) // workers)))
+        best = _fastest(reference, batched, samples, min(widest // sharing, -(-len(jobs) // workers)))
     steps = sum(options.epochs * steps_per_epoch(len(job.examples), options.batch_size) for job in jobs)
     worthwhile = rounds * steps * best.seconds > 3 * STARTING_SECONDS and len(jobs) >= cores > 1
     if wanted is None and resident.device.type == "cuda":
         workers = min(torch.cuda.device_count(), len(jobs)) if worthwhile else 1
     elif wanted is None and worthwhile:
         with _threads(1):
-            alone = _fastest(resident, options, batched, samples, min(best.width, widest // cores, len(jobs) // cores))
+            alone = _fastest(reference, batched, samples, min(best.width, widest // cores, len(jobs) // cores))
         log.info("%d processes of one thread: %.2f times as fast", cores, cores * best.seconds / alone.seconds)
         if cores * best.seconds > GAIN * alone.seconds:
             best, workers = alone, cores
     return Plan(best.engine, best.width, workers)
 
 
-def _fastest(
-    resident: ResidentModel, options: TrainingConfig, batched: Batched | None, jobs: Sequence[Job], widest: int
-) -> _Timing:
+def _fastest(reference: Sequential, batched: Batched | None, jobs: Sequence[Job], widest: int) -> _Timing:
     """The widest of the open widths up to which each was faster than the one before by `WIDER`.
 
     A pass of one client is as fast as the sequential engine or faster.
     """
     if batched is None:
-        return _Timing("sequential", 1, _seconds(Sequential(resident, options), jobs[:1]))
-    fixed = options.clients_per_pass
+        return _Timing("sequential", 1, _seconds(reference, jobs[:1]))
+    fixed = reference.options.clients_per_pass
     widths = sorted({width for width in (*WIDTHS, len(jobs)) if width <= widest}) or [1]
     best: _Timing | None = None
     for width in [min(fixed, len(jobs))] if fixed != "auto" else widths:

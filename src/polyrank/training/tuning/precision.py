@@ -14,8 +14,8 @@ from polyrank.config import TrainingConfig
 from polyrank.core.errors import ModelError
 from polyrank.core.seeds import seeded
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks import classification
-from polyrank.tasks.classification import Examples
+from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ class Choice:
     """Per step, or None where there was nothing to choose."""
 
 
-def fastest(load: Callable[[torch.dtype, str], ResidentModel], options: TrainingConfig, examples: Examples) -> Choice:
+def fastest(
+    load: Callable[[torch.dtype, str], ResidentModel], task: Task, options: TrainingConfig, examples: Examples
+) -> Choice:
     """Load the model in the fastest of the allowed forms.
 
     Times forward and backward passes of one batch of typical length, rank and optimiser left out, since they are the
@@ -47,6 +49,7 @@ def fastest(load: Callable[[torch.dtype, str], ResidentModel], options: Training
 
     Args:
         load: ``(dtype, attention)`` -> a model with LoRA in place.
+        task: what is learned.
         options: ``precision`` and ``attention``; what is not ``auto`` is taken as it is.
         examples: what will be trained on.
     """
@@ -62,7 +65,7 @@ def fastest(load: Callable[[torch.dtype, str], ResidentModel], options: Training
         for attention in attentions:
             if not resident.set_attention(attention):
                 continue
-            seconds = _step_seconds(resident, options, examples, best.seconds if best else None)
+            seconds = _step_seconds(resident, task, options, examples, best.seconds if best else None)
             log.info("%s with %s attention: %.1f ms a step", precision, attention, 1000 * seconds)
             if best is None or best.seconds is None or seconds < best.seconds:
                 best = Choice(precision, attention, resident, seconds)
@@ -72,19 +75,21 @@ def fastest(load: Callable[[torch.dtype, str], ResidentModel], options: Training
     return best
 
 
-def _step_seconds(resident: ResidentModel, options: TrainingConfig, examples: Examples, to_beat: float | None) -> float:
+def _step_seconds(
+    resident: ResidentModel, task: Task, options: TrainingConfig, examples: Examples, to_beat: float | None
+) -> float:
     by_length = np.argsort(examples.lengths, kind="stable")
     middle = max(len(by_length) // 2 - options.batch_size // 2, 0)
     chosen = by_length[middle : middle + options.batch_size]
-    batch = classification.collate(examples, chosen, resident.device)
+    batch = task.collate([(examples, chosen)], resident.device)
     resident.model.train()
     times: list[float] = []
     with seeded(0, resident.device):
         for i in range(TIMED_STEPS + 1):
             start = time.perf_counter()
             with resident.computing():
-                logits = resident.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-            torch.autograd.backward(classification.loss(logits, batch.labels))
+                loss = task.losses(resident.model, batch).sum() / task.units(examples, chosen)
+            torch.autograd.backward(loss)
             if resident.device.type == "cuda":
                 torch.cuda.synchronize(resident.device)
             times.append(time.perf_counter() - start)

@@ -1,0 +1,205 @@
+"""What a task is: texts to examples, examples to batches, a loss per example, and what is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from polyrank.data.dataset import TextDataset
+from polyrank.tasks.metric import Metric
+
+if TYPE_CHECKING:  # reports ask a task for its metrics, and torch takes a second
+    import torch
+    from torch import Tensor, nn
+
+LOSS = "loss"
+"""The metric that every task has: the loss per unit, which training makes small and clients are scored by."""
+
+Rows = Sequence[int] | np.ndarray
+"""Indices of examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Tokenised texts, and what is to be learned of each.
+
+    Args:
+        tokens: one int64 array of token ids per text, special tokens included, cut to the longest allowed.
+        targets: ``(n, ...)``: what is learned of each, in the task's own form, such as the index of its class.
+        pad_id: the id that fills a batch up.
+        kinds: ``(n,)``, int64: of which kind each is, where the data have labels; what partitions over labels count.
+    """
+
+    tokens: tuple[np.ndarray, ...]
+    targets: np.ndarray
+    pad_id: int
+    kinds: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text, ``(n,)``, int64."""
+        return np.fromiter((len(t) for t in self.tokens), dtype=np.int64, count=len(self.tokens))
+
+    @property
+    def largest(self) -> int:
+        """The largest token of all texts."""
+        return max((int(own.max()) for own in self.tokens), default=0)
+
+    def kind_counts(self, kinds: int) -> list[int]:
+        """How many are of each of so many kinds; nothing where the data have none."""
+        if self.kinds is None:
+            return []
+        counts: list[int] = np.bincount(self.kinds, minlength=kinds).tolist()
+        return counts
+
+    def subset(self, indices: Rows) -> Examples:
+        """The examples at ``indices``, in that order."""
+        at = np.asarray(indices, dtype=np.int64)
+        kinds = None if self.kinds is None else self.kinds[at]
+        return Examples(tuple(self.tokens[i] for i in at), self.targets[at], self.pad_id, kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere(Examples):
+    """Examples that somebody else holds: how many of each kind, and none of them here.
+
+    Args:
+        counts: by kind; one number, of all, where the data have no kinds.
+    """
+
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> Elsewhere:
+        """So many of each kind; nothing grows with their number."""
+        nothing = np.empty(0, dtype=np.int64)
+        return cls((), nothing, 0, nothing, tuple(counts))
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def kind_counts(self, kinds: int) -> list[int]:
+        return [*self.counts, *[0] * (kinds - len(self.counts))] if kinds else []
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A data set as a task reads it, and what became of each of its rows.
+
+    Args:
+        examples: of the rows that were kept, in their order.
+        kept: the rows' indices in the data set, ``(len(examples),)``, ascending.
+        cut: how many of them lost a part of their text to the limit.
+        left_out: reason -> indices of the rows that are no examples.
+    """
+
+    examples: Examples
+    kept: np.ndarray
+    cut: int = 0
+    left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's input: ids and mask ``(n, longest)``, targets ``(n, ...)`` as in `Examples`."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Sums and counts of what was measured, which add up; what they come to is the task's to say (`Task.measured`).
+
+    Args:
+        sums: name -> a number, or an array of a fixed shape.
+    """
+
+    sums: Mapping[str, Any]  # Any: numbers and numpy's arrays, both of which have a +
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally({name: value + other.sums[name] for name, value in self.sums.items()})
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What is learned; a task's fields are its options, ``task.options`` of the configuration.
+
+    Nothing here depends on one data set: how many classes there are, say, is seen from the model's answers. Engines
+    divide the sum of a step's losses by its units, whatever parts it is computed in and whoever shares a pass.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]
+    """What is measured, `LOSS` among it; by the first one rounds and runs are compared."""
+    labelled: ClassVar[bool] = False
+    """Whether every example must have a label; else it has one where the data do."""
+
+    @property
+    def primary(self) -> Metric:
+        """By which rounds and runs are compared."""
+        return self.metrics[0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that are read beside texts and labels."""
+        return ()
+
+    @abstractmethod
+    def outputs(self, dataset: TextDataset) -> tuple[str, ...]:
+        """Names of the numbers that the model's head gives for a text, in their order."""
+
+    @abstractmethod
+    def encode(self, dataset: TextDataset, tokenizer: Any, max_tokens: int, *, end: int | None = None) -> Encoded:
+        """The texts as examples.
+
+        Args:
+            dataset: with `columns`, and labels where it has some.
+            tokenizer: of transformers; Any: tokenizers have no typed base.
+            max_tokens: the most tokens of a text.
+            end: the token that the model's head looks for, and needs equally often in all texts, if there is one.
+
+        Raises:
+            DataError: a row cannot be read; it is named.
+            ConfigError: ``max_tokens`` leaves no place for a text.
+        """
+
+    def units(self, examples: Examples, indices: Rows) -> int:  # noqa: ARG002  # of what other tasks count
+        """What the sum of these examples' losses is divided by: their number."""
+        return len(indices)
+
+    @abstractmethod
+    def collate(self, parts: Sequence[tuple[Examples, Rows]], device: torch.device) -> Batch:
+        """The chosen examples of several sets as one batch, each set with the same number of rows.
+
+        Where fewer are chosen, rows to fill up follow, whose losses count nothing. `polyrank.tasks.tokens.padded` does
+        this for targets of one shape.
+        """
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Of each row its loss, summed over its units, ``(rows,)``, with a gradient; float32 or wider.
+
+        Raises:
+            ModelError: the model's answers have another shape than the task needs.
+        """
+
+    @abstractmethod
+    def scores(self, model: nn.Module, batch: Batch) -> Tally:
+        """What is measured of these rows, all of which count."""
+
+    @abstractmethod
+    def measured(self, tally: Tally) -> dict[str, float]:
+        """The metrics that sums and counts come to: name -> value."""
+
+    @abstractmethod
+    def constant(self, examples: Examples) -> dict[str, float]:
+        """The primary metric of the best answer that looks at no text, and of other metrics where there is one."""

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import polyrank
+from polyrank.config import TaskConfig
+from polyrank.core.errors import ConfigError
+from polyrank.tasks import TASKS, task
+from polyrank.tasks.classification import Classification
+from polyrank.tasks.task import LOSS
+
+PACKAGE = Path(polyrank.__file__).parent
+
+
+def test_by_name():
+    assert task(TaskConfig()) == Classification()
+    with pytest.raises(ConfigError, match="there is no task 'clasification': did you mean 'classification'"):
+        task(TaskConfig(name="clasification"))
+    with pytest.raises(ConfigError, match="task classification has no option 'classes': it has no options"):
+        task(TaskConfig(options={"classes": 3}))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_measures_its_loss(name: str):
+    """Clients are scored by it, and less of it is better; names and titles are told apart."""
+    metrics = TASKS[name].metrics
+    (loss,) = (metric for metric in metrics if metric.name == LOSS)
+    assert loss.better == "lower"
+    assert len({metric.name for metric in metrics}) == len({metric.title for metric in metrics}) == len(metrics)
+    assert all(metric.about for metric in metrics if metric.curve)
+
+
+def test_nothing_but_a_task_knows_its_metrics():
+    """What compares, shows or sums up runs asks the task; the loss is every task's."""
+    names = {metric.name for cls in TASKS.values() for metric in cls.metrics} - {LOSS}
+    titles = {metric.title for cls in TASKS.values() for metric in cls.metrics} - {LOSS}
+    words = re.compile("|".join(map(re.escape, names | titles)), re.IGNORECASE)
+    found = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0] != "tasks"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if words.search(line)
+    ]
+    assert not found
+
+
+def test_training_knows_no_task():
+    """It is given one; only the registry knows which there are."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] != "tasks":
+            assert "tasks.classification" not in path.read_text(encoding="utf-8"), path
