@@ -136,11 +136,11 @@ def test_a_hopeless_candidate_is_given_up(checkpoint: Checkpoints, monkeypatch: 
     model.model.register_forward_pre_hook(lambda *_: steps.append(1))
     ticks = count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
-    assert auto._step_seconds(model, TrainingConfig(), data, None) == 1.0
+    assert auto._step_seconds(model, TASK, TrainingConfig(), data, None) == 1.0
     assert len(steps) == 1 + auto.TIMED_STEPS
     steps.clear()
-    auto._step_seconds(model, TrainingConfig(), data, 0.6)
+    auto._step_seconds(model, TASK, TrainingConfig(), data, 0.6)
     assert len(steps) == 1 + auto.TIMED_STEPS
     steps.clear()
-    auto._step_seconds(model, TrainingConfig(), data, 0.4)
+    auto._step_seconds(model, TASK, TrainingConfig(), data, 0.4)
     assert len(steps) == 1
