@@ -92,7 +92,7 @@ def test_clients_of_one_rank_and_different_scales_are_sent_what_is_theirs():
 
 
 def test_what_was_not_to_be_sent_is_the_servers_in_what_it_measures():
-    """ffa sends B alone. Somebody sends 5 for A too: the server, whose A is 1, measures with that, and takes 7 for B."""
+    """ffa sends B alone. Somebody sends a 5 for A: the server, whose A is 1, measures with that, and B is 7."""
     sent = Adapter({"m": Factors(torch.tensor([[5.0]]), torch.tensor([[7.0]]))}, {"head": torch.tensor([14.0])})
     (received,) = fold([ClientUpdate("ann", sent, 1.0)], method="ffa").received
     assert (received.adapter.modules["m"].a.item(), received.adapter.modules["m"].b.item()) == (1.0, 7.0)
