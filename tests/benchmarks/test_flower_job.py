@@ -45,7 +45,7 @@ def test_both_sides_start_alike_and_learn_alike(tmp_path: Path, monkeypatch: pyt
     job, model, federation = recipe.work(str(path)), recipe.build(str(path)), build(config)
     for name, theirs in zip(sorted(federation.clients), job.clients, strict=True):
         ours = federation.examples[name]
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.targets, theirs.targets)
         assert all(np.array_equal(a, b) for a, b in zip(ours.tokens, theirs.tokens, strict=True))
 
     start = federation.initial_state().adapter

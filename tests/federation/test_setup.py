@@ -152,7 +152,7 @@ def test_the_validation_set_is_balanced_and_no_client_holds_it(configure: Config
     """Ten texts of each of two labels leave 172 of 192 to the clients."""
     federation = build(configure("ranks.policy=validation", "ranks.validation_per_label=10"))
     assert federation.validation is not None
-    assert np.bincount(federation.validation.labels).tolist() == [10, 10]
+    assert np.bincount(federation.validation.targets).tolist() == [10, 10]
     assert sum(len(examples) for examples in federation.examples.values()) == 172
     assert set(federation.initial_state().ranks.values()) == {2}
 
