@@ -18,8 +18,8 @@ help:
 quickstart: $(VENV)/.run
 	$(BIN)/polyrank run
 
-# a file of tests stays in one process: what its tests share is made once
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# a process per core, in the order of the folders; what stays together is in tests/conftest.py
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --no-loadscope-reorder
 
 test: $(VENV)/.test
 	$(PYTEST)

@@ -44,8 +44,8 @@ class Federation:
         for i in range(3):
             self.deployment.register(i)
         self.nodes = [self.start_node(i) for i in range(3)]
-        self.wait(lambda: self.deployment.online() == 3, 60, "three nodes were not online")
-        self.wait(lambda: all(socket.exists() for socket in self.sockets), 60, "the sites did not load")
+        self.wait(lambda: self.deployment.online() == 3, 120, "three nodes were not online")
+        self.wait(lambda: all(socket.exists() for socket in self.sockets), 120, "the sites did not load")
 
     def start_site(self, i: int) -> Process:
         return self.deployment.site(self.sockets[i], SMALL)

@@ -29,6 +29,7 @@ def printed(page: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path):
     lines = printed("README.md", tmp_path)
     assert [line.split()[0] for line in lines[:5]] == ["1", "2", "3", "4", "5"]

@@ -83,6 +83,21 @@ def test_a_frozen_b_is_the_same_for_all_whatever_their_scales():
     torch.testing.assert_close(odd.delta(), even.delta())
 
 
+def test_clients_of_one_rank_and_different_scales_are_sent_what_is_theirs():
+    """B is 1 and 4 under the server's scale of 1, and for eve a quarter of that under 4; both have rank 2."""
+    state = replace(SERVER, scales={"ann": 1.0, "bob": 1.0, "eve": 4.0})
+    sent = read_outs(state, ("bob", "eve"), REPLICATION)
+    found = {name: (one.adapter.modules["m"].scale, one.adapter.modules["m"].b.tolist()) for name, one in sent.items()}
+    assert found == {"bob": (1.0, [[1.0, 4.0]]), "eve": (4.0, [[0.25, 1.0]])}
+
+
+def test_what_was_not_to_be_sent_is_the_servers_in_what_it_measures():
+    """ffa sends B alone. Somebody sends a 5 for A: the server, whose A is 1, measures with that, and B is 7."""
+    sent = Adapter({"m": Factors(torch.tensor([[5.0]]), torch.tensor([[7.0]]))}, {"head": torch.tensor([14.0])})
+    (received,) = fold([ClientUpdate("ann", sent, 1.0)], method="ffa").received
+    assert (received.adapter.modules["m"].a.item(), received.adapter.modules["m"].b.item()) == (1.0, 7.0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 5), st.integers(0, 30), st.floats(0.01, 1), st.integers(1, 40))
 def test_a_cohort_is_sorted_without_repeats_and_of_the_size_asked_for(

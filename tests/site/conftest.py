@@ -39,7 +39,7 @@ class Daemon:
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while text not in self.said:
             assert self.process.poll() is None, self.said
