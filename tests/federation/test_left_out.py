@@ -8,7 +8,7 @@ import pytest
 
 from polyrank import load_config
 from polyrank.core.errors import DataError
-from polyrank.federation.setup import build
+from polyrank.federation.server import build
 from polyrank.tasks import registry
 from tests import models
 from tests.tasks.doctored import REGISTRY
@@ -46,9 +46,9 @@ def test_the_others_stay_with_their_clients(config, caplog: pytest.LogCaptureFix
     all_of_them = build(config("task.options={most=99}"))
     some = build(config("task.options={most=8}"))
     left = 0
-    for client, examples in all_of_them.examples.items():
+    for client, examples in all_of_them.site.examples.items():
         short = [own.tolist() for own in examples.tokens if len(own) - 2 <= 8]  # two are the tokenizer's
-        assert [own.tolist() for own in some.examples[client].tokens] == short
+        assert [own.tolist() for own in some.site.examples[client].tokens] == short
         left += len(examples) - len(short)
     assert left > 0
     assert f"{left} of 36 rows of" in caplog.text

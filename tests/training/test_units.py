@@ -11,8 +11,8 @@ from polyrank.hf.resident import ResidentModel
 from polyrank.training import batches
 from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential, total_of
-from polyrank.training.work import Job
-from tests.models import Checkpoints, examples, random_adapter, resident
+from polyrank.training.work import Work
+from tests.models import Checkpoints, examples, random_adapter, resident, updates
 from tests.tasks.doctored import ByToken
 
 TASK = ByToken()
@@ -24,30 +24,31 @@ def model(checkpoint: Checkpoints) -> ResidentModel:
     return resident(checkpoint("bert"), head="model", config=config, dtype=torch.float64, attention="sdpa")
 
 
-def job(model: ResidentModel, client: str, seed: int, count: int) -> Job:
-    return Job(client, random_adapter(model, seed), examples(model, count, seed), 1.0, seed)
+def work(model: ResidentModel, client: str, seed: int) -> Work:
+    return Work(client, 1, random_adapter(model, seed), seed)
 
 
 def test_by_hand(model: ResidentModel):
     """One step over all: each text's loss times its tokens, over all tokens."""
-    one = job(model, "a", 1, 7)
+    one, held = work(model, "a", 1), examples(model, 7, 1)
     model.install(one.adapter)
     with torch.no_grad():
-        losses = TASK.losses(model.model, TASK.collate([(one.examples, range(7))], model.device))
-    (update,) = Sequential(model, TASK, TrainingConfig(batch_size=7)).train([one])
-    expected = float(losses.sum()) / one.examples.lengths.sum()
+        losses = TASK.losses(model.model, TASK.collate([(held, range(7))], model.device))
+    (update,) = updates(Sequential(model, TASK, {"a": held}, TrainingConfig(batch_size=7)), [one])
+    expected = float(losses.sum()) / held.lengths.sum()
     assert update.metrics["loss"] == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("part", [1, 3, 7])
 def test_parts_and_passes_are_the_whole(model: ResidentModel, monkeypatch: pytest.MonkeyPatch, part: int):
     """Three clients with unequal numbers of tokens in one pass, each step in parts of so many examples."""
-    jobs = [job(model, name, seed, count) for seed, (name, count) in enumerate({"a": 7, "b": 4, "c": 9}.items())]
+    held = {name: examples(model, count, seed) for seed, (name, count) in enumerate({"a": 7, "b": 4, "c": 9}.items())}
+    works = [work(model, name, seed) for seed, name in enumerate(held)]
     options = TrainingConfig(batch_size=7, epochs=2, lr=0.01, optimizer="sgd")
-    whole = list(Sequential(model, TASK, options).train(jobs))
+    whole = list(updates(Sequential(model, TASK, held, options), works))
     monkeypatch.setattr(batches, "PART", part)
-    for engine in (Sequential(model, TASK, options), Batched(model, TASK, options, 3)):
-        for update, expected in zip(engine.train(jobs), whole, strict=True):
+    for engine in (Sequential(model, TASK, held, options), Batched(model, TASK, held, options, 3)):
+        for update, expected in zip(updates(engine, works), whole, strict=True):
             assert update.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-10)
             for (name, tensor), (_, right) in zip(update.adapter.tensors(), expected.adapter.tensors(), strict=True):
                 torch.testing.assert_close(tensor, right, rtol=1e-7, atol=1e-10, msg=name)

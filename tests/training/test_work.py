@@ -194,8 +194,8 @@ def test_a_new_field_survives_every_carrier(carrier: str):
 
 FREE = {"client", "round", "adapter", "trains", "seed", "scored"}
 """Fields that others may know: whose work it is, what came of it, and what a site is asked beside training."""
-MAY_KNOW = {"training/work.py", "federation/server.py", "flower/engine.py"}
-"""Where fields are declared, where they are filled in, and (still) where a message's bytes are counted."""
+MAY_KNOW = {"training/work.py", "federation/server.py"}
+"""Where fields are declared, and where they are filled in."""
 
 
 def words(source: Path) -> set[str]:

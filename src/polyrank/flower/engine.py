@@ -9,7 +9,7 @@ from dataclasses import replace
 from flwr.app import Message
 
 from polyrank.core.errors import FlowerError
-from polyrank.flower.messages import Asked, question, read_answer
+from polyrank.flower.messages import Asked, bytes_of, question, read_answer
 from polyrank.flower.nodes import Member, Nodes, collect
 from polyrank.flower.records import nbytes
 from polyrank.tasks.metric import Metric
@@ -64,7 +64,7 @@ class FlowerEngine(Engine):
             asked.update({client: Asked(by_client[client], token, self.config, self.wire) for client in clients})
             for client in clients:
                 if client in here:
-                    moved[client] += Moved(down=_bytes_down(by_client[client], self.wire))
+                    moved[client] += Moved(down=bytes_of(asked[client]))
             return {client: self._request(asked[client], here.get(client)) for client in clients}
 
         def read(client: str, answer: Message) -> Outcome:
@@ -92,8 +92,3 @@ class FlowerEngine(Engine):
         if member is None:
             return FlowerError("its node is not connected")
         return Message(question(asked), member.node, "train", ttl=self.timeout)
-
-
-def _bytes_down(work: Work, wire: str) -> int:
-    change = work.base_change.nbytes if work.base_change else 0
-    return nbytes((tensor for _, tensor in work.adapter.tensors()), wire) + change

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polyrank.core import codec
 from polyrank.core.errors import CodecError, FlowerError
-from polyrank.flower.records import from_array, from_record, shapes_of, shown, to_record
+from polyrank.flower.records import from_array, from_record, nbytes, shapes_of, shown, to_record
 from polyrank.tasks.metric import OWN, Metric
 from polyrank.training.work import Outcome, Work
 
@@ -50,6 +50,11 @@ def question(asked: Asked) -> RecordDict:
     header, tensors = codec.encode(asked.work)
     about = {WORK: json.dumps(header), "token": asked.token, "config": asked.config, "wire": asked.wire}
     return _records(WORK, about, tensors, asked.wire)
+
+
+def bytes_of(asked: Asked) -> int:
+    """Bytes of the tensors of what a node is sent, as they travel."""
+    return sum(nbytes([tensor], _wire(_part(name), asked.wire)) for name, tensor in codec.encode(asked.work)[1].items())
 
 
 def read_question(records: RecordDict) -> Asked:
