@@ -15,7 +15,7 @@ from polyrank.core import codec
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import SiteError
 from polyrank.federation.participant import Facts, Participant
-from polyrank.site import messages
+from polyrank.site import requests
 from polyrank.site.daemon import attend
 from polyrank.site.protocol import Deadline, receive, send
 from polyrank.training.work import Outcome, Work
@@ -62,10 +62,10 @@ def attended(theirs: socket.socket, site: Participant, patience: float = 0.3) ->
 def reply_to(ours: socket.socket) -> Facts | Outcome:
     frame = receive(ours, Deadline(1))
     assert frame is not None
-    return messages.read_reply(*frame)
+    return requests.read_reply(*frame)
 
 
-TRAIN = messages.framed(Work("ann", 2, ADAPTER, 0))
+TRAIN = requests.framed(Work("ann", 2, ADAPTER, 0))
 
 
 def test_a_client_that_says_nothing_is_given_up(pair: tuple[socket.socket, socket.socket]):

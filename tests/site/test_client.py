@@ -19,8 +19,8 @@ from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import SiteError
 from polyrank.federation.participant import Facts
 from polyrank.site.client import SiteClient
-from polyrank.site.messages import Frame, framed
 from polyrank.site.protocol import Deadline, receive, start_of
+from polyrank.site.requests import Frame, framed
 from polyrank.training.work import Outcome, Work
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")

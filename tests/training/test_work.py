@@ -16,7 +16,7 @@ from torch import Tensor
 import polyrank
 from polyrank.core import codec
 from polyrank.core.adapter import PARTS, Adapter, Factors
-from polyrank.site import messages as frames
+from polyrank.site import requests as frames
 from polyrank.training import workers
 from polyrank.training.work import Moved, Outcome, Penalty, Work, in_order, in_passes
 

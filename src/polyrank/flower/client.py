@@ -27,7 +27,7 @@ from polyrank.flower.messages import answer, read_question
 from polyrank.flower.records import shown
 
 MakeSite: TypeAlias = Callable[[Config, NodeConfig], Participant]
-OWN = {
+OF_DATA = {
     **{"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"},
     "data-quoting": "quoting",
 }
@@ -146,7 +146,7 @@ def participant(config: Config, node: NodeConfig) -> Participant:
         from polyrank.site.client import SiteClient
 
         return SiteClient(str(node["site-socket"]))
-    own = {key: str(node[name]) for name, key in OWN.items() if name in node}
+    own = {key: str(node[name]) for name, key in OF_DATA.items() if name in node}
     overrides = ["training.workers=1"]
     if "model" in node:
         overrides.append(f"model.name={json.dumps(str(node['model']))}")
@@ -154,7 +154,7 @@ def participant(config: Config, node: NodeConfig) -> Participant:
         overrides.append("federation.clients=1")
         config = config.model_copy(update={"data": config.data.model_copy(update={**ALONE, **own})})
     elif own:
-        has = ", ".join(name for name, key in sorted(OWN.items()) if key in own)
+        has = ", ".join(name for name, key in sorted(OF_DATA.items()) if key in own)
         raise FlowerError(f"the node has {has}, expected data-train beside it")
     from polyrank.federation import loading
 

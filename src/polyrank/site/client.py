@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from polyrank.core.errors import SiteError
 from polyrank.federation.participant import Facts, Participant
-from polyrank.site import messages
+from polyrank.site import requests
 from polyrank.site.address import check_system, connect
-from polyrank.site.messages import Asked, Frame
 from polyrank.site.protocol import Deadline, peer_uid, receive, seconds, send
+from polyrank.site.requests import Asked, Frame
 from polyrank.training.work import Outcome, Work
 
 T = TypeVar("T", Facts, Outcome)
@@ -49,11 +49,11 @@ class SiteClient(Participant):
         """See `Participant`."""
         return self._ask(work, Outcome)
 
-    def _ask(self, request: messages.Request, kind: type[T]) -> T:
-        what = messages.what(request)
+    def _ask(self, request: requests.Request, kind: type[T]) -> T:
+        what = requests.what(request)
         ended = f"the site's daemon at {self.path} ended at {what}; start it again: polyrank site --socket {self.path}"
         try:
-            frame = self._exchange(messages.framed(request))
+            frame = self._exchange(requests.framed(request))
         except TimeoutError:
             raise SiteError(
                 f"the site's daemon at {self.path} did not reply within {self.timeout:g} s at {what}; it hangs, is "
@@ -63,7 +63,7 @@ class SiteClient(Participant):
             raise SiteError(ended) from None
         if frame is None:
             raise SiteError(ended)
-        reply = messages.read_reply(*frame)
+        reply = requests.read_reply(*frame)
         if not isinstance(reply, kind):
             raise SiteError(f"the site replied {type(reply).__name__.lower()} at {what}; is it of this version?")
         return reply

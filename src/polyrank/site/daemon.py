@@ -17,8 +17,8 @@ from polyrank.core.errors import PolyRankError, SiteError
 from polyrank.core.text import one_line
 from polyrank.federation.participant import Participant
 from polyrank.site.address import claimed, listening
-from polyrank.site.messages import Asked, Frame, failed, framed, read_request, what
 from polyrank.site.protocol import Deadline, peer_uid, receive, send, start_of
+from polyrank.site.requests import Asked, Frame, failed, framed, read_request, what
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from polyrank.core import codec, errors
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import AdapterError, PolyRankError, SiteError
 from polyrank.federation.participant import Facts
-from polyrank.site import messages
-from polyrank.site.messages import Asked, framed, read_reply, read_request
+from polyrank.site import requests
 from polyrank.site.protocol import Deadline, receive
+from polyrank.site.requests import Asked, framed, read_reply, read_request
 from polyrank.training.work import Moved, Outcome, Penalty, Work
 
 
@@ -81,7 +81,7 @@ def test_why_nothing_was_trained_comes_back():
 @pytest.mark.parametrize("kind", [AdapterError, errors.CodecError, errors.ConfigError, errors.WorkerError, SiteError])
 def test_an_error_is_raised_again_as_what_it_was(kind: type[PolyRankError]):
     with pytest.raises(kind, match=r"^found 3$") as caught:
-        read_reply(*framed(messages.failed(kind("found 3"), "x")))
+        read_reply(*framed(requests.failed(kind("found 3"), "x")))
     assert type(caught.value) is kind
 
 
@@ -275,6 +275,6 @@ def test_what_makes_no_sense_is_refused(kind: str, changed: dict[str, Any], reas
 
 def test_a_fault_is_told_without_its_text():
     """Whoever asked may pass it on, and a library's error may quote a text."""
-    header, _ = framed(messages.failed(ValueError("Ann Lee has a fever"), "training ann"))
+    header, _ = framed(requests.failed(ValueError("Ann Lee has a fever"), "training ann"))
     assert header["error"]["message"].startswith("the site failed at training ann: ValueError (")
     assert "fever" not in str(header)
