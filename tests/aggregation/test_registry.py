@@ -45,7 +45,7 @@ def test_what_the_registry_says_of_methods():
 
 
 def test_options_are_passed_on():
-    assert build("replication", {"donor": "owners", "min_owners": 2}) == Replication("owners", 2)
+    assert build("replication", {"donor": "owners", "min_owners": 2}) == Replication("owners", min_owners=2)
     assert options("replication").keys() == {"donor", "min_owners", "align"}
 
 

@@ -52,17 +52,17 @@ def test_ctrl_c_keeps_the_rounds_and_says_how_to_go_on(
     polyrank: Polyrank, own_things: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Interrupted in the third round: two are saved, and the command that is printed continues them."""
-    real, calls = Sequential.train, 0
+    real, calls = Sequential.run, 0
 
-    def train(self: Sequential, jobs: Any) -> Any:
+    def run(self: Sequential, works: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return real(self, jobs)
+        return real(self, works)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Sequential, "train", train)
+        patched.setattr(Sequential, "run", run)
         settings = (
             "--set",
             "federation.rounds=4",
