@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from polyrank import config as configuration
-from polyrank.aggregation import METHODS
+from polyrank.aggregation import METHODS, Download
 from polyrank.core.errors import ConfigError, DataError, ModelError, PolyRankError
+from polyrank.core.seeds import derive
 from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
 from polyrank.federation.server import build
 from tests import models
@@ -184,6 +185,19 @@ def test_clients_that_may_shrink_are_refused_where_ranks_must_stay_equal(configu
     with pytest.raises(ConfigError, match=r"fedavg needs clients of equal ranks, but with ranks\.policy self_pruning"):
         build(configure(*pruning, "ranks.counts=[0, 6]"))
     build(configure(*pruning, "ranks.levels=[4]", "ranks.counts=[6]"))
+
+
+def test_what_is_trained_follows_the_round_and_the_scoring_round_is_like_the_first(configure: Configure):
+    """RoLoRA trains B in odd rounds and A in even ones; the seed is of the run, the round and the client."""
+    server = build(configure("aggregation.method=rolora", "federation.seed=5"))
+    state = server.initial_state()
+    ann, bob = server.clients[:2]
+    asked = {(who, n): server.work(state, who, n, Download(state.adapter)) for who in (ann, bob) for n in (0, 1, 2)}
+    trains = [asked[ann, number].trains for number in (0, 1, 2)]
+    assert trains == [frozenset({"b", "head"}), frozenset({"b", "head"}), frozenset({"a", "head"})]
+    assert {key: work.seed for key, work in asked.items()} == {
+        (who, number): derive(5, "training", number, who) for who, number in asked
+    }
 
 
 def test_the_initial_state_is_the_same_after_training(configure: Configure):

@@ -49,6 +49,18 @@ class Pretend(Engine):
             yield Outcome(work.client, adapter.parts(work.trains), weight, {"loss": 1.0, "steps": 1})
 
 
+@dataclass(frozen=True)
+class Absent(Pretend):
+    """One client gives no update, and the engine says why."""
+
+    who: str = "client-01"
+    why: str = "its node does not answer"
+
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        for work in works:
+            yield from [Outcome(work.client, problem=self.why)] if work.client == self.who else super().run([work])
+
+
 def pretending(config: Config, folder: Path, engine: Engine) -> Runner:
     """A runner whose server is real but for its engine."""
     server = build(config)

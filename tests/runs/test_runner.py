@@ -25,7 +25,7 @@ from polyrank.training.work import Outcome, Penalty, Work
 from tests import models
 from tests.conftest import Configure
 from tests.runs.disk import files_up_to, no_space
-from tests.runs.doubles import Pretend, broken, plus, pretending
+from tests.runs.doubles import Absent, Pretend, broken, plus, pretending
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 
@@ -213,6 +213,22 @@ def test_a_client_that_diverged_is_named_in_log_and_metrics(
         torch.testing.assert_close(after, dict(start.adapter.tensors())[name] + 0.125)
 
 
+def test_a_client_that_gives_no_update_is_named_with_its_reason(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The other five add 1/8."""
+    config = configure("federation.participation=1", "federation.rounds=1")
+    runner = pretending(config, tmp_path, Absent())
+    start = runner.start()
+    state = runner.run(start)
+    (line,) = runner.folder.read_metrics()
+    assert line["dropped"] == {"client-01": "its node does not answer"}
+    assert "round 1: client-01 is left out: its node does not answer" in caplog.messages
+    assert runner.folder.read_json("summary")["dropped"] == 1
+    for name, after in state.adapter.tensors():
+        torch.testing.assert_close(after, dict(start.adapter.tensors())[name] + 0.125)
+
+
 def test_a_learning_rate_at_which_everyone_diverges_leaves_the_adapter_alone(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -274,6 +290,16 @@ def test_the_clients_that_score_best_are_promoted(
     assert clients["scoring"] == {"bytes/up": 6 * (FACTORS[2] + HEAD), "bytes/down": 6 * (FACTORS[2] + HEAD)}
     assert clients["clients"]["client-05"]["rank"] == 4
     assert clients["clients"]["client-05"]["validation_loss"] < clients["clients"]["client-00"]["validation_loss"]
+
+
+def test_a_client_that_gives_no_update_in_scoring_comes_last(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """All others are equally sure of one label, so places go by name; client-00, who is absent, gets none."""
+    runner = pretending(scored(configure), tmp_path, Absent(promoting(), who="client-00"))
+    state = runner.start()
+    assert {client for client, rank in state.ranks.items() if rank == 4} == {"client-01", "client-02"}
+    assert "scoring: client-00 gave no update and comes last: its node does not answer" in caplog.messages
 
 
 def test_scoring_counts_in_the_summarys_bytes_and_the_server_sends_no_local_head(configure: Configure, tmp_path: Path):
