@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from polyrank.core.text import size
 from polyrank.report.figure import Groups, listed
 from polyrank.report.runs import Run
 from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end
@@ -89,11 +88,6 @@ def reached(values: Sequence[int | None], words: Sequence[str]) -> str | None:
 def rounds_reached(row: Row) -> str | None:
     """The rounds in which a method's seeds reached the target."""
     return reached(row.rounds_to_target, [str(value) for value in row.rounds_to_target])
-
-
-def bytes_reached(row: Row) -> str | None:
-    """What a method's seeds had sent by then."""
-    return reached(row.bytes_to_target, ["-" if value is None else size(value) for value in row.bytes_to_target])
 
 
 def _alone(row: Row, runs: Sequence[Run], comparison: Comparison) -> str:
