@@ -70,12 +70,9 @@ def test_the_adapter_works_in_plain_peft(done: Path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow  # tests/runs/test_resuming.py stops runs of a tiny model in every round
 @pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.slow),  # `tests/runs/test_resuming.py` has one, too
-        pytest.param(signal.SIGINT, id="interrupted"),
-    ],
+    "how", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted")]
 )
 def test_a_stopped_run_is_continued_to_the_same_adapter(done: Path, tmp_path: Path, how: signal.Signals):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored,
