@@ -114,7 +114,7 @@ class Received:
         self._pieces: dict[int, list[bytes]] = {}
         for rank in sizes.ranks:
             drawn = [adapter(sizes, rank, 1 + i) for i in range(DRAWN)]
-            pieces = [codec.pack(*codec.encode(one)) for one in drawn]
+            pieces = [codec.dumps(one) for one in drawn]
             self._pieces[rank] = pieces
 
     def bytes_of(self, number: int, rank: int) -> bytes:
@@ -124,7 +124,7 @@ class Received:
     def update(self, client: str, rank: int) -> ClientUpdate:
         """The same, read."""
         number = int(client[1:])
-        received = codec.decode(Adapter, *codec.unpack(self.bytes_of(number, rank)))
+        received = codec.loads(Adapter, self.bytes_of(number, rank))
         return ClientUpdate(client, received, 1.0 + number % 7)
 
 

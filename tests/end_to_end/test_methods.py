@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from polyrank import aggregation
 from polyrank import config as configuration
@@ -68,14 +67,6 @@ def three_rounds(server: Server, method: str, folder: Path) -> Done:
     runner = Runner(chosen, RunFolder(folder), Listeners())
     runner.run(runner.start())
     return Done(runner.folder.read_metrics(), recorder.rounds)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def through(variant: Variant, it: Round, tree: Tree) -> Adding:
     for branch in tree:
         if isinstance(branch, list):
             below = through(variant, it, branch).sums.partial()
-            sums.sums += sums.kernel.received(codec.decode(Partial, *codec.unpack(codec.pack(*codec.encode(below)))))
+            sums.sums += sums.kernel.received(codec.loads(Partial, codec.dumps(below)))
         elif branch < len(it.updates):
             sums.add(it.updates[branch])
     return sums
@@ -254,7 +254,7 @@ def test_a_client_counts_once():
 
 
 def read(data: bytes) -> Message:
-    return codec.decode(Message, *codec.unpack(data))
+    return codec.loads(Message, data)
 
 
 def damaged(data: bytes) -> dict[str, bytes]:
@@ -262,7 +262,7 @@ def damaged(data: bytes) -> dict[str, bytes]:
     (header, tensors), message = codec.unpack(data), read(data)
 
     def of(named: Mapping[str, torch.Tensor]) -> bytes:
-        return codec.pack(*codec.encode(replace(message, tensors=named)))
+        return codec.dumps(replace(message, tensors=named))
 
     def with_(**values: torch.Tensor) -> bytes:
         return of({**message.tensors, **{f"modules/q/others/{name}": value for name, value in values.items()}})

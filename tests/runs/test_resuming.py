@@ -20,7 +20,6 @@ from polyrank.runs.agreement import Asked
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run, saved_config
 from tests.conftest import Configure
-from tests.runs.doubles import Stop
 from tests.runs.runs import assert_same_run, final, interrupt, metrics
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -70,8 +69,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(config: Config, whole: Path, tmp_
 def test_it_can_be_stopped_in_every_round(config: Config, whole: Path, tmp_path: Path):
     interrupt(config, tmp_path, in_round=1)
     for number in (1, 2, 3):
-        with pytest.raises(KeyboardInterrupt):
-            run(config, tmp_path, resume=True, listener=Stop(after_round=number))
+        interrupt(config, tmp_path, resume=True, after_round=number)
     run(config, tmp_path, resume=True)
     assert_same_run(whole, tmp_path)
 
@@ -86,8 +84,7 @@ def test_all_that_a_method_or_policy_remembers_goes_on(
     run(config, whole)
     interrupt(config, stopped, in_round=1)
     for number in (1, 2, 3):
-        with pytest.raises(KeyboardInterrupt):
-            run(config, stopped, resume=True, listener=Stop(after_round=number))
+        interrupt(config, stopped, resume=True, after_round=number)
     run(config, stopped, resume=True)
     assert_same_run(whole, stopped)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Split, Whitespace
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
 from polyrank.core.errors import ConfigError, DataError
 from polyrank.data.dataset import TextDataset
@@ -165,6 +166,20 @@ def test_how_many_texts_are_cut(tmp_path: Path):
     """With two special tokens the texts have 3, 4, 5 and 6 tokens: of five places one lacks; of four, two."""
     texts, tokenizer = dataset("the", "the " * 2, "the " * 3, "the " * 4), load_tokenizer(tmp_path)
     assert [tokenize(texts, tokenizer, most)[1] for most in (3, 4, 5, 6, 30)] == [3, 2, 1, 0, 0]
+    assert [tokenize(texts, Silent(tokenizer), most)[1] for most in (3, 4, 5, 6, 30)] == [3, 2, 1, 0, 0]
+
+
+class Silent:
+    """A tokenizer written in Python, which does not say what it cut."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, *texts: Any, **options: Any) -> BatchEncoding:
+        return BatchEncoding(dict(self.inner(*texts, **options)))
 
 
 def test_targets_of_any_shape_and_type_are_filled_up_with_zeros():

@@ -126,7 +126,7 @@ def more(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def by_process(sent: Work) -> Work:
     """To a process that trains, which is asked in passes."""
-    return workers.unpacked(workers.Pass, workers.packed(workers.Pass({"anna": sent}))).works["anna"]
+    return codec.loads(workers.Pass, codec.dumps(workers.Pass({"anna": sent}))).works["anna"]
 
 
 def by_socket(sent: Work) -> Work:

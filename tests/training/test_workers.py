@@ -23,7 +23,7 @@ from polyrank.core.errors import AdapterError, CodecError, ModelError, WorkerErr
 from polyrank.tasks.task import Examples
 from polyrank.training.profile import Clock
 from polyrank.training.work import Outcome, Penalty, Work, in_passes
-from polyrank.training.workers import Done, Pass, Setup, Workers, packed, unpacked
+from polyrank.training.workers import Done, Pass, Setup, Workers
 from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
 
 OPTIONS = TrainingConfig(
@@ -159,18 +159,18 @@ def test_nothing_is_pickled_on_the_way(pool: Pool, works: list[Work], monkeypatc
     assert len(list(workers.run(works))) == len(works)
     assert len(seen) == 2 * len(in_passes(works, 2, workers._examples, OPTIONS.batch_size))
     assert {data[:4] for data in seen} == {codec.MAGIC}
-    assert [list(unpacked(Pass, data).works) for data in seen if b"works" in data[:20]]
+    assert [list(codec.loads(Pass, data).works) for data in seen if b"works" in data[:20]]
 
 
 def test_an_error_is_its_name_and_its_message():
     """An answer with anything else in it is none."""
     sent = Done(error="AdapterError", message="a tensor is missing\nin c1")
-    found = unpacked(Done, packed(sent))
+    found = codec.loads(Done, codec.dumps(sent))
     assert (found.error, found.message, found.outcomes, found.seconds) == (sent.error, sent.message, {}, {})
     with pytest.raises(CodecError, match="lacks nothing, and more in it is unknown"):
-        unpacked(Done, codec.pack(codec.encode(sent)[0] | {"more": 1}, {}))
+        codec.loads(Done, codec.pack(codec.encode(sent)[0] | {"more": 1}, {}))
     with pytest.raises(CodecError, match="are no packed tensors"):
-        unpacked(Done, b"\x80\x04\x95 a pickle")
+        codec.loads(Done, b"\x80\x04\x95 a pickle")
 
 
 def test_every_client_makes_a_difference(works: list[Work], expected: list[Outcome]):

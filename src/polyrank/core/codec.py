@@ -83,6 +83,20 @@ def read(kind: type[T], header: object, take: Take) -> T:
     return value
 
 
+def dumps(value: object) -> bytes:
+    """A frozen dataclass as one piece, see `encode` and `pack`."""
+    return pack(*encode(value))
+
+
+def loads(kind: type[T], data: bytes) -> T:
+    """The value that `dumps` made one piece of.
+
+    Raises:
+        CodecError: it is no such piece, or the value is not of this kind.
+    """
+    return decode(kind, *unpack(data))
+
+
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Named tensors as safetensors; they may share memory, lie on a device, or be views."""
     # copies: safetensors refuses tensors that share memory
@@ -199,13 +213,13 @@ def _decoded(kind: Kind, value: object, way: _Way, take: Take) -> Any:  # Any: o
     if dataclasses.is_dataclass(kind):
         return kind(**_fields(kind, value, way, take))  # type: ignore[operator]  # it is the class
     if origin is Mapping and _holds_tensors(inner[1]):
-        found = checked(dict[str, Any], value, _where(way))
+        found = _object(value, way)
         return {key: _decoded(inner[1], one, (*way, _step(key)), take) for key, one in found.items()}
     return checked(kind, value, _where(way))
 
 
 def _fields(kind: Kind, value: object, way: _Way, take: Take) -> dict[str, Any]:
-    found, kinds = checked(dict[str, Any], value, _where(way)), _hints(kind)
+    found, kinds = _object(value, way), _hints(kind)
     if found.keys() != kinds.keys():
         missing, unknown = sorted(kinds.keys() - found.keys()), sorted(found.keys() - kinds.keys())
         raise CodecError(
@@ -213,6 +227,13 @@ def _fields(kind: Kind, value: object, way: _Way, take: Take) -> dict[str, Any]:
             "is unknown: are both sides of one version?"
         )
     return {name: _decoded(kinds[name], found[name], (*way, name), take) for name in kinds}
+
+
+def _object(value: object, way: _Way) -> dict[str, Any]:
+    """A header's object; what is in it is checked where it is read."""
+    if not isinstance(value, dict):
+        raise CodecError(f"{_where(way)}: Input should be an object")
+    return value
 
 
 def _adapter(layout: _Layout, way: _Way, take: Take) -> Adapter:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from pydantic import Field
-
-from polyrank.training.work import Outcome, Work
+from polyrank.training.work import Count, Outcome, Work
 
 OF_THE_BASE = ("model's weights", "vocabulary")
 """Digests (`polyrank.hf.digest`) by which two sides know whether they hold the same base."""
-
-Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class Node:
             AdapterError: it is damaged, of another round, cohort or method, has sums that are not finite, or holds a
                 client that has been counted already; nothing has been added then.
         """
-        found, ours = codec.decode(Message, *codec.unpack(message)), self._message()
+        found, ours = codec.loads(Message, message), self._message()
         for key in ("format", "round", "method", "options", "ranks"):
             said, expected = getattr(found, key), getattr(ours, key)
             if said != expected:
@@ -180,7 +180,7 @@ class Node:
         message = replace(
             self._message(), used=used, dropped=self.dropped, about=partial.about, tensors=partial.tensors
         )
-        return codec.pack(*codec.encode(message))
+        return codec.dumps(message)
 
     def finish(self) -> RoundResult:
         """The state after the round, at the root. Without any update, or if sums overflow, the adapter stays.

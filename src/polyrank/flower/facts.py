@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from polyrank.core.errors import FlowerError
 from polyrank.federation.participant import Facts
 from polyrank.flower.records import shown
+from polyrank.training.work import Count
 
 RECORD = "facts"
 MOST_EXAMPLES = 10_000_000
 """Examples that a node may say it has, unless a setting says otherwise; an assumption of ours."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -44,17 +45,22 @@ class Asked:
     config: str
     wire: str
 
+    @cached_property
+    def encoded(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The work as the codec makes it."""
+        return codec.encode(self.work)
+
 
 def question(asked: Asked) -> RecordDict:
     """What a client's node is sent: the adapter at the client's own rank."""
-    header, tensors = codec.encode(asked.work)
+    header, tensors = asked.encoded
     about = {WORK: json.dumps(header), "token": asked.token, "config": asked.config, "wire": asked.wire}
     return _records(WORK, about, tensors, asked.wire)
 
 
 def bytes_of(asked: Asked) -> int:
     """Bytes of the tensors of what a node is sent, as they travel."""
-    return sum(nbytes([tensor], _wire(_part(name), asked.wire)) for name, tensor in codec.encode(asked.work)[1].items())
+    return sum(nbytes([tensor], _wire(_part(name), asked.wire)) for name, tensor in asked.encoded[1].items())
 
 
 def read_question(records: RecordDict) -> Asked:

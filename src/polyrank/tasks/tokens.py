@@ -47,22 +47,26 @@ def tokenize(
         raise ConfigError(
             f"data.max_tokens is {max_tokens}, and {added} tokens of each text are the tokenizer's own; expected more"
         )
-    ids = _encoded(dataset, tokenizer, limit)
+    ids, cut = _encoded(dataset, tokenizer, limit)
     if end is not None:
         _spell_out(dataset, tokenizer, limit, end, ids)
-    full = [text for text, own in zip(dataset.texts, ids, strict=True) if len(own) == limit]
-    whole = tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else []
-    tokens = tuple(np.asarray(own or [tokenizer.pad_token_id], dtype=np.int64) for own in ids)
-    return tokens, sum(len(own) > limit for own in whole)
+    return tuple(np.asarray(own or [tokenizer.pad_token_id], dtype=np.int64) for own in ids), cut
 
 
-def _encoded(dataset: TextDataset, tokenizer: Any, limit: int) -> list[list[int]]:  # Any: as above
-    def encode(texts: Sequence[str]) -> list[list[int]]:
+def _encoded(dataset: TextDataset, tokenizer: Any, limit: int) -> tuple[list[list[int]], int]:  # Any: as above
+    """Ids of every text, and how many texts were cut."""
+
+    def encode(texts: Sequence[str]) -> tuple[list[list[int]], int]:
         encoded = tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)
-        return list(encoded["input_ids"])
+        ids = list(encoded["input_ids"])
+        if encoded.encodings is not None:
+            return ids, sum(bool(one.overflowing) for one in encoded.encodings)
+        full = [text for text, own in zip(texts, ids, strict=True) if len(own) == limit]  # it does not say what it cut
+        whole = tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else []
+        return ids, sum(len(own) > limit for own in whole)
 
     try:
-        return encode(dataset.texts) if dataset.texts else []
+        return encode(dataset.texts) if dataset.texts else ([], 0)
     except Exception:  # tokenizers raise plain Exceptions, and do not say at which text
         for i, text in enumerate(dataset.texts):
             try:

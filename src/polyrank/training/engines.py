@@ -9,14 +9,15 @@ from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
+from polyrank.training.local import Local
 from polyrank.training.profile import Clock
 from polyrank.training.sequential import Sequential
 
 
 def local_engine(
     resident: ResidentModel, task: Task, examples: Mapping[str, Examples], options: TrainingConfig, clock: Clock
-) -> Sequential | Batched:
+) -> Local:
     """The engine in this process, on this base, with these clients' examples."""
     if options.engine == "batched" and options.clients_per_pass != "auto":
         return Batched(resident, task, examples, options, options.clients_per_pass, clock=clock)
-    return Sequential(resident, task, examples, options, clock)
+    return Sequential(resident, task, examples, options, clock=clock)

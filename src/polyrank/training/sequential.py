@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from polyrank.config import TrainingConfig
 from polyrank.core.seeds import seeded
-from polyrank.hf.resident import ResidentModel
-from polyrank.tasks import Task
 from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
+from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
-from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
-from polyrank.training.work import Engine, Outcome, Penalty, Work
+from polyrank.training.work import Outcome, Penalty, Work
 
 
-class Sequential(Engine):
+class Sequential(Local):
     """Local fine-tuning of LoRA factors and head by PEFT's own layers, one client at a time.
 
     Every client starts with a fresh optimiser. Values that stop being finite are not repaired here: the update is
     returned as it is, and the round leaves it out by name.
-
-    Args:
-        resident: the base.
-        task: what is learned.
-        examples: client -> what it learns from.
-        options: of the training.
-        clock: where time is booked.
     """
-
-    def __init__(
-        self,
-        resident: ResidentModel,
-        task: Task,
-        examples: Mapping[str, Examples],
-        options: TrainingConfig,
-        clock: Clock | None = None,
-    ) -> None:
-        self.resident, self.task, self.examples, self.options = resident, task, examples, options
-        self.clock = clock or Clock(resident.device)
 
     def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         """One outcome per work; metrics are ``loss`` (mean over the round's steps) and ``steps``."""

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import IO, NoReturn, TypeVar
+from typing import IO, NoReturn
 
 import torch
 
@@ -23,10 +23,9 @@ from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
-from polyrank.training.batched.engine import Batched
 from polyrank.training.engines import local_engine
+from polyrank.training.local import Local
 from polyrank.training.profile import Clock
-from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.precision import DTYPES
 from polyrank.training.work import Engine, Outcome, Work, in_order, in_passes
 
@@ -57,7 +56,7 @@ class Setup:
     threads: int
     profile: bool
 
-    def engine(self) -> Sequential | Batched:
+    def engine(self) -> Local:
         """The engine, in the process that calls this."""
         dtype, attention = DTYPES[self.training.precision], self.training.attention
         base = load_base(self.model, self.outputs, seed=self.seed, dtype=dtype, attention=attention)
@@ -89,9 +88,6 @@ class Done:
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     message: str = ""
-
-
-V = TypeVar("V")
 
 
 class Workers(Engine):
@@ -155,7 +151,7 @@ class Workers(Engine):
                     if passes and connection not in busy:
                         busy[connection] = passes.pop(0)
                         together = Pass({work.client: work for work in busy[connection]})
-                        self._send(connection, packed(together), _training(busy[connection]))
+                        self._send(connection, codec.dumps(together), _training(busy[connection]))
                 ready = wait(list(busy))
                 for connection in [one for one in busy if one in ready]:
                     done = self._receive(connection, _training(busy[connection]))
@@ -171,7 +167,7 @@ class Workers(Engine):
 
     def _receive(self, connection: Connection, when: str) -> Done:
         try:
-            done = unpacked(Done, connection.recv_bytes())
+            done = codec.loads(Done, connection.recv_bytes())
         except (EOFError, OSError):
             self._fail(connection, when)
         if not done.error:
@@ -216,21 +212,11 @@ def _training(works: Sequence[Work]) -> str:
     return "while it trained " + ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def packed(value: Pass | Done) -> bytes:
-    """What goes over a connection."""
-    return codec.pack(*codec.encode(value))
-
-
-def unpacked(kind: type[V], data: bytes) -> V:
-    """What came over a connection."""
-    return codec.decode(kind, *codec.unpack(data))
-
-
 def serve(connection: Connection) -> None:
     """A worker process: make the engine, then train what comes until nothing more does."""
     setup: Setup = pickle.loads(connection.recv_bytes())
     torch.set_num_threads(setup.threads)
-    engine: Sequential | Batched | None = None
+    engine: Local | None = None
     works: list[Work] = []
     while True:
         try:
@@ -238,7 +224,7 @@ def serve(connection: Connection) -> None:
                 engine = setup.engine()
                 answer = Done()
             else:
-                works = list(unpacked(Pass, connection.recv_bytes()).works.values())
+                works = list(codec.loads(Pass, connection.recv_bytes()).works.values())
                 outcomes = {outcome.client: outcome for outcome in engine.run(works)}
                 answer = Done(outcomes, engine.clock.take())
         except EOFError:
@@ -251,7 +237,7 @@ def serve(connection: Connection) -> None:
                 error=WorkerError.__name__, message=f"a worker process failed {doing}:\n{traceback.format_exc()}"
             )
         try:
-            connection.send_bytes(packed(answer))
+            connection.send_bytes(codec.dumps(answer))
         except OSError:
             return
 

@@ -18,11 +18,12 @@ from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
 from polyrank.training.batches import part_size, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
+from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
 from polyrank.training.sequential import penalty
-from polyrank.training.work import Engine, Outcome, Work, in_order, in_passes
+from polyrank.training.work import Outcome, Work, in_order, in_passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Padded:
     longest: Sequence[int]
 
 
-class Batched(Engine):
+class Batched(Local):
     """Local fine-tuning of several clients at a time.
 
     The loss of a pass is the sum of each client's own mean, so a client's gradient is what it would be alone. Clients
@@ -73,9 +74,8 @@ class Batched(Engine):
         *,
         clock: Clock | None = None,
     ) -> None:
-        self.resident, self.task, self.examples = resident, task, examples
-        self.options, self.clients_per_pass = options, clients_per_pass
-        self.clock = clock or Clock(resident.device)
+        super().__init__(resident, task, examples, options, clock=clock)
+        self.clients_per_pass = clients_per_pass
         self._model = StackedModel(resident)
         self._drops = True  # until a step has shown otherwise
 
@@ -97,10 +97,8 @@ class Batched(Engine):
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(works), dtype=resident.adapter_dtype, device=resident.device)
         resident.model.train()
-        with (
-            self._model.installed(),
-            seeded(works[0].seed, resident.device),
-        ):  # as sequential, where there is one client
+        seed = works[0].seed  # as sequential, where there is one client
+        with self._model.installed(), seeded(seed, resident.device):
             adapters = StackedAdapters(
                 self._model, [work.adapter for work in works], [work.base_change for work in works], works[0].trains
             )
