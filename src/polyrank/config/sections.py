@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
-HOW = ("engine", "clients_per_pass", "workers")
+PLANNED = ("engine", "clients_per_pass", "workers")
+HOW = (*PLANNED, "gradient_checkpointing")
 """Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
-MEASURED = (*HOW, "precision", "attention")
+MEASURED = (*PLANNED, "precision", "attention")
 """Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
 
 
@@ -190,6 +191,9 @@ class TrainingConfig(Section):
     """How often a client sees each of its examples in a round."""
     batch_size: Count = 16
     """Examples in a client's step."""
+    gradient_checkpointing: bool = False
+    """Whether layers keep only their inputs and are computed once more in the backward pass: less memory, about a third
+    more time, the same result."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of all trained values, decoupled from the gradient in adamw."""
     momentum: float = Field(default=0.0, ge=0, lt=1)

@@ -42,8 +42,7 @@ class Sequential(Local):
         size = part_size(options.batch_size, resident.device)
         factor = multiplier(options, len(batches))
         total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
-        resident.model.train()
-        with seeded(work.seed, resident.device):  # for what draws past the client's streams
+        with self.training(), seeded(work.seed, resident.device):  # for what draws past the client's streams
             for step, indices in enumerate(batches):
                 optimizer.zero_grad()
                 units = self.task.units(examples, indices)
@@ -63,7 +62,6 @@ class Sequential(Local):
                     if options.clip > 0:
                         torch.nn.utils.clip_grad_norm_(parameters, options.clip)
                     optimizer.step()
-        resident.model.eval()
         return float(total) / len(batches), len(batches)
 
     def _loss(self, seed: int, part: tuple[int, int], batch: Batch) -> Tensor:

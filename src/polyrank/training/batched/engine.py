@@ -96,9 +96,8 @@ class Batched(Local):
         steps = [len(batches) for batches in plans]
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(works), dtype=resident.adapter_dtype, device=resident.device)
-        resident.model.train()
         seed = works[0].seed  # as sequential, where there is one client
-        with self._model.installed(), seeded(seed, resident.device):
+        with self._model.installed(), self.training(), seeded(seed, resident.device):
             adapters = StackedAdapters(
                 self._model, [work.adapter for work in works], [work.base_change for work in works], works[0].trains
             )
@@ -130,12 +129,10 @@ class Batched(Local):
                             torch.nn.utils.clip_grad_norm_(row, options.clip)
                     optimizer.step()
             trained = [adapter.parts(works[0].trains) for adapter in adapters.extract()]
-            outcomes = [
+            return [
                 Outcome(work.client, own, float(len(held)), {"loss": total / count, "steps": count})
                 for work, own, held, total, count in zip(works, trained, examples, totals.tolist(), steps, strict=True)
             ]
-        resident.model.eval()
-        return outcomes
 
     def _losses(self, works: Sequence[Work], part: tuple[int, int], batch: Padded) -> Tensor:
         """What a part of a step adds to each client's mean loss, ``(clients,)``."""

@@ -16,6 +16,7 @@ from polyrank.core.seeds import seeded
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
+from polyrank.training.local import in_training
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,8 @@ def _step_seconds(
     middle = max(len(by_length) // 2 - options.batch_size // 2, 0)
     chosen = by_length[middle : middle + options.batch_size]
     batch = task.collate([(examples, chosen)], resident.device)
-    resident.model.train()
     times: list[float] = []
-    with seeded(0, resident.device):
+    with in_training(resident, options), seeded(0, resident.device):
         for i in range(TIMED_STEPS + 1):
             start = time.perf_counter()
             with resident.computing():
@@ -97,5 +97,4 @@ def _step_seconds(
                 break
     for parameter in resident.trainable():
         parameter.grad = None
-    resident.model.eval()
     return min(times)
