@@ -191,6 +191,9 @@ class TrainingConfig(Section):
     """How often a client sees each of its examples in a round."""
     batch_size: Count = 16
     """Examples in a client's step."""
+    accumulate: Count = 1
+    """In how many parts, at least, a full step is computed, one after another, where memory is short; their gradients
+    are added up. A step stays of ``batch_size`` examples (transformers' ``gradient_accumulation_steps`` multiplies)."""
     gradient_checkpointing: bool = False
     """Whether layers keep only their inputs and are computed once more in the backward pass: less memory, about a third
     more time, the same result."""
@@ -204,6 +207,15 @@ class TrainingConfig(Section):
     """How the learning rate falls to 0 over the rest of the client's steps of the round."""
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of a client's gradient; 0 switches clipping off."""
+
+    @model_validator(mode="after")
+    def _parts_have_examples(self) -> Self:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: found {self.accumulate} parts of a step of {self.batch_size} examples (batch_size); "
+                f"expected at most {self.batch_size}"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

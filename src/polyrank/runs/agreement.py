@@ -29,6 +29,9 @@ _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
 }
 """What a resumed run may change."""
 
+_LATER: Mapping[str, tuple[str, ...]] = {"model": ("quantization",), "training": ("accumulate",)}
+"""Keys that an earlier version lacked: at its default such a key says what that version did."""
+
 STDLIB_DOCS = "stdlib-docs"
 
 
@@ -128,6 +131,11 @@ def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
     asked = config.model_dump(mode="json", exclude=_MAY_CHANGE)
     if config.task == TaskConfig():  # a run that is older than the section has none
         del asked["task"]
+    for section, keys in _LATER.items():
+        defaults = type(getattr(config, section)).model_fields
+        asked[section] = {
+            key: value for key, value in asked[section].items() if key not in keys or value != defaults[key].default
+        }
     values = [asked, dict(digests)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
-from polyrank.training.batches import part_size, parts, plan
+from polyrank.training.batches import limit, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
@@ -92,7 +92,7 @@ class Batched(Local):
                 plan(len(held), options.batch_size, options.epochs, work.seed)
                 for work, held in zip(works, examples, strict=True)
             ]
-            size = part_size(options.batch_size, resident.device)
+            most = limit(options, resident.device)
         steps = [len(batches) for batches in plans]
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(works), dtype=resident.adapter_dtype, device=resident.device)
@@ -108,7 +108,7 @@ class Batched(Local):
                     adapters.activate(active)
                 with clock("data"):
                     chosen = [batches[step] for batches in plans[:active]]
-                    cut = [parts(own, held.lengths, size) for held, own in zip(examples, chosen, strict=False)]
+                    cut = [parts(own, held.lengths, most) for held, own in zip(examples, chosen, strict=False)]
                     units = [self.task.units(held, own) for held, own in zip(examples, chosen, strict=False)]
                 for number in range(max(map(len, cut))):
                     with clock("data"):
