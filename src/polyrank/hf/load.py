@@ -1,4 +1,4 @@
-"""Load a base model with a classification head, and say which parts of it are new and must be trained."""
+"""Load a base model, to write or under a classification head, and say which parts are new and must be trained."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from polyrank.hf.classes import (
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.mean_pool import MeanPoolClassifier
 from polyrank.hf.settings import end_token, for_logits, positions, saved_settings
+from polyrank.hf.writers import load_writer
 
 log = logging.getLogger(__name__)
 
@@ -119,22 +120,23 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
 ) -> BaseModel:
-    """Load ``config.name`` for a classification into ``labels``.
+    """Load ``config.name`` for a classification into ``labels``; without labels, as a model that writes.
 
     New head parameters are drawn from ``seed`` and kept in float32 or wider, whatever the dtype of the base. A head
     that was trained for the same classes is kept, its rows in the order of ``labels``; one of others starts anew.
 
     Raises:
-        ModelError: the folder is no model, the hub cannot be reached, or the architecture cannot classify.
+        ModelError: the folder is no model, the hub cannot be reached, or the architecture cannot classify, or write.
     """
     path = resolve_name(config.name)
     tokenizer = load_tokenizer(config)
-    with explained(config.name):
+    with explained(config.name, "classification" if labels else "writing"):
         settings = saved_settings(path, config)
-        saved = Saved(path, saved_classes(path, settings), is_classifier(settings))
-        settings.num_labels = len(labels)
-        settings.id2label = dict(enumerate(labels))
-        settings.label2id = {label: i for i, label in enumerate(labels)}
+        saved = Saved(path, saved_classes(path, settings) if labels else (), is_classifier(settings))
+        if labels:
+            settings.num_labels = len(labels)
+            settings.id2label = dict(enumerate(labels))
+            settings.label2id = {label: i for i, label in enumerate(labels)}
         text = settings.get_text_config()
         if tokenizer.pad_token_id >= getattr(text, "vocab_size", math.inf):
             raise ModelError(
@@ -145,7 +147,10 @@ def load_base(
         common = {**origin(config), "config": settings, "dtype": dtype}
         if attention is not None:
             common["attn_implementation"] = attention
-        loaded = _load(saved, common, config.head, labels, derive(seed, "head"))
+        if labels:
+            loaded = _load(saved, common, config.head, labels, derive(seed, "head"))
+        else:
+            loaded = _Loaded(load_writer(path, common, config.head, tokenizer), ())
     model, head_modules = loaded.model, loaded.head_modules
     for parameter in model.parameters():
         parameter.requires_grad_(False)
