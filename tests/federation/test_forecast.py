@@ -43,3 +43,29 @@ def test_the_bytes_are_those_that_a_finished_run_reports(configure: Configure, t
     found = ahead(config)
     assert (found.up.exact, found.down.exact, found.notes) == (True, True, ())
     assert ran(config, tmp_path / "run") == (found.up.most, found.down.most)
+
+
+def mistral(tmp_path: Path, *overrides: str) -> Config:
+    """Mistral-7B by its config.json alone: no weights, no tokenizer, no data."""
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL), encoding="utf-8")
+    text = configuration.parse(
+        {
+            "model": {"name": str(tmp_path), "targets": ["q_proj", "v_proj"]},
+            "data": {"train": "nowhere.jsonl", "partition": "iid"},
+            "task": {"name": "causal-lm"},
+            "federation": {"clients": 20, "participation": 0.1, "rounds": 200},
+            "ranks": {"policy": "fixed", "levels": [32]},
+        },
+        "tests",
+    )
+    return configuration.override(text, overrides)
+
+
+def test_flowertune_s_baseline_sends_what_flower_publishes(tmp_path: Path):
+    """40.6 GiB for 200 rounds of 2 clients, both ways; https://flower.ai/benchmarks/llm-leaderboard says 40.7 GB."""
+    found = ahead(mistral(tmp_path))
+    (level,) = found.levels
+    assert (found.cohort, found.head) == (2, 0)
+    assert level.parameters == Span(13_631_488, 13_631_488)  # 32 layers of rank 32: q 4096 + 4096, v 4096 + 1024
+    assert level.up == level.down == Span(54_525_952, 54_525_952)
+    assert round((found.up.most + found.down.most) / 2**30, 3) == 40.625

@@ -95,8 +95,9 @@ def _first_state(config: Config) -> tuple[ServerState, list[int]]:
     from polyrank.federation.planned import planned_ranks
     from polyrank.federation.population import load_data
 
+    config = tasks.settled(config)
     train = load_data(config).train
-    base = skeleton(config, tasks.task(config.task).outputs(train))
+    base = skeleton(config, tasks.task(config).outputs(train))
     ranks = planned_ranks(config, train)
     return ServerState(0, initial(base, config), {}, {}), sorted({ranks[0], ranks[-1]})
 

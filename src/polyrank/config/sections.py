@@ -25,7 +25,8 @@ class ModelConfig(Section):
     """``[model]``: the base model and where it is adapted."""
 
     name: str = "quickstart"
-    """A Hugging Face id, a local folder, or ``quickstart``, the embedded backbone."""
+    """A Hugging Face id, a local folder, or an embedded model: ``quickstart``, an encoder, and ``quickstart-decoder``,
+    which writes."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model."""
     head: Literal["auto", "model", "mean-pool"] = "auto"
@@ -43,11 +44,25 @@ class DataConfig(Section):
     """``[data]``: what is learned, and who holds what."""
 
     train: str = "stdlib-docs"
-    """A local csv, tsv, jsonl or parquet file, a Hub data set id, or ``stdlib-docs``, the embedded data set."""
+    """A local csv, tsv, jsonl or parquet file, a Hub data set id, or an embedded data set: ``stdlib-docs``, or
+    ``stdlib-signatures`` for models that write."""
     test: str | None = None
     """The same for held-out text; without it the data set's own test split, or ``test_share`` of a local file."""
     text: str | list[str] = "text"
     """Name of the text column; several are joined by a space."""
+    format: Literal["auto", "text", "prompt", "messages", "conversations"] = "auto"
+    """What a model that writes learns of a row: a whole ``text``; the completion of a ``prompt``; the assistant's turns
+    of ``messages`` (OpenAI) or ``conversations`` (ShareGPT); ``auto``: what the columns say."""
+    prompt: str | list[str] | None = None
+    """Column of the prompt; several are joined by an empty line, those without text left out. By default ``prompt``,
+    ``instruction`` or ``question``, and ``context`` or ``input`` beside it."""
+    completion: str | None = None
+    """Column of the completion; by default ``completion``, ``response``, ``output`` or ``answer``."""
+    messages: str | None = None
+    """Column of the turns; by default the one that the format is called after."""
+    template: str = "auto"
+    """How a prompt is written: ``chat``, the tokenizer's own template; ``none``, as it stands; or a text with
+    ``{prompt}``; ``auto``: chat where the tokenizer has a template, else none."""
     label: str = "label"
     """Name of the label column; where the task learns no labels they are kinds of texts, and ``""`` is none."""
     labels: list[str] | None = None
@@ -81,14 +96,15 @@ class DataConfig(Section):
     min_examples: Count = 1
     """The least number of examples that a client must hold."""
     max_tokens: Count = 64
-    """Texts are cut to so many tokens."""
+    """Texts are cut to so many tokens; of a prompt and its answer the prompt is cut, from the left."""
 
 
 class TaskConfig(Section):
     """``[task]``: what is learned of the data."""
 
-    name: str = "classification"
-    """``classification``: the class of a text, its label; or a task of your own."""
+    name: str = "auto"
+    """``classification``: the class of a text, its label; ``causal-lm``: to write answers or texts; or a task of your
+    own; ``auto``: what the columns of the data say."""
     options: dict[str, Any] = {}  # Any: each task has options of its own
     """Options of the task."""
 
@@ -213,6 +229,10 @@ class EvaluationConfig(Section):
     """Whether each round measures aggregation error, effective rank and drift."""
     rank_groups: bool = True
     """Whether the adapter of each rank group is evaluated at the end."""
+    samples: Annotated[int, Field(ge=0)] = 5
+    """causal-lm: test prompts that are answered before the first round and after the last; 0 for none."""
+    sample_tokens: Count = 64
+    """causal-lm: the most tokens of such an answer."""
 
 
 class OutputConfig(Section):

@@ -16,7 +16,7 @@ from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ServerState
 from polyrank.federation import traffic
 from polyrank.federation.loading import initial, skeleton
-from polyrank.federation.planned import Planned, check_method, planned, planned_outputs
+from polyrank.federation.planned import Planned, check_method, planned, planned_outputs, planned_task
 from polyrank.federation.round import cohort, parts_of, read_out, read_outs
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
@@ -134,6 +134,7 @@ def outlook(config: Config) -> Outlook:
     Raises:
         PolyRankError: something in the configuration, the model or the data does not fit, as a run would say.
     """
+    config = planned_task(config)
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     clients = planned(config)
     check_method(config, method, clients.policy, clients.first)

@@ -22,7 +22,7 @@ from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
 from polyrank.ranks import scale_of
-from polyrank.tasks import Task
+from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
 from polyrank.tasks.task import Encoded, Examples
 from polyrank.training.engines import local_engine
@@ -45,6 +45,7 @@ def participant(config: Config) -> Site:
     Raises:
         PolyRankError: something in the data or the model does not fit the configuration.
     """
+    config = settled(config)
     return load(
         config, read_alone(config) if config.federation.clients == 1 else read(config, ranks.policy(config.ranks))
     )
@@ -61,12 +62,12 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     Raises:
         PolyRankError: something in the data or the model does not fit.
     """
-    task = named_task(config.task)
+    task = named_task(config)
     tokenizer = load_tokenizer(config.model)
     used = np.unique(np.concatenate(list(held.partition.examples.values())))  # others are not even tokenised
     sets = {"train": held.train.subset(used), "test": held.test}
     sets |= {"validation": held.validation} if held.validation else {}
-    end = None if config.model.head == "mean-pool" else head_end_token(config.model)
+    end = None if config.model.head == "mean-pool" or task.writes else head_end_token(config.model)
     encoded = {name: _encoded(task, part, tokenizer, config.data.max_tokens, end) for name, part in sets.items()}
     largest = max(part.examples.largest for part in encoded.values())
     outputs = task.outputs(held.train)
@@ -99,6 +100,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         plan=plan,
         clock=clock,
         digests={**held.digests, **model_digests(config.model)},
+        left_out=_left_out(held.partition, used, encoded["train"]),
     )
 
 
@@ -130,8 +132,8 @@ def _encoded(
 ) -> Encoded:  # Any: as in `Task.encode`
     """A data set as the task reads it; what it cuts or leaves out is in the log."""
     found = task.encode(dataset, tokenizer, max_tokens, end=end)
-    if found.cut:
-        log.info("%d of %d texts of %s are cut to %d tokens", found.cut, len(dataset), dataset.where, max_tokens)
+    if len(found.cut):
+        log.info("%d of %d texts of %s are cut to %d tokens", len(found.cut), len(dataset), dataset.where, max_tokens)
     for reason, rows in found.left_out.items():
         log.warning(
             "%d of %d rows of %s are left out: %s; the first: row %d",
@@ -163,6 +165,17 @@ def _shared_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dic
         why = ", ".join(encoded.left_out)
         raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
     return found
+
+
+def _left_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[str, dict[str, int]]:
+    """Client -> reason -> how many of its rows are no examples; clients of which none is left out do not stand here."""
+    lost = {reason: used[rows] for reason, rows in encoded.left_out.items()}
+    counts = {
+        client: {reason: int(np.isin(rows, gone).sum()) for reason, gone in lost.items()}
+        for client, rows in partition.examples.items()
+    }
+    found = {client: {reason: n for reason, n in own.items() if n} for client, own in counts.items()}
+    return {client: own for client, own in found.items() if own}
 
 
 def _plan(config: Config, task: Task, choice: Choice, examples: Mapping[str, Examples]) -> Plan:

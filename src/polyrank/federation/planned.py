@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,8 @@ def planned(config: Config, train: TextDataset | None = None) -> Planned:
     policy = ranks.policy(config.ranks)
     clients = _known_clients(config)
     if clients is None or not config.ranks.by_name.keys() <= set(clients):
-        everything = load_data(config).train if train is None else train
+        with _without_data("set federation.clients, and no ranks.by_name"):
+            everything = load_data(config).train if train is None else train
         partition = share_out(held_out(everything, config, policy)[0], config)
     else:
         partition = Partition(dict.fromkeys(clients, np.empty(0, np.int64)))
@@ -79,17 +81,38 @@ def planned_ranks(config: Config, train: TextDataset | None = None) -> list[int]
 def planned_outputs(config: Config) -> tuple[str, ...]:
     """Names of what the model's head gives; the data are read where the configuration does not say them.
 
+    Args:
+        config: with its task named.
+
     Raises:
         DataError: the data are needed, and cannot be read.
     """
-    task = tasks.task(config.task)
-    if config.data.labels is not None and task.labelled:
+    task = tasks.task(config)
+    if task.writes:
+        return ()
+    if task.labelled and config.data.labels is not None:
         return task.outputs(TextDataset((), np.empty(0, np.int64), tuple(config.data.labels)))
-    try:
+    with _without_data('name the classes: data.labels = ["..."]' if task.labelled else ""):
         return task.outputs(load_data(config).train)
+
+
+def planned_task(config: Config) -> Config:
+    """The configuration with its task named; columns of the data are asked for where it does not say it.
+
+    Raises:
+        DataError: the data are needed, and cannot be read.
+    """
+    with _without_data('name the task: task.name = "causal-lm" or "classification"'):
+        return tasks.settled(config)
+
+
+@contextmanager
+def _without_data(do: str) -> Iterator[None]:
+    """Say what makes up for data that are not there."""
+    try:
+        yield
     except DataError as error:
-        more = "; data.labels says what the head is for without them" if task.labelled else ""
-        raise DataError(f"{error}{more}") from None
+        raise DataError(f"{error}" + (f"; to plan without the data, {do}" if do else "")) from None
 
 
 def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapping[str, int]) -> None:

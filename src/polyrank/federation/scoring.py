@@ -38,6 +38,7 @@ def score_clients(
             "examples": population.sizes[client],
             **({"labels": list(population.labels[client])} if server.site.labels else {}),
             "group": population.groups.get(client),
+            **({"left_out": dict(own)} if (own := server.site.left_out.get(client)) else {}),
         }
         for client in server.clients
     }

@@ -16,6 +16,7 @@ from polyrank.federation.population import Population, first_ranks, read
 from polyrank.federation.round import cohort, parts_of
 from polyrank.federation.site import Site
 from polyrank.ranks import RankPolicy, scale_of
+from polyrank.tasks import settled
 from polyrank.training.work import Engine, Penalty, Work
 
 
@@ -106,6 +107,7 @@ def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str
     Raises:
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
     """
+    config = settled(config)
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)

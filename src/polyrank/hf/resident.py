@@ -141,13 +141,18 @@ class ResidentModel:
         Raises:
             ModelError: there are fewer embeddings; both numbers are named.
         """
-        find: Any = self.base.model.get_input_embeddings  # Any: a model's methods have no types
-        count = getattr(find(), "num_embeddings", None)
-        if count is not None and largest >= count:
+        count = self.words
+        if count and largest >= count:
             raise ModelError(
                 f"the tokenizer of {self.base.config.name} made token {largest} of the data, but the model has "
                 f"{count} embeddings; take the tokenizer that the model was trained with"
             )
+
+    @property
+    def words(self) -> int:
+        """How many tokens have an embedding; 0 where the model does not say."""
+        find: Any = self.base.model.get_input_embeddings  # Any: a model's methods have no types
+        return int(getattr(find(), "num_embeddings", 0))
 
     def initial(self, rank: int, scale: float, seed: int) -> Adapter:
         """The adapter before the first round: A Kaiming-uniform from ``seed``, B zero, the head as it was loaded.

@@ -33,7 +33,7 @@ def from_checkpoint(auto: Any, path: str, common: Mapping[str, Any], **options: 
         common: options of loading; Any: transformers'.
         **options: more of them.
     """
-    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True, **common, **options}
+    asked = {"output_loading_info": True, **common, **options}
     if "state_dict" not in common:
         model, info = auto.from_pretrained(path, **asked)
         return model, info

@@ -14,3 +14,8 @@ from pathlib import Path
 def backbone_path() -> Path:
     """The folder of the embedded backbone, to be given to `from_pretrained`."""
     return Path(__file__).parent / "backbone"
+
+
+def decoder_path() -> Path:
+    """The folder of the embedded decoder."""
+    return Path(__file__).parent / "decoder"
