@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
-from polyrank import aggregation
-from polyrank.aggregation import Download, Method, Parts
-from polyrank.config import Config
+from polyrank.aggregation import Parts
 from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.state import ServerState
 from polyrank.federation import traffic
-from polyrank.federation.loading import initial, skeleton
-from polyrank.federation.planned import Planned, check_method, planned, planned_outputs, planned_task
-from polyrank.federation.round import cohort, parts_of, read_out, read_outs
-from polyrank.hf.resident import ResidentModel
+from polyrank.federation.outlook import Outlook
+from polyrank.federation.round import read_outs
 from polyrank.hf.skeleton import META
-from polyrank.ranks import scale_of
 from polyrank.training.work import Moved
 
 
@@ -35,6 +28,10 @@ class Span:
     def exact(self) -> bool:
         """Whether it is known."""
         return self.least == self.most
+
+    def __add__(self, other: Span) -> Span:
+        known = self.least is not None and other.least is not None
+        return Span((self.least or 0) + (other.least or 0) if known else None, self.most + other.most)
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class Forecast:
         scoring: bytes of the scoring round.
         up: bytes of all rounds from clients, the scoring round's included.
         down: the same to clients.
+        change: the most bytes of a base change that a client is sent; 0 where none is.
         notes: why a total is not known, for people.
     """
 
@@ -76,69 +74,8 @@ class Forecast:
     scoring: Moved
     up: Span
     down: Span
+    change: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Outlook:
-    """A federation on shapes alone: no value is ever computed.
-
-    Args:
-        config: of the federation.
-        method: how it is aggregated.
-        clients: who takes part.
-        resident: the base on the meta device.
-    """
-
-    config: Config
-    method: Method
-    clients: Planned
-    resident: ResidentModel
-
-    @cached_property
-    def adapter(self) -> Adapter:
-        """The global one."""
-        return initial(self.resident, self.config)
-
-    def parts(self, number: int) -> Parts:
-        """What is trained and what travels in a round."""
-        return parts_of(self.method, number, local_head=self.config.federation.head == "local")
-
-    def state(self, number: int, ranks: Mapping[str, int], change: Adapter | None = None) -> ServerState:
-        """The server before a round."""
-        scales = {client: scale_of(rank, self.config.ranks) for client, rank in ranks.items()}
-        return ServerState(number - 1, self.adapter, ranks, scales, base_change=change)
-
-    def sent(self, number: int, rank: int, change: Adapter | None = None) -> Download:
-        """What a client of this rank is sent in a round."""
-        return read_out(self.state(number, {"client": rank}, change), "client", self.method)
-
-    def moved(self, number: int, sent: Download) -> Moved:
-        """Bytes of a round to and from a client that is sent this."""
-        parts = self.parts(number)
-        return Moved(traffic.down(parts, sent), traffic.up(parts, sent.adapter))
-
-    def trained(self, number: int, rank: int) -> int:
-        """Numbers that a client of this rank trains in a round."""
-        return sum(tensor.numel() for tensor in self.adapter.prefix(rank).parts(self.parts(number).trains).values())
-
-    def cohorts(self) -> list[tuple[str, ...]]:
-        """Who takes part, round by round."""
-        options, names = self.config.federation, list(self.clients.first)
-        return [cohort(names, options.participation, options.seed, i + 1) for i in range(options.rounds)]
-
-
-def outlook(config: Config) -> Outlook:
-    """A configuration's federation without weights; of the data only what the configuration does not say.
-
-    Raises:
-        PolyRankError: something in the configuration, the model or the data does not fit, as a run would say.
-    """
-    config = planned_task(config)
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
-    clients = planned(config)
-    check_method(config, method, clients.policy, clients.first)
-    return Outlook(config, method, clients, skeleton(config, planned_outputs(config)))
 
 
 def forecast(ahead: Outlook) -> Forecast:
@@ -166,7 +103,8 @@ def forecast(ahead: Outlook) -> Forecast:
         scoring,
         Span(fewest.total.up + scoring.up, most.total.up + scoring.up),
         Span(None if cut else fewest.total.down + scoring.down, most.total.down + scoring.down),
-        tuple(_notes(ahead, cut=cut)),
+        most.change,
+        tuple(_notes(ahead, cut=cut, known=fewest.total == most.total)),
     )
 
 
@@ -181,12 +119,13 @@ class _Played:
     Attributes:
         by_level: rank -> bytes of each round to and from one client.
         total: bytes of all rounds.
+        change: the most bytes of a base change that a client is sent.
         cut: whether a base change that is sent was cut to its limit, from where on its rank is known from above alone.
     """
 
     def __init__(self, ahead: Outlook, levels: Sequence[int], *, most: bool) -> None:
         self.by_level: dict[int, list[Moved]] = {rank: [] for rank in levels}
-        self.total, self.cut, self._grown_over = Moved(), False, False
+        self.total, self.change, self.cut, self._grown_over = Moved(), 0, False, False
         self._ahead, self._most = ahead, most
         self._known: dict[tuple[Parts, int, tuple[int, ...]], Moved] = {}
         sent = traffic.sends_change(ahead.method)
@@ -194,6 +133,7 @@ class _Played:
         ranks = _assigned(ahead, cohorts, most=most)
         change: Adapter | None = None
         for number, names in enumerate(cohorts, 1):
+            self.cut |= self._grown_over
             for rank in levels:
                 self.by_level[rank].append(self._moved(number, rank, change))
             for rank, count in Counter(ranks[name] for name in names).items():
@@ -210,7 +150,7 @@ class _Played:
         if key not in self._known:
             sent = self._ahead.sent(number, rank, change)
             self._known[key] = self._ahead.moved(number, sent)
-            self.cut |= self._grown_over
+            self.change = max(self.change, sent.base_change.nbytes if sent.base_change else 0)
             for factors, wide in zip(
                 sent.base_change.modules.values() if sent.base_change else (), widths, strict=False
             ):
@@ -256,15 +196,15 @@ def _assigned(ahead: Outlook, cohorts: Sequence[Sequence[str]], *, most: bool) -
     return clients.policy.assign(clients.start, {name: float(place) for place, name in enumerate(order)})
 
 
-def _notes(ahead: Outlook, *, cut: bool) -> list[str]:
+def _notes(ahead: Outlook, *, cut: bool, known: bool) -> list[str]:
     """Why the totals are not known."""
     notes: list[str] = []
-    if ahead.clients.scored:
+    if ahead.clients.scored and not known:
         notes.append("the scoring round decides which clients get which rank: the totals lie between these")
-    if ahead.clients.policy.prunes:
+    if ahead.clients.policy.prunes and not known:
         notes.append("clients may give up rank indices in every round, or in none: the totals lie between these")
     least, most = ahead.method.change_rank(1, [2, 2], 2)
-    if least != most and traffic.sends_change(ahead.method):
+    if least != most and not known and traffic.sends_change(ahead.method):
         notes.append("what was learned decides how much of each round the base change keeps")
     if cut:
         notes.append("the base change is cut to its largest rank, and is smaller where what was learned is: at most")

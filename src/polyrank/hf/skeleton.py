@@ -13,7 +13,7 @@ import transformers
 from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from polyrank.config import ModelConfig
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 META = torch.device("meta")
 
 
-def from_checkpoint(auto: Any, path: str, common: Mapping[str, Any], **options: Any) -> tuple[nn.Module, Any]:
+def from_checkpoint(auto: Any, path: str, common: Mapping[str, Any], **options: Any) -> tuple[Any, Any]:
     """``auto.from_pretrained`` and what it says of the loading; where ``common`` has a state dict, of that alone.
 
     Args:
-        auto: a class of transformers' auto classes; Any: they have no common type.
+        auto: a class of transformers' auto classes; Any: neither they nor what they give have a typed base.
         path: of the checkpoint.
-        common: options of loading; Any: transformers'.
+        common: options of loading.
         **options: more of them.
     """
     asked = {"output_loading_info": True, **common, **options}
@@ -109,5 +109,5 @@ def _whole(settings: Any) -> dict[str, Tensor]:  # Any: as above
     named = getattr(transformers, _architecture(settings), None)
     with META:
         model = named(settings) if named is not None else transformers.AutoModel.from_config(settings)
-    tensors: dict[str, Tensor] = dict(model.state_dict())
-    return tensors
+    tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}  # as it is saved

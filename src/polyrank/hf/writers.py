@@ -40,7 +40,7 @@ def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) ->
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise ModelError(f"the checkpoint has no {lacking[0]}{more}: it was saved without what writes; {_EXPECTED}")
     if tokenizer is None:
-        return model
+        return model  # type: ignore[no-any-return]  # as below
     words = model.get_input_embeddings().num_embeddings
     largest = max(tokenizer.get_vocab().values())
     if largest >= words:
@@ -50,7 +50,7 @@ def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) ->
         )
     if _looks_ahead(model, words):
         raise ModelError(f"a {settings.model_type} sees the words that it should predict, as encoders do; {_EXPECTED}")
-    return model
+    return model  # type: ignore[no-any-return]  # transformers is untyped
 
 
 _EXPECTED = "expected a decoder, such as a Llama, Qwen, Gemma, Mistral or GPT-2, for the task causal-lm"
