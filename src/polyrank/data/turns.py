@@ -18,10 +18,6 @@ class Turn(NamedTuple):
     role: str
     content: str
 
-    def message(self) -> dict[str, str]:
-        """The turn as chat templates take it."""
-        return {"role": self.role, "content": self.content}
-
 
 def dumps(turns: Sequence[Turn]) -> str:
     """Turns as one text.

@@ -94,11 +94,29 @@ class Prompts:
             DataError: the template refuses it; its own words are given.
         """
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                [turn.message() for turn in turns], tokenize=False, add_generation_prompt=ask
-            )
+            return self._render(turns, ask=ask, parts=self._in_parts)
         except Exception as error:  # templates raise whatever they like
             raise DataError(f"the chat template refuses it: {' '.join(str(error).split())[:200]}") from error
+
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether the template wants contents as lists of parts, as those of models that also see do: tried."""
+        question, answer = Turn("user", "Where?"), Turn(ASSISTANT, "Here.")
+        for parts in (False, True):
+            try:
+                text = self._render([question, answer], ask=False, parts=parts)
+            except Exception:  # as above
+                continue
+            if question.content in text and answer.content in text:
+                return parts
+        return False
+
+    def _render(self, turns: Sequence[Turn], *, ask: bool, parts: bool) -> str:
+        messages: list[dict[str, Any]] = [
+            {"role": turn.role, "content": [{"type": "text", "text": turn.content}] if parts else turn.content}
+            for turn in turns
+        ]
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
         return text
 
     def plain(self, turns: Sequence[Turn]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,8 +44,8 @@ def whole_text(prompts: Prompts, text: str, limit: int) -> Row | None:
 def answered(prompts: Prompts, turns: Sequence[Turn], limit: int) -> Row | None:
     """A conversation whose answers are trained, in at most so many tokens; None where its last answer is too long.
 
-    Of one that is longer whole exchanges are left out, the oldest first; then the left of the last question is cut, and
-    at last the left of the system turn. The template around them stays whole.
+    Of one that is longer whole exchanges are left out, the oldest first; then the left of the last question is cut, then
+    that of the system turn, and only where the answer leaves no room for the template, that of what it writes.
 
     Raises:
         DataError: the chat template cannot be used for it.
@@ -62,7 +63,18 @@ def answered(prompts: Prompts, turns: Sequence[Turn], limit: int) -> Row | None:
         while len(row) > limit and kept[at].content:
             kept[at] = Turn(kept[at].role, _right_of(prompts, kept[at].content, len(row) - limit))
             row = written(prompts, kept)
-    return replace(row, cut=True) if len(row) <= limit else None
+    return replace(row, cut=True) if len(row) <= limit else _without_template(prompts, row, limit)
+
+
+def _without_template(prompts: Prompts, row: Row, limit: int) -> Row | None:
+    """The answer after as much as there is room for of what comes before it; at least a token must."""
+    start = int(row.trained.argmax())
+    begin = [token for token in row.ids[:1].tolist() if token == prompts.tokenizer.bos_token_id]
+    room = limit - (len(row) - start) - len(begin)
+    if room + len(begin) < 1:
+        return None
+    ids = [*begin, *row.ids[start - room : start].tolist(), *row.ids[start:].tolist()]
+    return replace(_row(ids, [(len(begin) + room, len(ids))]), cut=True)
 
 
 def _right_of(prompts: Prompts, text: str, tokens: int) -> str:
@@ -96,39 +108,95 @@ def _plain(prompts: Prompts, turns: Sequence[Turn]) -> Row:
 
 
 def _chat(prompts: Prompts, turns: Sequence[Turn]) -> Row:
-    """By prefix difference: an answer is what the template adds to the conversation before it.
+    """By prefix difference: an answer is what the template adds to the conversation before it, up to its end token.
 
     Answers before the last one are trained where the template writes them the same when the conversation goes on.
     """
-    text, before = prompts.rendered(turns), prompts.rendered(turns[:-1], ask=True)
-    if not text.startswith(before):
+    text = prompts.rendered(turns)
+    spans = []
+    for i in (i for i, turn in enumerate(turns) if turn.role == ASSISTANT):
+        last = i == len(turns) - 1
+        asked, told = prompts.rendered(turns[:i], ask=True), text if last else prompts.rendered(turns[: i + 1])
+        if last:
+            _check(asked, told, turns[i].content)
+        answer = _Answer.of(prompts, asked, told, turns[i].content)
+        if answer is not None and text.startswith(told[: answer.end]):
+            spans.append(answer)
+    ids, places = _encoded(prompts, text, spans)
+    if not spans[-1].stops:
+        ids, places[-1] = [*ids, prompts.end], (places[-1][0], len(ids) + 1)
+    return _row(ids, places)
+
+
+def _check(asked: str, told: str, content: str) -> None:
+    """Refuse a template under which it cannot be told what of the text is the answer.
+
+    Raises:
+        DataError: says why.
+    """
+    if not told.startswith(asked):
         raise DataError(
             "the chat template writes a prompt otherwise once its answer follows, so it cannot be told where the "
             "answer begins: give data.template a text with {prompt}, or take another model"
         )
-    opening, ids = prompts.ids(before), prompts.ids(text)
-    if ids[: len(opening)] != opening:  # a token across the boundary, without which the model will be asked
-        ids = [*opening, *prompts.ids(text[len(before) :])]
-    over = prompts.over(ids[len(opening) :])
-    ids = [*_stripped(prompts, ids), prompts.end] if over is None else ids[: len(opening) + over + 1]
-    spans = [(len(opening), len(ids))]
-    for i in (i for i, turn in enumerate(turns[:-1]) if turn.role == ASSISTANT):
-        asked, told = prompts.rendered(turns[:i], ask=True), prompts.rendered(turns[: i + 1])
-        if not (text.startswith(told) and told.startswith(asked)):
-            continue  # written anew: only the last answer stands as the model will be asked for it
-        start, stop = prompts.ids(asked), prompts.ids(told)
-        if ids[: len(start)] == start and ids[: len(stop)] == stop:
-            over = prompts.over(stop[len(start) :])
-            spans.append((len(start), len(stop) if over is None else len(start) + over + 1))
-    return _row(ids, spans)
+    if _bare(content) not in told[len(asked) :]:
+        raise DataError(
+            "the chat template does not write the answer as it stands, so it cannot be learned: give data.template a "
+            "text with {prompt}, or take another model"
+        )
 
 
-def _stripped(prompts: Prompts, ids: Sequence[int]) -> list[int]:
-    """Tokens without the spaces at their end, which a template wrote after an answer."""
-    kept = list(ids)
-    while kept and not prompts.tokenizer.decode(kept[-1:]).strip():
-        kept.pop()
-    return kept
+def _bare(content: str) -> str:
+    """What templates leave of an answer: no thoughts, no spaces around it."""
+    return content.rpartition("</think>")[2].strip()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Where in a rendered conversation an answer stands.
+
+    Args:
+        start: its first character.
+        end: the one after its end token, or after itself where it has none.
+        stops: whether it has one.
+    """
+
+    start: int
+    end: int
+    stops: bool
+
+    @classmethod
+    def of(cls, prompts: Prompts, asked: str, told: str, content: str) -> _Answer | None:
+        """The answer by which ``told`` goes on from ``asked``; None where it does not."""
+        bare, start = _bare(content), len(asked)
+        at = told.rfind(bare)
+        if not told.startswith(asked) or at < start:
+            return None
+        ids = prompts.ids(told[start:])
+        over = prompts.over(ids)
+        if over is None:
+            return cls(start, len(told.rstrip()), stops=False)
+        stop: str = prompts.tokenizer.convert_ids_to_tokens(ids[over])
+        found = told.find(stop, at + len(bare))
+        return cls(start, found + len(stop), stops=True) if found >= 0 else None
+
+
+def _encoded(prompts: Prompts, text: str, spans: Sequence[_Answer]) -> tuple[list[int], list[tuple[int, int]]]:
+    """The text up to the end of the last answer as tokens, and where the answers are among them.
+
+    Where a token would reach across the beginning or the end of an answer, the parts are encoded one by one: without
+    that token the model will be asked.
+    """
+    borders = [place for span in spans for place in (span.start, span.end)]
+    ids = prompts.ids(text[: borders[-1]])
+    parts = [prompts.ids(text[:border]) for border in borders[:-1]]
+    if all(ids[: len(part)] == part for part in parts):
+        counts = [*map(len, parts), len(ids)]
+    else:
+        pieces = [prompts.ids(text[a:b]) for a, b in pairwise([0, *borders])]
+        ids = [token for piece in pieces for token in piece]
+        counts = [sum(map(len, pieces[: i + 1])) for i in range(len(pieces))]
+    return ids, list(zip(counts[::2], counts[1::2], strict=True))
 
 
 def _row(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Row:
