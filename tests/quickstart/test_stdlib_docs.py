@@ -60,7 +60,7 @@ class A:
     for source in (text, *((root / name).read_text(encoding="utf-8") for name in ("ast.py", "typing.py"))):
         tree = ast.parse(source)
         slow = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
-        assert [node for node in stdlib_docs._statements(tree) if isinstance(node, ast.stmt)] == slow
+        assert [node for node in stdlib_docs.statements(tree) if isinstance(node, ast.stmt)] == slow
 
 
 def test_no_text_occurs_twice_nor_differs_in_white_space_only():

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
-HOW = ("engine", "clients_per_pass", "workers")
+PLANNED = ("engine", "clients_per_pass", "workers")
+HOW = (*PLANNED, "gradient_checkpointing")
 """Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
-MEASURED = (*HOW, "precision", "attention")
+MEASURED = (*PLANNED, "precision", "attention")
 """Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
 
 
@@ -206,6 +207,12 @@ class TrainingConfig(Section):
     """How often a client sees each of its examples in a round."""
     batch_size: Count = 16
     """Examples in a client's step."""
+    accumulate: Count = 1
+    """In how many parts, at least, a full step is computed, one after another, where memory is short; their gradients
+    are added up. A step stays of ``batch_size`` examples (transformers' ``gradient_accumulation_steps`` multiplies)."""
+    gradient_checkpointing: bool = False
+    """Whether layers keep only their inputs and are computed once more in the backward pass: less memory, about a third
+    more time, the same result."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of all trained values, decoupled from the gradient in adamw."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -216,6 +223,15 @@ class TrainingConfig(Section):
     """How the learning rate falls to 0 over the rest of the client's steps of the round."""
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of a client's gradient; 0 switches clipping off."""
+
+    @model_validator(mode="after")
+    def _parts_have_examples(self) -> Self:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: found {self.accumulate} parts of a step of {self.batch_size} examples (batch_size); "
+                f"expected at most {self.batch_size}"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

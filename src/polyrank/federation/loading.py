@@ -19,6 +19,7 @@ from polyrank.federation.round import cohort
 from polyrank.federation.site import Site
 from polyrank.hf.digest import model_digests
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
+from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
 from polyrank.ranks import scale_of
@@ -78,6 +79,8 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         resident.install(initial(resident, config))
         for name, part in sets.items():
             check_reads(resident, task, part, encoded[name])
+        if config.training.gradient_checkpointing:
+            repeated_layers(resident.model)  # before anything is trained
         return resident
 
     choice = fastest(loaded, task, config.training, encoded["train"].examples)

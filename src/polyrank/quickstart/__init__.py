@@ -1,9 +1,13 @@
-"""The quickstart: a small data set and a small backbone that need no download.
+"""The quickstarts: small data sets and small models that need no download.
 
 `stdlib_docs` reads the docstrings of the user's own Python, labelled by topic; `backbone/` holds a BERT of 1.8 million
 parameters that was distilled from all-MiniLM-L6-v2 and has really learned language, so that LoRA has something to
 adapt and a federation learns in seconds a round on two cores. `tools/distill.py` in the repository made
 it, `tools/probes.py` measures it.
+
+`stdlib_signatures` reads signatures with their docstrings, for models that write; `decoder/` holds a Llama of 2.2
+million parameters that has read Python without its docstrings, and English. `tools/pretrain.py` made it,
+`tools/docstring_probe.py` measures it.
 """
 
 from __future__ import annotations
@@ -17,5 +21,5 @@ def backbone_path() -> Path:
 
 
 def decoder_path() -> Path:
-    """The folder of the embedded decoder."""
+    """The folder of the embedded model that writes, to be given to `from_pretrained`."""
     return Path(__file__).parent / "decoder"

@@ -111,8 +111,8 @@ def _documents(root: Path) -> tuple[Document, ...]:
     found: dict[str, Document] = {}
     for topic, modules in TOPIC_MODULES.items():
         for name in sorted(modules.split()):
-            for path in _sources(root, name):
-                module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            for path in sources(root, name):
+                module = module_name(root, path)
                 for text in _docstrings(path):
                     key = _normalised(text)
                     if len(key.split()) >= MIN_WORDS:
@@ -125,25 +125,31 @@ def _documents(root: Path) -> tuple[Document, ...]:
     return tuple(found.values())
 
 
-def _sources(root: Path, name: str) -> list[Path]:
+def sources(root: Path, name: str) -> list[Path]:
+    """The Python files of a top-level module or package of the library under `root`, without tests."""
     module = root / f"{name}.py"
     inside = sorted((root / name).rglob("*.py"))
     kept = [path for path in inside if _SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts)]
     return ([module] if module.is_file() else []) + kept
 
 
+def module_name(root: Path, path: Path) -> str:
+    """The dotted name of the module in a file of the library under `root`."""
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
 def _docstrings(path: Path) -> Iterator[str]:
     with tokenize.open(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
         tree = ast.parse(file.read())
-    for node in _statements(tree):
+    for node in statements(tree):
         if isinstance(node, _Documented):
             text = ast.get_docstring(node, clean=False)
             if text:
                 yield inspect.cleandoc(text).strip()
 
 
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
     """Statements in the order of `ast.walk`, which looks into every expression and takes six times as long."""
     todo: deque[ast.AST] = deque([tree])
     while todo:

@@ -28,7 +28,11 @@ _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
     **{section: set(keys) for section, keys in SOURCES.items()},
 }
 """What a resumed run may change."""
-_LATER = {"data": ("format", "prompt", "completion", "messages", "template")}
+_LATER = {
+    "model": ("quantization",),
+    "data": ("format", "prompt", "completion", "messages", "template"),
+    "training": ("accumulate",),
+}
 """Keys that an earlier version did not have: at their defaults they say nothing."""
 
 STDLIB_DOCS = "stdlib-docs"
@@ -133,7 +137,7 @@ def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
     for section, keys in _LATER.items():
         defaults = type(getattr(config, section))().model_dump(mode="json")
         for key in keys:
-            if asked[section][key] == defaults[key]:
+            if key in defaults and asked[section][key] == defaults[key]:
                 del asked[section][key]
     values = [asked, dict(digests)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -103,7 +103,6 @@ def choose(
         return _choose(reference, batched, works, steps)
     except UnbatchableError as error:  # of the model, or of a step that was tried
         log.warning("clients are trained one after another: %s", error)
-        resident.model.eval()
         return replace(_choose(reference, None, works, steps), reason=str(error))
 
 
@@ -176,9 +175,15 @@ def typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
 
 
 def _most_that_fit(engine: Batched, work: Work) -> int:
-    """Clients whose saved activations fit into the free memory, by those of one; at least 1."""
+    """Clients whose saved activations fit into the free memory, by those of one; at least 1.
+
+    Where layers are recomputed, one at a time keeps all of its activations: the last one does so here all the time,
+    for what is saved while a layer is recomputed is not seen.
+    """
     device = engine.resident.device
+    engine.whole = 1
     largest = most_saved(engine.resident.model, lambda: list(engine.run([work])))
+    engine.whole = 0
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
 
