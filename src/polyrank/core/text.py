@@ -81,3 +81,12 @@ def number(value: float | None) -> str:
     ('1.235', '-')
     """
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def lines(text: str) -> str:
+    r"""What somebody else wrote, for a terminal: with its lines and tabs, and without a terminal's commands.
+
+    >>> lines("one\n\ttwo\x1b[31m")
+    'one\n\ttwo [31m'
+    """
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
