@@ -22,6 +22,7 @@ from polyrank.hf.peft import shared
 from polyrank.hf.peft.file import WEIGHTS, AdapterFile
 from polyrank.hf.peft.names import PREFIX
 from polyrank.hf.peft.patterns import exact_targets, rank_settings
+from polyrank.hf.peft.portable import portable_settings
 from polyrank.hf.peft.settings import SETTINGS
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.peft.tying import ties
@@ -111,7 +112,7 @@ def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
         "task_type": "CAUSAL_LM" if target.writes else "SEQ_CLS" if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
-        **rank_settings(adapter),
+        **(portable_settings(adapter) if target.writes else rank_settings(adapter)),
         "target_modules": exact_targets(adapter.modules) if by_pattern else sorted(adapter.modules),
         "modules_to_save": list(target.head_modules) or None,
         "lora_dropout": target.model.dropout,

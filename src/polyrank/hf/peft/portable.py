@@ -9,12 +9,14 @@ both compute what PEFT does.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import AdapterError
+from polyrank.hf.peft.patterns import rank_settings
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's ``max_lora_rank`` may be."""
@@ -50,6 +52,13 @@ def portable(adapter: Adapter) -> Adapter:
     scale = max(round(usual * rank), 1) / rank
     modules = {name: _padded(_under(factors, scale), rank) for name, factors in adapter.modules.items()}
     return Adapter(modules, adapter.dense)
+
+
+def portable_settings(adapter: Adapter) -> dict[str, Any]:  # Any: JSON values
+    """`rank_settings` of an adapter that `portable` made, with alpha as servers declare it: a whole number."""
+    found = rank_settings(adapter)
+    alpha = found["lora_alpha"]
+    return {**found, "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha}
 
 
 def _under(factors: Factors, scale: float) -> Factors:
