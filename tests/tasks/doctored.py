@@ -28,7 +28,7 @@ class Writing(Classification):
         nats = tally.sums["nats"] / int(tally.sums["confusion"].sum())
         return {"loss": nats, "perplexity": float(np.exp(nats))}
 
-    def constant(self, examples: Examples) -> dict[str, float]:
+    def constant(self, examples: Examples, *, learned: Sequence[Examples] = (), words: int = 0) -> dict[str, float]:
         shares = np.bincount(examples.targets) / len(examples)
         nats = -sum(share * np.log(share) for share in shares if share > 0)
         return {"perplexity": float(np.exp(nats)), "loss": float(nats)}
