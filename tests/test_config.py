@@ -92,7 +92,7 @@ def test_a_value_is_no_section():
     ("text", "message"),
     [
         ("trainin.lr=1", "configuration: trainin is not known: did you mean 'training'?"),
-        ("training.learning_rat=1", "configuration: training.learning_rat is not known: known: attention, batch_size"),
+        ("training.learning_rat=1", "configuration: training.learning_rat is not known: known: accumulate, attention"),
         ("training.epoch=1", "configuration: training.epoch is not known: did you mean 'epochs'?"),
         ("federation.participaton=1", "federation.participaton is not known: did you mean 'participation'?"),
         ("training.lr=0", "configuration: training.lr: found 0; input should be greater than 0"),
@@ -122,6 +122,11 @@ def test_a_value_is_no_section():
         ("data.text=[1]", "configuration: data.text: found [1]; input should be a valid string"),
         ('output.trackers=["tensorbord"]', "output.trackers.0: found 'tensorbord'; input should be 'tensorboard', "),
         ("ranks.by_name={a = 'x'}", "ranks.by_name.a: found 'x'; input should be a valid integer"),
+        ("training.accumulate=0", "training.accumulate: found 0; input should be greater than or equal to 1"),
+        (
+            "training.accumulate=17",
+            "training.accumulate: found 17 parts of a step of 16 examples (batch_size); expected at most 16",
+        ),
         ("ranks.levels=[]", "ranks.levels: found []; list should have at least 1 item"),
         ("ranks.levels=[0, 5]", "ranks.levels: found [0, 5]; expected ranks of 1 or more"),
         ("ranks.levels=[5, 2]", "ranks.levels: found [5, 2]; expected different ranks in ascending order"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from polyrank import config as configuration
 from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.errors import AdapterError, ConfigError
+from polyrank.core.errors import AdapterError, ConfigError, ModelError
 from polyrank.federation.loading import participant
 from polyrank.federation.participant import OF_THE_BASE, Facts
 from polyrank.federation.site import Site
 from polyrank.training.work import Work
+from tests import models
 from tests.conftest import Configure
 
 FEW = ("data.limit_train=100", "data.limit_test=20", "training.precision=float32", "training.attention=eager")
@@ -49,6 +51,32 @@ def test_a_site_with_one_client_has_all_of_its_data_whatever_the_policies_are():
     assert facts.examples == 100
     assert sum(facts.labels) == 100
     assert all(len(shape) == 2 for shape in facts.parameters.values())
+
+
+def test_a_site_recomputes_layers_where_the_configuration_says_so(configure: Configure, several: Site):
+    """The same updates to the bit; how often each layer is computed shows that it does."""
+    again = participant(configure("training.gradient_checkpointing=true"))
+    calls = dict.fromkeys((again, several), 0)
+    for site in (again, several):
+        query = next(iter(site.resident.layers.values())).get_base_layer()
+
+        def count(*_: object, site: Site = site) -> None:
+            calls[site] += 1
+
+        with query.register_forward_hook(count):
+            (found,) = site.engine.run([work_of(site, "client-00")])
+        assert found.trained
+    assert calls[again] == 2 * calls[several] > 0
+    (one,), (other,) = (site.engine.run([work_of(site, "client-00")]) for site in (again, several))
+    assert one.trained
+    assert other.trained
+    assert all(torch.equal(tensor, other.trained[name]) for name, tensor in one.trained.items())
+
+
+def test_a_model_without_such_layers_is_refused_before_anything_is_trained(configure: Configure, tmp_path: Path):
+    albert = models.save(tmp_path / "albert", "albert")
+    with pytest.raises(ModelError, match="albert model has no layers that transformers could recompute"):
+        participant(configure(f"model.name={albert}", "training.gradient_checkpointing=true"))
 
 
 def test_facts_are_counts_names_shapes_and_digests(several: Site):

@@ -27,8 +27,8 @@ def made(
 
     In the rounds ``lost`` the value was not finite.
     """
-    key = f"{TEST}{tasks.task(config.TaskConfig(name=task)).primary.name}"
-    chosen = config.load(None, [f"federation.seed={seed}", *overrides])
+    chosen = config.load(None, [f"federation.seed={seed}", *overrides, f"task.name={task}"])
+    key = f"{TEST}{tasks.task(chosen).primary.name}"
     lines = [
         {
             "round": i + 1,

@@ -99,6 +99,7 @@ def test_a_resumed_run_may_be_trained_in_another_way():
     saved = Asked(load(), load(*how))
     assert saved.agreed(load(), HERE) == saved
     assert saved.agreed(load("training.workers=1"), HERE).resolved.training.workers == 1
+    assert saved.agreed(load("training.gradient_checkpointing=true"), HERE).resolved.training.gradient_checkpointing
 
 
 def test_data_and_model_may_move_but_not_change():

@@ -215,6 +215,26 @@ def test_attention_by_hand(kind: str):
     torch.testing.assert_close(have, want, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float64])
+def test_what_may_look_at_nothing_gets_zeros(dtype: torch.dtype):
+    """As torch's own attention gives them, and gradients of 0; the other positions are as if it were not there."""
+    seen = torch.ones(ROWS, 1, TOKENS, TOKENS, dtype=torch.bool)
+    seen[1, 0, 3] = False
+    mask = seen if dtype == torch.bool else torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
+    query, key, value = (normal(ROWS, HEADS, TOKENS, WIDTH, seed=i).requires_grad_() for i in range(3))
+    with alone(ROWS, TOKENS):
+        found = scaled_dot_product_attention(query, key, value, mask, 0.3)
+    with alone(ROWS, TOKENS):
+        expected = scaled_dot_product_attention(query, key, value, dropout_p=0.3)
+    blind = torch.zeros(ROWS, 1, TOKENS, 1, dtype=torch.bool)
+    blind[1, 0, 3] = True
+    assert torch.equal(scaled_dot_product_attention(query, key, value, mask)[1, :, 3], torch.zeros(HEADS, WIDTH))
+    torch.testing.assert_close(found, expected.masked_fill(blind, 0.0), rtol=1e-12, atol=1e-12)
+    gradients = torch.autograd.grad(found.square().sum(), (query, key, value))
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert not gradients[0][1, :, 3].any()
+
+
 @pytest.mark.parametrize("kind", ["none", "bool", "float"])
 def test_without_dropout_attention_goes_to_torch(kind: str):
     """In float32, where another order of the sums would show."""

@@ -8,7 +8,8 @@ import torch
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
-from polyrank.training import batches
+from polyrank.training import batches, sequential
+from polyrank.training.batched import engine as batched
 from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential, total_of
 from polyrank.training.work import Work
@@ -52,6 +53,47 @@ def test_parts_and_passes_are_the_whole(model: ResidentModel, monkeypatch: pytes
             assert update.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-10)
             for (name, tensor), (_, right) in zip(update.adapter.tensors(), expected.adapter.tensors(), strict=True):
                 torch.testing.assert_close(tensor, right, rtol=1e-7, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("accumulate", [1, 5, 9])
+@pytest.mark.parametrize("recipe", [{}, {"gradient_checkpointing": True}], ids=["kept", "recomputed"])
+def test_the_update_does_not_depend_on_the_number_of_parts(model: ResidentModel, accumulate: int, recipe: dict):
+    """One step, so the update is the gradient: to 1e-10 of it, for three clients of unequal numbers of tokens."""
+    held = {name: examples(model, count, seed) for seed, (name, count) in enumerate({"a": 9, "b": 4, "c": 7}.items())}
+    works = [work(model, name, seed) for seed, name in enumerate(held)]
+    options = TrainingConfig(batch_size=9, lr=1.0, clip=0.0, optimizer="sgd")
+    whole = updates(Sequential(model, TASK, held, options), works)
+    cut = options.model_copy(update={"accumulate": accumulate, **recipe})
+    calls: list[int] = []
+    with model.model.register_forward_pre_hook(lambda *_: calls.append(1)):
+        ends = [updates(Sequential(model, TASK, held, cut), works)]
+    assert len(calls) == {1: 3, 5: 5 + 2 + 4, 9: 9 + 4 + 7}[accumulate]  # of 9, 2 and 1 examples at a time
+    for found in (*ends, updates(Batched(model, TASK, held, cut, 3), works)):
+        for update, expected, start in zip(found, whole, works, strict=True):
+            assert update.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-10)
+            for (name, tensor), (_, right), (_, before) in zip(
+                *(each.adapter.tensors() for each in (update, expected, start)), strict=True
+            ):
+                assert (tensor - right).norm() <= 1e-10 * (right - before).norm(), name
+
+
+def test_a_limit_of_tokens_changes_no_update(checkpoint: Checkpoints, monkeypatch: pytest.MonkeyPatch):
+    """As accelerators have it, with other numbers of parts for each client; with dropout batched is sequential."""
+    model = resident(checkpoint("bert"), head="model", dtype=torch.float64, attention="sdpa", dropout=0.1)
+    held = {name: examples(model, count, seed) for seed, (name, count) in enumerate({"a": 9, "b": 4, "c": 7}.items())}
+    works = [work(model, name, seed) for seed, name in enumerate(held)]
+    options = TrainingConfig(batch_size=9, lr=0.1, optimizer="sgd")
+    most = batches.Limit(9, tokens=24)
+    assert len({len(batches.parts(np.arange(len(own)), own.lengths, most)) for own in held.values()}) > 1
+    for module in (sequential, batched):
+        monkeypatch.setattr(module, "limit", lambda *_: most)
+    pairs = (
+        updates(Sequential(model, TASK, held, options), works),
+        updates(Batched(model, TASK, held, options, 3), works),
+    )
+    for one, other in zip(*pairs, strict=True):
+        for (name, tensor), (_, right) in zip(one.adapter.tensors(), other.adapter.tensors(), strict=True):
+            torch.testing.assert_close(tensor, right, rtol=1e-8, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 11, 12, 16, 100, 1000])

@@ -49,12 +49,12 @@ def compare(  # noqa: PLR0917  # Typer's way to declare options
     from polyrank.comparison.compare import finished, plan
     from polyrank.comparison.entries import DEFAULT_METHODS, entries
     from polyrank.report import runs, statistics
-    from polyrank.tasks import task
+    from polyrank.tasks import settled, task
 
-    common = configuration.load(config, overrides or [])
+    common = settled(configuration.load(config, overrides or []))
     wanted = [name.strip() for name in methods.split(",")] if methods else list(DEFAULT_METHODS)
     chosen = entries(common, wanted, None if ranks is None else _numbers("--ranks", ranks, 1))
-    statistics.check(runs.names([entry.config for entry in chosen]), task(common.task).primary, reference, target)
+    statistics.check(runs.names([entry.config for entry in chosen]), task(common).primary, reference, target)
     folder = folder or Path("runs") / f"compare-{config.stem if config else 'quickstart'}"
     planned = plan(chosen, _numbers("--seeds", seeds, 0), folder)
     quiet = as_json or as_csv
@@ -143,7 +143,7 @@ class _OneRun(Listener):
         from polyrank.tasks.metric import TEST
 
         self.progress.done += 1
-        primary = task(self.one.entry.config.task).primary
+        primary = task(self.one.entry.config).primary
         reached = primary.number(summary[f"{TEST}{primary.name}"])
         self.progress.say(
             f"[{self.progress.done}/{self.progress.total}] {self.one.name}: {reached} after "

@@ -114,19 +114,22 @@ class Screen(Listener):
     def on_saved(self, round_number: int) -> None:
         self.round_saved = round_number
 
+    def on_untrained(self, metrics: Mapping[str, Any]) -> None:
+        self._show(metrics, ("-", "-", "-"))
+
     def on_round(self, metrics: Mapping[str, Any]) -> None:
+        self._seconds.append(metrics["seconds"])
+        recent = self._seconds[-5:]
+        left = (self._rounds - metrics["round"]) * sum(recent) / len(recent)
+        self._show(metrics, (size(metrics["bytes/up"]), size(metrics["bytes/down"]), duration(left)))
+
+    def _show(self, metrics: Mapping[str, Any], others: tuple[str, str, str]) -> None:
         from polyrank.tasks.metric import TEST
 
-        self._seconds.append(metrics["seconds"])
-        round_number = metrics["round"]
-        recent = self._seconds[-5:]
-        left = (self._rounds - round_number) * sum(recent) / len(recent)
         cells = (
-            f"{round_number:>{len(str(self._rounds))}}/{self._rounds}",
+            f"{metrics['round']:>{len(str(self._rounds))}}/{self._rounds}",
             *(metric.number(metrics.get(f"{TEST}{metric.name}")) for metric in self._curves),
-            size(metrics["bytes/up"]),
-            size(metrics["bytes/down"]),
-            duration(left),
+            *others,
         )
         self._progress.console.print(self._row(cells), markup=False)
 
@@ -139,6 +142,11 @@ class Screen(Listener):
         rows = (
             (f"test {first.title}", first.number(summary[f"{TEST}{first.name}"])),
             (f"best test {first.title}", f"{best} in round {summary['best/round']}"),
+            *(
+                (("before the first round", first.number(summary[key])),)
+                if (key := f"untrained/{first.name}") in summary
+                else ()
+            ),
             ("best constant answer", first.number(summary[f"constant/{first.name}"])),
             *((f"test {metric.title}", metric.number(summary[f"{TEST}{metric.name}"])) for metric in others),
             ("sent up / down", f"{size(summary['bytes/up'])} / {size(summary['bytes/down'])}"),

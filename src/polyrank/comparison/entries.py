@@ -11,6 +11,7 @@ from polyrank import aggregation
 from polyrank.config import Config, parse
 from polyrank.core.errors import ConfigError
 from polyrank.federation.planned import planned_ranks
+from polyrank.tasks import settled
 
 DEFAULT_METHODS = ("replication", "zero_padding", "tempered", "flexlora", "fedavg")
 """The seed paper's method, its baseline, the strongest of ours, the mean of the products, and equal ranks."""
@@ -46,6 +47,7 @@ def entries(config: Config, methods: Sequence[str], baseline_ranks: Sequence[int
     Raises:
         ConfigError: a method or an option is unknown, or one comes twice.
     """
+    config = settled(config)
     found: list[Entry] = []
     for text in methods:
         name, options = _read(text)

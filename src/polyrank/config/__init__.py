@@ -67,7 +67,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: as `load`.
     """
-    values = config.model_dump()
+    values = config.model_dump(exclude_unset=True)
     for text in overrides:
         _set(values, text)
     return parse(values, "configuration")

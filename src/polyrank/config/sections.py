@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
-HOW = ("engine", "clients_per_pass", "workers")
+PLANNED = ("engine", "clients_per_pass", "workers")
+HOW = (*PLANNED, "gradient_checkpointing")
 """Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
-MEASURED = (*HOW, "precision", "attention")
+MEASURED = (*PLANNED, "precision", "attention")
 """Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
 
 
@@ -25,7 +26,8 @@ class ModelConfig(Section):
     """``[model]``: the base model and where it is adapted."""
 
     name: str = "quickstart"
-    """A Hugging Face id, a local folder, or ``quickstart``, the embedded backbone."""
+    """A Hugging Face id, a local folder, or an embedded model: ``quickstart``, an encoder, and ``quickstart-decoder``,
+    which writes."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model."""
     head: Literal["auto", "model", "mean-pool"] = "auto"
@@ -43,11 +45,25 @@ class DataConfig(Section):
     """``[data]``: what is learned, and who holds what."""
 
     train: str = "stdlib-docs"
-    """A local csv, tsv, jsonl or parquet file, a Hub data set id, or ``stdlib-docs``, the embedded data set."""
+    """A local csv, tsv, jsonl or parquet file, a Hub data set id, or an embedded data set: ``stdlib-docs``, or
+    ``stdlib-signatures`` for models that write."""
     test: str | None = None
     """The same for held-out text; without it the data set's own test split, or ``test_share`` of a local file."""
     text: str | list[str] = "text"
     """Name of the text column; several are joined by a space."""
+    format: Literal["auto", "text", "prompt", "messages", "conversations"] = "auto"
+    """What a model that writes learns of a row: a whole ``text``; the completion of a ``prompt``; the assistant's turns
+    of ``messages`` (OpenAI) or ``conversations`` (ShareGPT); ``auto``: what the columns say."""
+    prompt: str | list[str] | None = None
+    """Column of the prompt; several are joined by an empty line, those without text left out. By default ``prompt``,
+    ``instruction`` or ``question``, and ``context`` or ``input`` beside it."""
+    completion: str | None = None
+    """Column of the completion; by default ``completion``, ``response``, ``output`` or ``answer``."""
+    messages: str | None = None
+    """Column of the turns; by default the one that the format is called after."""
+    template: str = "auto"
+    """How a prompt is written: ``chat``, the tokenizer's own template; ``none``, as it stands; or a text with
+    ``{prompt}``; ``auto``: chat where the tokenizer has a template, else none."""
     label: str = "label"
     """Name of the label column; where the task learns no labels they are kinds of texts, and ``""`` is none."""
     labels: list[str] | None = None
@@ -81,14 +97,15 @@ class DataConfig(Section):
     min_examples: Count = 1
     """The least number of examples that a client must hold."""
     max_tokens: Count = 64
-    """Texts are cut to so many tokens."""
+    """Texts are cut to so many tokens; of a prompt and its answer the prompt is cut, from the left."""
 
 
 class TaskConfig(Section):
     """``[task]``: what is learned of the data."""
 
-    name: str = "classification"
-    """``classification``: the class of a text, its label; or a task of your own."""
+    name: str = "auto"
+    """``classification``: the class of a text, its label; ``causal-lm``: to write answers or texts; or a task of your
+    own; ``auto``: what the columns of the data say."""
     options: dict[str, Any] = {}  # Any: each task has options of its own
     """Options of the task."""
 
@@ -190,6 +207,12 @@ class TrainingConfig(Section):
     """How often a client sees each of its examples in a round."""
     batch_size: Count = 16
     """Examples in a client's step."""
+    accumulate: Count = 1
+    """In how many parts, at least, a full step is computed, one after another, where memory is short; their gradients
+    are added up. A step stays of ``batch_size`` examples (transformers' ``gradient_accumulation_steps`` multiplies)."""
+    gradient_checkpointing: bool = False
+    """Whether layers keep only their inputs and are computed once more in the backward pass: less memory, about a third
+    more time, the same result."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of all trained values, decoupled from the gradient in adamw."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -200,6 +223,15 @@ class TrainingConfig(Section):
     """How the learning rate falls to 0 over the rest of the client's steps of the round."""
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of a client's gradient; 0 switches clipping off."""
+
+    @model_validator(mode="after")
+    def _parts_have_examples(self) -> Self:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: found {self.accumulate} parts of a step of {self.batch_size} examples (batch_size); "
+                f"expected at most {self.batch_size}"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -213,6 +245,10 @@ class EvaluationConfig(Section):
     """Whether each round measures aggregation error, effective rank and drift."""
     rank_groups: bool = True
     """Whether the adapter of each rank group is evaluated at the end."""
+    samples: Annotated[int, Field(ge=0)] = 5
+    """causal-lm: test prompts that are answered before the first round and after the last; 0 for none."""
+    sample_tokens: Count = 64
+    """causal-lm: the most tokens of such an answer."""
 
 
 class OutputConfig(Section):

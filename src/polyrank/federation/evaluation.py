@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from polyrank.aggregation import Download
 from polyrank.core.state import ServerState
 from polyrank.federation.round import personalise, read_outs
 from polyrank.federation.server import Server
 from polyrank.federation.site import Scores
 
 
-def score_global(server: Server, state: ServerState, clients: Sequence[str]) -> Scores:
-    """Test metrics of the global model: base, base change and adapter together.
+def score_global(server: Server, state: ServerState, clients: Sequence[str]) -> dict[str, Any]:
+    """Test metrics of the global model: base, base change and adapter together; see `Site.by_kind`.
 
     Where anything stays with the clients (a local head, a personal B) there is no one global model: the mean over
     ``clients`` of what each of them has, whose models weigh 1 each.
     """
     if _personal(server, state):
-        return _mean(_own(server, state, clients))
-    return server.site.measured(state.adapter, state.base_change, server.site.test)
+        return dict(_mean(_own(server, state, clients)))
+    return server.site.by_kind(state.adapter, state.base_change)
+
+
+def first_model(server: Server, state: ServerState) -> Download:
+    """The global model; where clients have models of their own, that of the first one of the last round."""
+    if not _personal(server, state):
+        return Download(state.adapter, state.base_change)
+    (client, *_) = sorted(server.cohort(max(state.round, 1)))
+    return personalise(state, client, read_outs(state, [client], server.method)[client])
 
 
 def rank_groups(server: Server, state: ServerState, clients: Sequence[str]) -> dict[int, Scores]:

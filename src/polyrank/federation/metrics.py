@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.round import mean_base_change, nbytes
+from polyrank.federation.round import mean_base_change
 from polyrank.federation.server import Server
-from polyrank.federation.site import Scores
+from polyrank.federation.traffic import down, travelled, up
 from polyrank.federation.tree import RoundResult
 from polyrank.tasks import Task
-from polyrank.tasks.metric import OWN, TEST, best, is_evaluated
+from polyrank.tasks.metric import BY_KIND, OWN, TEST, best, is_evaluated
 from polyrank.training.profile import PHASES
 from polyrank.training.work import Moved, Outcome
 
@@ -40,7 +40,12 @@ class Played:
     result: RoundResult
 
 
-def line_of(server: Server, played: Played, scores: Scores | None) -> dict[str, Any]:
+def untrained_line(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of round 0: what was measured before anything was trained."""
+    return {"round": 0, **named(scores)}
+
+
+def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) -> dict[str, Any]:
     """A round's line of metrics.jsonl, but for its seconds.
 
     Args:
@@ -78,7 +83,7 @@ def line_of(server: Server, played: Played, scores: Scores | None) -> dict[str, 
     return metrics
 
 
-def named(scores: Scores) -> dict[str, float]:
+def named(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Scores as a round's line has them."""
     return {f"{TEST}{name}": value for name, value in scores.items()}
 
@@ -86,12 +91,6 @@ def named(scores: Scores) -> dict[str, float]:
 def is_due(number: int, every: int, rounds: int) -> bool:
     """Whether a run of so many rounds evaluates after this one."""
     return number % every == 0 or number == rounds
-
-
-def travelled(moved: Iterable[Moved | None]) -> Moved | None:
-    """What really travelled in all; None where nothing did."""
-    real = [one for one in moved if one is not None]
-    return sum(real, Moved()) if real else None
 
 
 def own_scores(outcomes: Sequence[Outcome], task: Task) -> dict[str, Any]:
@@ -113,18 +112,24 @@ def own_scores(outcomes: Sequence[Outcome], task: Task) -> dict[str, Any]:
 def _would_travel(parts: Parts, updates: Sequence[ClientUpdate], sent: Mapping[str, Download]) -> Moved:
     """What would travel if clients were elsewhere and kept what is theirs."""
     return Moved(
-        up=sum(nbytes(update.adapter, parts.sends) for update in updates),
-        down=sum(nbytes(download.adapter, parts.receives, download.base_change) for download in sent.values()),
+        up=sum(up(parts, update.adapter) for update in updates),
+        down=sum(down(parts, download) for download in sent.values()),
     )
 
 
-def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], server: Server) -> dict[str, Any]:
+def summarise(
+    lines: Sequence[Mapping[str, Any]],
+    clients: Mapping[str, Any],
+    server: Server,
+    untrained: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What a run came to: best and last metrics, bytes and seconds in all, and the best constant answer.
 
     Args:
         lines: of metrics.jsonl.
         clients: the content of clients.json.
         server: whose run it was.
+        untrained: the line of round 0, where there is one.
 
     Raises:
         RunFolderError: no line has test metrics, because the file was cut or the run was shortened on resuming.
@@ -140,10 +145,11 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], se
         "method": server.config.aggregation.method,
         "rounds": len(lines),
         "clients": len(server.clients),
-        **{f"{TEST}{metric.name}": last[f"{TEST}{metric.name}"] for metric in task.metrics},
+        **{key: last[key] for key in _tested(task, last)},
         f"best/{primary.name}": evaluated[first][key],
         "best/round": evaluated[first]["round"],
-        **{f"constant/{name}": value for name, value in task.constant(server.site.test).items()},
+        **({key.replace(TEST, "untrained/"): untrained[key] for key in _tested(task, untrained)} if untrained else {}),
+        **{f"constant/{name}": value for name, value in server.site.constant().items()},
         "bytes/up": sum(line["bytes/up"] for line in lines) + clients["scoring"]["bytes/up"],
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),
@@ -151,6 +157,12 @@ def summarise(lines: Sequence[Mapping[str, Any]], clients: Mapping[str, Any], se
         "memory/peak": peak_memory(),
         **({"time": booked} if any(booked.values()) else {}),
     }
+
+
+def _tested(task: Task, line: Mapping[str, Any]) -> list[str]:
+    """Keys of the task's metrics in a line, in their order; then those by kind."""
+    keys = [f"{TEST}{metric.name}" for metric in task.metrics]
+    return keys + [f"{key}{BY_KIND}" for key in keys if f"{key}{BY_KIND}" in line]
 
 
 def peak_memory() -> int | None:

@@ -14,6 +14,7 @@ from polyrank.data import Partition, Split, TextDataset
 from polyrank.hf.digest import model_digests
 from polyrank.hf.load import checkpoint_classes
 from polyrank.ranks import RankPolicy
+from polyrank.tasks.registry import writing_of
 
 DEFAULT_CLIENTS = 100
 
@@ -110,15 +111,17 @@ def global_rank(config: Config) -> int:
 
 def load_data(config: Config) -> Split:
     """Training and test data of a configuration."""
-    options, learned = config.data, tasks.task(config.task)
+    config = tasks.settled(config)
+    options, learned = config.data, tasks.task(config)
     return data.load(
         options.train,
         options.test,
         text=options.text,
+        writing=writing_of(options) if learned.writes else None,
         label=options.label,
         labels=options.labels,
         labelled=learned.labelled,
-        order=_head_order(config),
+        order=() if learned.writes else _head_order(config),
         quoting=options.quoting,
         extra_columns=list(dict.fromkeys([*([options.column] if options.column else []), *learned.columns])),
         test_share=options.test_share,

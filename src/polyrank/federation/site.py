@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
 
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
@@ -12,6 +17,7 @@ from polyrank.core.errors import ConfigError
 from polyrank.federation.participant import OF_THE_BASE, Facts, Participant
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
+from polyrank.tasks.metric import BY_KIND
 from polyrank.tasks.task import Examples
 from polyrank.training.evaluate import evaluate
 from polyrank.training.profile import Clock
@@ -42,6 +48,7 @@ class Site(Participant):
         plan: why in this way.
         clock: where time is booked.
         digests: what the data and the model held when they were read.
+        left_out: client -> reason -> how many of its rows are no examples.
     """
 
     config: Config
@@ -56,6 +63,7 @@ class Site(Participant):
     plan: Plan
     clock: Clock
     digests: Mapping[str, str]
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def facts(self, client: str) -> Facts:
         """See `Participant`."""
@@ -80,6 +88,28 @@ class Site(Participant):
         """Metrics of an adapter with its head and a base change on one set."""
         self.resident.install(adapter, base_change)
         return self.task.measured(evaluate(self.resident, self.task, examples, self.config.evaluation.batch_size))
+
+    def by_kind(self, adapter: Adapter, base_change: Adapter | None) -> dict[str, Any]:  # Any: numbers, and kind -> one
+        """Metrics of the test set, and, where the task is to write and texts have kinds, those of each kind.
+
+        The latter are ``NAME_by_kind``, kind -> value; kinds of which no text is tested are left out.
+        """
+        if not self.task.writes or self.test.kinds is None:
+            return dict(self.measured(adapter, base_change, self.test))
+        self.resident.install(adapter, base_change)
+        size, kinds = self.config.evaluation.batch_size, self.test.kinds
+        tallies = {
+            self.labels[kind]: evaluate(self.resident, self.task, self.test.subset(np.flatnonzero(kinds == kind)), size)
+            for kind in np.unique(kinds)
+        }
+        each = {kind: self.task.measured(tally) for kind, tally in tallies.items()}
+        whole = self.task.measured(reduce(operator.add, tallies.values()))
+        return whole | {f"{name}{BY_KIND}": {kind: own[name] for kind, own in each.items()} for name in whole}
+
+    def constant(self) -> Scores:
+        """Metrics of the best answer to the test set that looks at no text."""
+        learned = [own for _, own in sorted(self.examples.items())]
+        return self.task.constant(self.test, learned=learned, words=self.resident.words)
 
     def _own(self, client: str) -> str:
         """The client as it is called here."""

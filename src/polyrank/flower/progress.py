@@ -35,6 +35,10 @@ class Progress(Listener):
         if state.round:
             log(INFO, "going on after round %d", state.round)
 
+    def on_untrained(self, metrics: Mapping[str, Any]) -> None:
+        shown = [f"{name} {metrics[key]:.4f}" for key, name in self._shown if isinstance(metrics.get(key), float)]
+        log(INFO, "before the first round: %s", ", ".join(shown))
+
     def on_round(self, metrics: Mapping[str, Any]) -> None:
         shown = [f"{name} {metrics[key]:.4f}" for key, name in self._shown if isinstance(metrics.get(key), float)]
         clients = f"{len(metrics['clients']) - len(metrics['dropped'])} of {len(metrics['clients'])} clients"

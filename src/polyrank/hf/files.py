@@ -18,22 +18,24 @@ from safetensors import SafetensorError
 from polyrank.config import ModelConfig
 from polyrank.core.errors import ModelError
 from polyrank.core.hub import reachable
-from polyrank.quickstart import backbone_path
+from polyrank.quickstart import backbone_path, decoder_path
 
 log = logging.getLogger(__name__)
 
+EMBEDDED = {"quickstart": backbone_path, "quickstart-decoder": decoder_path}
+"""Name in the configuration -> where such a model lies."""
 LONGEST = 300
 """Characters of another library's message that are passed on."""
 
 
 def resolve_name(name: str) -> str:
-    """What transformers is asked for: the embedded backbone's folder for ``quickstart``, else the name itself.
+    """What transformers is asked for: an embedded model's folder, else the name itself.
 
     Raises:
         ModelError: the name is a local folder without a model in it, or looks like a path and does not exist.
     """
-    if name == "quickstart":
-        return str(backbone_path())
+    if name in EMBEDDED:
+        return str(EMBEDDED[name]())
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -80,13 +82,13 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
+def explained(name: str, purpose: str = "classification") -> Iterator[None]:
     """Turn what transformers raises into one line."""
     try:
         with quiet():
             yield
     except ModelError as error:
-        raise ModelError(f"model {name!r} cannot be loaded for classification: {error}") from None
+        raise ModelError(f"model {name!r} cannot be loaded for {purpose}: {error}") from None
     except (
         *(OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError),
         *(SafetensorError, StrictDataclassError),
@@ -94,6 +96,6 @@ def explained(name: str) -> Iterator[None]:
         lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         raise ModelError(
-            f"model {name!r} cannot be loaded for classification: {said[:LONGEST]} "
+            f"model {name!r} cannot be loaded for {purpose}: {said[:LONGEST]} "
             "(expected a Hub id that can be reached or is cached, or a folder as save_pretrained writes)"
         ) from error

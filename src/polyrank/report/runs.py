@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from polyrank.config import Config, TaskConfig
+from polyrank.config import Config
 from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
 from polyrank.runs.agreement import SOURCES, differences
-from polyrank.runs.folder import RunFolder, task_of
+from polyrank.runs.folder import FIRST, RunFolder, task_of
 from polyrank.tasks import Task
 from polyrank.tasks.metric import TEST, is_evaluated
 
@@ -157,7 +157,7 @@ def _check_task(runs: Sequence[Run]) -> None:
     """Refuse runs that did not learn the same: their numbers are of different things."""
     for run in runs[1:]:
         if run.task != runs[0].task:
-            ours, theirs = (one.about.get("task", TaskConfig().name) for one in (runs[0], run))
+            ours, theirs = (one.about.get("task", FIRST) for one in (runs[0], run))
             what = f"{ours} and {theirs}" if ours != theirs else f"{ours} with different task.options"
             raise RunFolderError(
                 f"{runs[0].path} and {run.path} are of different tasks, {what}: give each a report of its own"

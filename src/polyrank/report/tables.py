@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from polyrank.config import TaskConfig
 from polyrank.report.statistics import CONFIDENCE, LAST, LEVEL, Comparison, Difference, Row, Spread
 from polyrank.runs.folder import plain
-from polyrank.tasks import Metric, task
+from polyrank.tasks import Metric
+from polyrank.tasks.classification import Classification
 
 _PARTS = ("mean", "low", "high", "p", "p_holm")
 """Of a difference, as CSV has them."""
@@ -43,7 +43,7 @@ def note(metric: Metric) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: plain JSON values
     """Everything, numbers in full; null stands for one that is not finite. Of a task but the first, its metric too."""
     metric = comparison.metric
-    of = {} if comparison.task == task(TaskConfig()) else {"metric": metric.name, "better": metric.better}
+    of = {} if comparison.task == Classification() else {"metric": metric.name, "better": metric.better}
     return {
         **of,
         "target": comparison.target,

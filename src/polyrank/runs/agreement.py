@@ -28,6 +28,12 @@ _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
     **{section: set(keys) for section, keys in SOURCES.items()},
 }
 """What a resumed run may change."""
+_LATER = {
+    "model": ("quantization",),
+    "data": ("format", "prompt", "completion", "messages", "template"),
+    "training": ("accumulate",),
+}
+"""Keys that an earlier version did not have: at their defaults they say nothing."""
 
 STDLIB_DOCS = "stdlib-docs"
 
@@ -126,8 +132,13 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
 def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
     """A checksum of all that a resumed run may not change: of its configuration, its data and its model."""
     asked = config.model_dump(mode="json", exclude=_MAY_CHANGE)
-    if config.task == TaskConfig():  # a run that is older than the section has none
+    if config.task == TaskConfig(name="classification"):  # a run that is older than the section has none
         del asked["task"]
+    for section, keys in _LATER.items():
+        defaults = type(getattr(config, section))().model_dump(mode="json")
+        for key in keys:
+            if key in defaults and asked[section][key] == defaults[key]:
+                del asked[section][key]
     values = [asked, dict(digests)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -17,17 +17,23 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from polyrank import config as configuration
-from polyrank.config import Config, TaskConfig
+from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
+from polyrank.tasks.registry import AUTO
 
 if TYPE_CHECKING:
     from polyrank.hf.peft.folder import Target
 
 LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
 
-OWN_FILES = ("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json")
+FIRST = "classification"
+"""The task of runs that are older than ``[task]``."""
+OWN_FILES = (
+    *("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json"),
+    *("samples.json", "summary.json"),
+)
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
 
@@ -36,8 +42,9 @@ class RunFolder:
     """The files of one run.
 
     ``config.toml`` is the resolved configuration, ``requested.toml`` what was asked for; ``metrics.jsonl`` has a line
-    per round; ``clients.json`` says who has which rank, group, number of examples and validation loss; ``run.json`` the
-    task, labels, digests of data and model, versions and machine; ``summary.json`` what came out.
+    per round, after one of round 0, the base as it is, where the task is to write; ``samples.json`` what was written
+    before and after; ``clients.json`` says who has which rank, group, number of examples and validation loss;
+    ``run.json`` the task, labels, digests of data and model, versions and machine; ``summary.json`` what came out.
     """
 
     path: Path
@@ -190,15 +197,28 @@ class RunFolder:
             os.fsync(file.fileno())  # the round's checkpoint follows, and must not outlive its line
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All lines, one per round from the first on; a last line that was cut off by a crash is left out.
+        """The rounds' lines, from the first round on; a last line that was cut off by a crash is left out.
 
         Raises:
             RunFolderError: a line is damaged, missing, or there twice: figures over the rounds would be wrong.
         """
+        return [line for line in self._lines() if line["round"] > 0]
+
+    def read_untrained(self) -> dict[str, Any] | None:
+        """The line of round 0, of the base as it is; None where that was not measured.
+
+        Raises:
+            RunFolderError: as `read_metrics`.
+        """
+        return next((line for line in self._lines() if line["round"] == 0), None)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Lines in their order, the first of round 0 or 1."""
         if not self.metrics.is_file():
             return []
         lines: list[dict[str, Any]] = []
         texts = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        first = 1
         for number, text in enumerate(texts, start=1):
             try:
                 line = json.loads(text)
@@ -206,9 +226,12 @@ class RunFolder:
                 if not any(texts[number:]):
                     break
                 line = None
-            if not isinstance(line, dict) or line.get("round") != number:
+            if number == 1 and isinstance(line, dict) and line.get("round") == 0:
+                first = 0
+            expected = first + number - 1
+            if not isinstance(line, dict) or line.get("round") != expected:
                 raise RunFolderError(
-                    f"{self.metrics}, line {number}: expected what was measured in round {number}, and found "
+                    f"{self.metrics}, line {number}: expected what was measured in round {expected}, and found "
                     f"{text[:40]!r}: the file was changed; put back what was there, or replace the run: polyrank run "
                     "--overwrite"
                 )
@@ -216,8 +239,10 @@ class RunFolder:
         return lines
 
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write all lines anew, whole or not at all."""
-        self._write("metrics.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in lines))
+        """Write the rounds' lines anew, after that of round 0 if there is one, whole or not at all."""
+        untrained = self.read_untrained()
+        written = [*([untrained] if untrained else []), *lines]
+        self._write("metrics.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in written))
 
     def _write(self, name: str, text: str) -> None:
         path, temporary = self.path / name, self.path / f".{name}.writing"
@@ -235,7 +260,8 @@ def task_of(about: Mapping[str, Any], config: Config) -> Task:  # Any: JSON valu
     Raises:
         ConfigError: there is no such task in this version.
     """
-    return task(TaskConfig(name=about.get("task", config.task.name), options=config.task.options))
+    named = about.get("task", FIRST if config.task.name == AUTO else config.task.name)
+    return task(config.model_copy(update={"task": config.task.model_copy(update={"name": named})}))
 
 
 def plain(value: Any) -> Any:  # Any: plain JSON values

@@ -33,6 +33,9 @@ class Listener:
     def on_start(self, server: Server, state: ServerState) -> None:
         """Everything is loaded; rounds follow."""
 
+    def on_untrained(self, metrics: Mapping[str, Any]) -> None:
+        """The base was measured as it is, where the task asks for it; the line of round 0 in metrics.jsonl."""
+
     def on_client(self, stage: str, done: int, total: int) -> None:
         """A client has finished its part of ``"scoring"`` or of ``"training"``."""
 
@@ -111,6 +114,10 @@ class Listeners(Listener):
     def on_saved(self, round_number: int) -> None:
         for member in self._members:
             member.tell("checkpoints", lambda listener: listener.on_saved(round_number))
+
+    def on_untrained(self, metrics: Mapping[str, Any]) -> None:
+        for member in self._members:
+            member.tell(0, lambda listener: listener.on_untrained(metrics))
 
     def on_round(self, metrics: Mapping[str, Any]) -> None:
         for member in self._members:

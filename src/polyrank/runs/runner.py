@@ -16,7 +16,7 @@ from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.evaluation import rank_groups, score_global
-from polyrank.federation.metrics import Played, is_due, line_of, summarise
+from polyrank.federation.metrics import Played, is_due, line_of, summarise, untrained_line
 from polyrank.federation.round import (
     global_model,
     personalise,
@@ -27,13 +27,14 @@ from polyrank.federation.scoring import Known, score_clients
 from polyrank.federation.server import Server, build
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf.peft import folder as peft_folder
-from polyrank.runs import checkpoint
+from polyrank.runs import checkpoint, samples
 from polyrank.runs.agreement import Asked, fingerprint
 from polyrank.runs.folder import RunFolder, about_this_machine, disk_errors
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.models import stay_with_clients
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
+from polyrank.tasks import settled
 from polyrank.training.profile import PHASES
 from polyrank.training.work import Outcome
 
@@ -72,7 +73,8 @@ def run(
         PolyRankError: the configuration, the data, the model or the folder does not fit.
     """
     folder = RunFolder(Path(out))
-    asked, record, state = Asked(requested or config, config), None, None
+    config, requested = settled(config), settled(requested or config)
+    asked, record, state = Asked(requested, config), None, None
     if resume:  # a missing or foreign checkpoint is an error before the work, not after
         asked, record = folder.read_asked().agreed(asked.requested, folder.path), folder.record()
         state = checkpoint.load(folder.checkpoint, fingerprint(asked.resolved, record.digests))
@@ -141,12 +143,24 @@ class Runner:
         self.folder.write_json("run", about)
         state = self.server.initial_state()
         self.listeners.on_start(self.server, state)
+        self._measure_untrained(state)
         state, clients = score_clients(
             self.server, state, partial(self.listeners.on_client, "scoring"), {} if scores is None else scores
         )
         self.folder.write_json("clients", clients)
         self._save(state)
         return state
+
+    def _measure_untrained(self, state: ServerState) -> None:
+        """Measure the base as it is, and let it write samples, where the task is to write."""
+        if not self.server.site.task.writes:
+            return
+        start = time.perf_counter()
+        scores = self.server.site.by_kind(state.adapter, state.base_change)
+        line = {**untrained_line(scores), "seconds": round(time.perf_counter() - start, 4)}
+        self.folder.append_metrics(line)
+        self.listeners.on_untrained(line)
+        samples.begin(self.server, state, self.folder)
 
     def resume(self, state: ServerState) -> ServerState:
         """Go on from a state that was saved in the folder, with new clients at the ranks that the policy starts with.
@@ -256,7 +270,8 @@ class Runner:
                 peft_folder.write_shared(self.folder.adapter, global_model(state), stay)
             else:
                 peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
-        summary = summarise(lines, self.folder.read_json("clients"), server)
+        summary = summarise(lines, self.folder.read_json("clients"), server, self.folder.read_untrained())
+        samples.finish(server, state, self.folder)
         if server.config.evaluation.rank_groups:
             groups = rank_groups(server, state, lines[-1]["clients"])
             clients = list(state.ranks.values())

@@ -48,6 +48,9 @@ class Tracker(Listener):
         self._tracker.start()
         self._tracker.store_init_configuration(flat)
 
+    def on_untrained(self, metrics: Mapping[str, Any]) -> None:
+        self.on_round(metrics)
+
     def on_round(self, metrics: Mapping[str, Any]) -> None:
         scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float) and k != "round"}
         self._tracker.log(scalars, step=metrics["round"])

@@ -11,6 +11,8 @@ TEST = "test/"
 """Before the names of metrics of the server's test set, in metrics.jsonl."""
 OWN = "own/"
 """Before the names of metrics that clients measured on test sets of their own."""
+BY_KIND = "_by_kind"
+"""After the name of a metric that is given for each kind of text."""
 SHARE = "%"
 """The unit of shares of 1: written in per cent, their differences in points."""
 HUGE = 1e6

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from polyrank.data.dataset import TextDataset
+from polyrank.data.turns import Turn
 from polyrank.tasks.metric import Metric
 
 if TYPE_CHECKING:  # reports ask a task for its metrics, and torch takes a second
@@ -74,13 +75,13 @@ class Encoded:
     Args:
         examples: of the rows that were kept, in their order.
         kept: the rows' indices in the data set, ``(len(examples),)``, ascending.
-        cut: how many of them lost a part of their text to the limit.
+        cut: indices of those of them that lost a part of their text to the limit.
         left_out: reason -> indices of the rows that are no examples.
     """
 
     examples: Examples
     kept: np.ndarray
-    cut: int = 0
+    cut: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -119,6 +120,11 @@ class Task(ABC):
     """What is measured, `LOSS` among it; by the first one rounds and runs are compared."""
     labelled: ClassVar[bool] = False
     """Whether every example must have a label; else it has one where the data do."""
+    writes: ClassVar[bool] = False
+    """Whether the model writes: rows may be prompts and answers, and are read as ``data.format`` says; what is measured
+    is measured of each kind of text too, and of the model as it is before the first round."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # Any: values of the configuration
+    """Section -> key -> value that fits the task better than the configuration's own default, where nothing is set."""
 
     @property
     def primary(self) -> Metric:
@@ -132,7 +138,19 @@ class Task(ABC):
 
     @abstractmethod
     def outputs(self, dataset: TextDataset) -> tuple[str, ...]:
-        """Names of the numbers that the model's head gives for a text, in their order."""
+        """Names of the numbers that the model's head gives for a text, in their order; nothing for one that writes."""
+
+    def resolved(self, dataset: TextDataset, tokenizer: Any) -> Self:  # noqa: ARG002  # Any: as in `encode`
+        """The task with its options as data and model have them, where one of them is ``auto``.
+
+        Args:
+            dataset: what is trained on.
+            tokenizer: the model's.
+
+        Raises:
+            ConfigError: an option does not fit the tokenizer.
+        """
+        return self
 
     @abstractmethod
     def encode(self, dataset: TextDataset, tokenizer: Any, max_tokens: int, *, end: int | None = None) -> Encoded:
@@ -173,10 +191,36 @@ class Task(ABC):
     def scores(self, model: nn.Module, batch: Batch) -> Tally:
         """What is measured of these rows, all of which count."""
 
+    def opening(self, tokenizer: Any, turns: Sequence[Turn]) -> list[int]:  # Any: as in `encode`
+        """Tokens that a model is given to answer somebody, as in training; of a task that writes.
+
+        Raises:
+            DataError: it cannot be written in the way of the training.
+        """
+        raise NotImplementedError
+
+    def frame(self, tokenizer: Any) -> Mapping[str, str]:  # noqa: ARG002  # Any: as in `encode`
+        """How texts are written around their own words, for people: what it is called -> how it is."""
+        return {}
+
+    def asked(self, examples: Examples, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens that a model is given to answer an example, and those of the right answer; of a task that writes."""
+        raise NotImplementedError
+
+    def stops(self, tokenizer: Any, model: nn.Module) -> frozenset[int]:
+        """Tokens that end an answer; of a task that writes."""
+        raise NotImplementedError
+
     @abstractmethod
     def measured(self, tally: Tally) -> dict[str, float]:
         """The metrics that sums and counts come to: name -> value."""
 
     @abstractmethod
-    def constant(self, examples: Examples) -> dict[str, float]:
-        """The primary metric of the best answer that looks at no text, and of other metrics where there is one."""
+    def constant(self, examples: Examples, *, learned: Sequence[Examples] = (), words: int = 0) -> dict[str, float]:
+        """The primary metric of the best answer that looks at no text, and of other metrics where there is one.
+
+        Args:
+            examples: that are measured.
+            learned: what clients train on, as far as it is here.
+            words: how many tokens the model knows.
+        """

@@ -6,8 +6,9 @@ torch's own generator on a CPU is serial; the streams here are faster as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ class Bits(Protocol):
     def draw(self, keep: Tensor, threshold: int) -> None:
         """Fill booleans, True with probability ``threshold / LEVELS``; the same for the same shape, in any memory."""
 
+    def copy(self) -> Bits:
+        """A source that gives what this one will give from here on."""
+
 
 class HostBits:
     """A stream on the CPU: SFC64, the fastest of numpy's generators."""
@@ -41,6 +45,11 @@ class HostBits:
     def draw(self, keep: Tensor, threshold: int) -> None:
         raw = self._bits.random_raw(-(-keep.numel() // 4)).view(np.uint16)[: keep.numel()]
         np.less(raw.reshape(keep.shape), threshold, out=keep.numpy())
+
+    def copy(self) -> HostBits:
+        other = HostBits(0)
+        other._bits.state = self._bits.state
+        return other
 
 
 class DeviceBits:
@@ -59,6 +68,11 @@ class DeviceBits:
                     threshold / LEVELS, generator=self._generator
                 )
             )
+
+    def copy(self) -> DeviceBits:
+        other = DeviceBits(0, device=self._generator.device)
+        other._generator.set_state(self._generator.get_state())
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +111,34 @@ class ClientDropout(TorchFunctionMode):
         used: whether anything was drawn so far.
     """
 
+    _entered: ClassVar[list[ClientDropout]] = []
+    """Those that are entered, the innermost last."""
+
     def __init__(self, streams: Sequence[Stream], rows: int, tokens: int) -> None:
         super().__init__()
         self.streams, self.rows, self.tokens = streams, rows, tokens
         self.used = False
+
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._entered.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._entered.pop()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def recomputing(cls) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """Contexts for what is computed now and once more in the backward pass, with the same masks both times.
+
+        torch restores its own generator there, of which these masks know nothing.
+        """
+        if not cls._entered:
+            return nullcontext(), nullcontext()
+        now = cls._entered[-1]
+        streams = [replace(one, bits=one.bits.copy()) for one in now.streams]
+        return nullcontext(), cls(streams, now.rows, now.tokens)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -158,7 +196,10 @@ class ClientDropout(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """The definition of scaled dot product attention, since no fused kernel takes a mask of dropout."""
+        """The definition of scaled dot product attention, since no fused kernel takes a mask of dropout.
+
+        What may look at nothing, as padding far from a text with a window of attention, gets zeros, as from torch's.
+        """
         if enable_gqa:
             groups = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -166,10 +207,17 @@ class ClientDropout(TorchFunctionMode):
         if is_causal:
             seen = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).tril()
             weights = weights.masked_fill(~seen, float("-inf"))
+        blind: Tensor | None = None
         if attn_mask is not None:
             allowed = attn_mask.dtype == torch.bool
-            weights = weights.masked_fill(~attn_mask, float("-inf")) if allowed else weights + attn_mask
-        return self._dropout(weights.softmax(dim=-1).to(value.dtype), dropout_p) @ value
+            blind = ~(attn_mask if allowed else attn_mask > float("-inf")).any(dim=-1, keepdim=True)
+            weights = (
+                weights.masked_fill(~(attn_mask | blind), float("-inf"))
+                if allowed
+                else weights + attn_mask.masked_fill(blind, 0.0)
+            )
+        mixed = self._dropout(weights.softmax(dim=-1).to(value.dtype), dropout_p) @ value
+        return mixed if blind is None else mixed.masked_fill(blind, 0.0)
 
 
 class _Drop(torch.autograd.Function):

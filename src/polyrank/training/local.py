@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from polyrank.config import TrainingConfig
+from polyrank.hf.recompute import recomputed
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
+from polyrank.training.dropout import ClientDropout
 from polyrank.training.profile import Clock
 from polyrank.training.work import Engine
 
@@ -21,7 +24,12 @@ class Local(Engine):
         examples: client -> what it learns from.
         options: of the training.
         clock: where time is booked.
+
+    Attributes:
+        whole: how many of the last layers are never recomputed, whatever the options say: for measuring what one keeps.
     """
+
+    whole = 0
 
     def __init__(
         self,
@@ -34,3 +42,29 @@ class Local(Engine):
     ) -> None:
         self.resident, self.task, self.examples, self.options = resident, task, examples, options
         self.clock = clock or Clock(resident.device)
+
+    def training(self) -> AbstractContextManager[None]:
+        """The base in training mode, as the options want it."""
+        return in_training(self.resident, self.options, whole=self.whole)
+
+
+@contextmanager
+def in_training(resident: ResidentModel, options: TrainingConfig, *, whole: int = 0) -> Iterator[None]:
+    """A base in training mode, its layers recomputed where the options say so; in evaluation mode afterwards.
+
+    Args:
+        resident: the base.
+        options: of the training.
+        whole: so many of the last layers are not recomputed.
+
+    Raises:
+        ModelError: layers are to be recomputed, and the model has none.
+    """
+    model = resident.model
+    again = options.gradient_checkpointing
+    with recomputed(model, ClientDropout.recomputing, whole=whole) if again else nullcontext():
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()

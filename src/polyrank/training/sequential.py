@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyrank.core.seeds import seeded
 from polyrank.tasks.task import Batch, Examples
-from polyrank.training.batches import part_size, parts, plan
+from polyrank.training.batches import limit, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
@@ -39,15 +39,14 @@ class Sequential(Local):
         optimizer = make_optimizer([parameters], options)
         with clock("data"):
             batches = plan(len(examples), options.batch_size, options.epochs, work.seed)
-        size = part_size(options.batch_size, resident.device)
+        most = limit(options, resident.device)
         factor = multiplier(options, len(batches))
         total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
-        resident.model.train()
-        with seeded(work.seed, resident.device):  # for what draws past the client's streams
+        with self.training(), seeded(work.seed, resident.device):  # for what draws past the client's streams
             for step, indices in enumerate(batches):
                 optimizer.zero_grad()
                 units = self.task.units(examples, indices)
-                for number, part in enumerate(parts(indices, examples.lengths, size)):
+                for number, part in enumerate(parts(indices, examples.lengths, most)):
                     with clock("data"):
                         batch = self.task.collate([(examples, part)], resident.device)
                     with clock("arithmetic"):
@@ -63,7 +62,6 @@ class Sequential(Local):
                     if options.clip > 0:
                         torch.nn.utils.clip_grad_norm_(parameters, options.clip)
                     optimizer.step()
-        resident.model.eval()
         return float(total) / len(batches), len(batches)
 
     def _loss(self, seed: int, part: tuple[int, int], batch: Batch) -> Tensor:

@@ -1,11 +1,12 @@
 import pytest
 
 from polyrank.core.errors import DataError
-from polyrank.data.sources.tables import Table, examples
+from polyrank.data.sources.tables import Table, examples, whole_texts
 
 
 def read(columns, *, text="text", label="label", extra=(), declared=None):
-    return examples(Table("x.csv", columns, declared or {}), text, label, extra)
+    table = Table("x.csv", columns, declared or {})
+    return examples(table, whole_texts(table, text), label, extra)
 
 
 def test_whole_numbers_sort_as_numbers_and_01_stays_a_string():

@@ -113,6 +113,12 @@ def test_float64(checkpoint: Checkpoints, architecture: str, recipe: str, attent
         assert max(both(model, asked(model), per_pass, **RECIPES[recipe])) < 1e-10
 
 
+def test_a_window_of_attention_with_dropout(checkpoint: Checkpoints):
+    """Padding beyond the window sees nothing, which must give nothing, and not NaN."""
+    model = resident(checkpoint("modernbert"), dtype=torch.float64, attention="sdpa", config={"attention_dropout": 0.1})
+    assert max(both(model, asked(model), 4)) < 1e-10
+
+
 @pytest.mark.parametrize(("recipe", "bound"), [({"optimizer": "sgd", "lr": 1e-3}, 1e-4), ({"lr": 1e-3}, 1e-1)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float32_after_five_rounds(checkpoint: Checkpoints, architecture: str, recipe: dict, bound: float):

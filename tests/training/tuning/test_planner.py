@@ -164,6 +164,16 @@ def test_the_memory_of_a_client(bert: ResidentModel, free: Callable[[float], Non
     assert 2 * states < one < 100 * states
 
 
+def test_recomputed_layers_take_less(checkpoint: Checkpoints, free: Callable[[float], None]):
+    """Of six layers: their inputs, and all that one of them keeps while it is computed once more."""
+    deep, flat = (resident(checkpoint("llama", num_hidden_layers=n), targets="all-linear") for n in (6, 1))
+    options = TrainingConfig(batch_size=4)
+    again = options.model_copy(update={"gradient_checkpointing": True})
+    own = held(deep, 1, size=4)["c00"]
+    one = bytes_of_one(flat, free, own, options)
+    assert one < bytes_of_one(deep, free, own, again) < bytes_of_one(deep, free, own, options) / 2
+
+
 def test_weights_are_no_clients_memory(checkpoint: Checkpoints, free: Callable[[float], None]):
     """They are saved for the backward pass, but are there anyway."""
     wide = resident(checkpoint("bert", intermediate_size=4096))

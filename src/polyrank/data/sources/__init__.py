@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,14 @@ from polyrank.data.digest import CUT, classes, described
 from polyrank.data.sampling import strata, stratified
 from polyrank.data.sources.delimited import Quoting
 from polyrank.data.sources.files import looks_like_path, read_file
+from polyrank.data.sources.formats import Writing, written
 from polyrank.data.sources.hub import HubName, choose, read_hub
-from polyrank.data.sources.tables import Table, alike, examples
+from polyrank.data.sources.tables import Examples, Table, alike, examples, whole_texts
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "stdlib-docs"
+EMBEDDED = ("stdlib-docs", "stdlib-signatures")
+"""Data sets that are made of the standard library's text: to classify, and for models that write."""
 UNNAMED = "label"
 """The column of labels where nobody named one: data that need none may lack it."""
 
@@ -34,11 +36,23 @@ class _Columns:
     text: str | Sequence[str]
     label: str
     quoting: Quoting
+    writing: Writing | None
 
     @property
     def shown(self) -> str:
-        """The text columns in a message."""
-        return self.text if isinstance(self.text, str) else " and ".join(self.text)
+        """The columns in a message."""
+        if self.writing is not None:
+            return "prompt and completion, messages, or text"
+        return f"{self.text if isinstance(self.text, str) else ' and '.join(self.text)} and {self.label}"
+
+    def examples(self, table: Table, kinds: str | None, extra: Sequence[str]) -> Examples:
+        """The table's rows, with labels from the column ``kinds``, if any."""
+        if self.writing is None:
+            names = (self.text,) if isinstance(self.text, str) else tuple(self.text)
+            return replace(examples(table, whole_texts(table, self.text), kinds, extra), form="text", read=names)
+        found = written(table, self.writing)
+        rows = examples(table, found.texts, kinds, extra, turns=found.turns)
+        return replace(rows, form=found.form, read=found.read)
 
 
 def load(
@@ -46,6 +60,7 @@ def load(
     test: str | None = None,
     *,
     text: str | Sequence[str] = "text",
+    writing: Writing | None = None,
     label: str = "label",
     labels: Sequence[str] | None = None,
     labelled: bool = True,
@@ -61,7 +76,8 @@ def load(
 
     `train` and `test` are each one of
 
-    - ``stdlib-docs``, the embedded data set, with the columns text, label, topic (= label) and module;
+    - ``stdlib-docs``, the embedded data set, with the columns text, label, topic (= label) and module, or
+      ``stdlib-signatures``, its brother for models that write, with prompt, completion, label and topic (= label);
     - a file ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` (see `polyrank.data.sources.files`);
     - a data set on the Hub, ``id[:configuration][#split]``; the split of `train` is "train" unless named, that of
       `test` "test" or else "validation";
@@ -70,7 +86,7 @@ def load(
     Without `test`: the test split of the embedded data set, or the split "test" or else "validation" of the Hub's;
     where there is none, as in a file, the share `test_share` of the training data, drawn by label with `seed` so that
     every label stays in training. The embedded split never changes, because the embedded model has seen its training
-    part.
+    part. Texts are the column `text`, or what `writing` makes of the rows for a model that writes.
 
     Every text has a label; or, without `labelled`, where the training data have the column `label`, which must be there
     if it was given a name of its own; "" is none. Label names are `labels`; without them they come from the training
@@ -85,7 +101,7 @@ def load(
         ConfigError: a share or a limit is out of range, or `labels` are fewer than two or not different.
     """
     _check(test_share, limit_train, limit_test, labels)
-    columns = _Columns(text, label, quoting)
+    columns = _Columns(text, label, quoting, writing)
     train_table, test_table = _tables(train, test, columns)
     if test_table is not None and (test_table.where == train_table.where or _same_file(train, test)):
         raise DataError(
@@ -93,7 +109,7 @@ def load(
             "have a part of the training data set aside"
         )
     kinds = label if labelled or label in train_table.columns or label not in ("", UNNAMED) else None
-    training = examples(train_table, text, kinds, extra_columns)
+    training = columns.examples(train_table, kinds, extra_columns)
     names = tuple(labels) if labels is not None and kinds else training.label_names(2 if labelled else 1)
     digests = described("training", training)
     if names:
@@ -109,7 +125,7 @@ def load(
         digests["test texts"] = CUT
     else:
         present = [column for column in extra_columns if column in test_table.columns]
-        testing = examples(test_table, text, kinds, present)
+        testing = columns.examples(test_table, kinds, present)
         test_set = testing.encode(names)
         digests |= described("test", testing)
         read[test_table.where] = len(test_set)
@@ -125,6 +141,23 @@ def load(
         digests=digests,
         read=read,
     )
+
+
+def columns_of(train: str, *, quoting: Quoting = "auto") -> tuple[str, ...]:
+    """Names of the columns of training data.
+
+    Raises:
+        DataError: as `load`.
+    """
+    if train == EMBEDDED[0]:
+        return ("text", UNNAMED, "topic", "module")
+    if train == EMBEDDED[1]:
+        return ("prompt", "completion", UNNAMED, "topic")
+    if looks_like_path(train):
+        return tuple(read_file(train, quoting=quoting).columns)
+    name = HubName.parse(train)
+    splits = read_hub(name, "the text")
+    return tuple(choose(splits, (name.split or "train",), name).columns)
 
 
 def _check(test_share: float, limit_train: int | None, limit_test: int | None, labels: Sequence[str] | None) -> None:
@@ -157,10 +190,10 @@ def _same_file(train: str, test: str | None) -> bool:
 
 def _tables(train: str, test: str | None, columns: _Columns) -> tuple[Table, Table | None]:
     """The table of `train`, and that of `test`; None where the test data are to be cut from the training data."""
-    if train == EMBEDDED or looks_like_path(train):
-        train_table = _embedded(0) if train == EMBEDDED else _file(train, columns)
+    if train in EMBEDDED or looks_like_path(train):
+        train_table = _embedded(train, 0) if train in EMBEDDED else _file(train, columns)
         if test is None:
-            return train_table, _embedded(1) if train == EMBEDDED else None
+            return train_table, _embedded(train, 1) if train in EMBEDDED else None
         if test.startswith("#"):
             raise DataError(
                 f"data.test is {test!r}, a split, but data.train is {train!r}, which has no named splits: "
@@ -169,7 +202,7 @@ def _tables(train: str, test: str | None, columns: _Columns) -> tuple[Table, Tab
         return train_table, _test_table(test, columns)
 
     name = HubName.parse(train)
-    splits = read_hub(name, columns.shown, columns.label)
+    splits = read_hub(name, columns.shown)
     train_table = choose(splits, (name.split or "train",), name)
     if test is None:
         own = {"test", "validation"} & splits.keys()
@@ -180,32 +213,25 @@ def _tables(train: str, test: str | None, columns: _Columns) -> tuple[Table, Tab
 
 
 def _test_table(test: str, columns: _Columns) -> Table:
-    if test == EMBEDDED:
-        return _embedded(1)
+    if test in EMBEDDED:
+        return _embedded(test, 1)
     if looks_like_path(test):
         return _file(test, columns)
     name = HubName.parse(test)
-    return choose(
-        read_hub(name, columns.shown, columns.label), (name.split,) if name.split else ("test", "validation"), name
-    )
+    return choose(read_hub(name, columns.shown), (name.split,) if name.split else ("test", "validation"), name)
 
 
 def _file(name: str, columns: _Columns) -> Table:
     return read_file(name, quoting=columns.quoting, label=columns.label)
 
 
-def _embedded(part: int) -> Table:
-    from polyrank.quickstart import stdlib_docs
+def _embedded(name: str, part: int) -> Table:
+    from polyrank.quickstart import stdlib_docs, stdlib_signatures
 
-    documents = stdlib_docs.split()[part]
-    topics = [document.topic for document in documents]
-    columns = {
-        "text": [document.text for document in documents],
-        "label": topics,
-        "topic": topics,
-        "module": [document.module for document in documents],
-    }
-    return Table(f"{EMBEDDED}#{('train', 'test')[part]}", columns)
+    module = stdlib_docs if name == EMBEDDED[0] else stdlib_signatures
+    documents, columns = module.split()[part], [column for column in columns_of(name) if column != UNNAMED]
+    values: dict[str, list[object]] = {column: [getattr(one, column) for one in documents] for column in columns}
+    return Table(f"{name}#{('train', 'test')[part]}", {**values, UNNAMED: values["topic"]})
 
 
 def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[TextDataset, TextDataset]:

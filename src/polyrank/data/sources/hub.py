@@ -45,10 +45,10 @@ class HubName:
         return self.id + (f":{self.config}" if self.config else "")
 
 
-def read_hub(name: HubName, text: str, label: str) -> Mapping[str, object]:
+def read_hub(name: HubName, columns: str) -> Mapping[str, object]:
     """All splits of a data set, by name, for `choose`.
 
-    `text` and `label` only serve the message that asks for a local file.
+    `columns`, in words, only serves the message that asks for a local file.
 
     Raises:
         DataError: the Hub cannot be reached and the data set is not in the local cache, it does not exist, or it
@@ -61,7 +61,7 @@ def read_hub(name: HubName, text: str, label: str) -> Mapping[str, object]:
             splits = datasets.load_dataset(name.id, name.config)
     except Exception as error:  # whatever the Hub, the network or the data set's files raise is no fault of ours
         local = (
-            f"use a local file instead: csv, tsv, json lines or parquet with the columns {text} and {label}, "
+            f"use a local file instead: csv, tsv, json lines or parquet with the columns {columns}, "
             "`--set data.train=PATH`, or the embedded data set stdlib-docs"
         )
         near = did_you_mean(name.id, ["stdlib-docs"])

@@ -63,6 +63,9 @@ class Examples:
     labels: tuple[str, ...] | None
     columns: Mapping[str, tuple[str, ...]]
     declared: tuple[str, ...] | None
+    turns: bool = False
+    form: str = ""
+    read: tuple[str, ...] = ()
 
     def label_names(self, least: int = 2) -> tuple[str, ...]:
         """The declared classes in their order, or else the labels seen: sorted as numbers if all are whole numbers.
@@ -90,9 +93,8 @@ class Examples:
         Raises:
             DataError: a label is not among the names.
         """
-        rows = np.arange(1, len(self.texts) + 1, dtype=np.int64)
         if self.labels is None:
-            return TextDataset(self.texts, None, (), self.columns, self.where, rows)
+            return self._dataset(None, ())
         index = {name: i for i, name in enumerate(names)}
         unknown = [label for label in self.labels if label not in index]
         if unknown:
@@ -103,34 +105,49 @@ class Examples:
                 known=len(index.keys() & set(self.labels)),
                 unknown=len(set(unknown)),
             )
-        labels = np.array([index[label] for label in self.labels], dtype=np.int64)
-        return TextDataset(self.texts, labels, names, self.columns, self.where, rows)
+        return self._dataset(np.array([index[label] for label in self.labels], dtype=np.int64), names)
+
+    def _dataset(self, labels: np.ndarray | None, names: tuple[str, ...]) -> TextDataset:
+        rows = np.arange(1, len(self.texts) + 1, dtype=np.int64)
+        return TextDataset(
+            self.texts, labels, names, self.columns, self.where, rows, turns=self.turns, form=self.form, read=self.read
+        )
 
 
-def examples(table: Table, text: str | Sequence[str], label: str | None, extra_columns: Sequence[str]) -> Examples:
-    """Texts, labels (none without a column of theirs) and extra columns of a table.
-
-    Several text columns are joined by a space, empty ones left out.
+def examples(
+    table: Table, texts: tuple[str, ...], label: str | None, extra_columns: Sequence[str], *, turns: bool = False
+) -> Examples:
+    """A table's texts, as they were read, with its labels (none without a column of theirs) and extra columns.
 
     Raises:
-        DataError: a column is missing, the table has no rows, a text is empty or not a string, a label is null, empty
-            or neither a string nor a whole number, an extra column has a null, a string holds half of a surrogate pair.
-            Rows count from 1, without the header.
+        DataError: a column is missing, a label is null, empty or neither a string nor a whole number, an extra column
+            has a null, a string holds half of a surrogate pair. Rows count from 1, without the header.
     """
-    parts = [table.column(name, "data.text") for name in ([text] if isinstance(text, str) else text)]
     raw_labels = None if label is None else table.column(label, "data.label")
     extras = {name: table.column(name, "the client column") for name in extra_columns}
+    return Examples(
+        where=table.where,
+        texts=texts,
+        labels=None if label is None or raw_labels is None else _labels(table, label, raw_labels),
+        columns={name: _strings(table.where, name, values) for name, values in extras.items()},
+        declared=None if label is None else table.declared.get(label),
+        turns=turns,
+    )
+
+
+def whole_texts(table: Table, text: str | Sequence[str]) -> tuple[str, ...]:
+    """The texts of a column, or of several joined by a space, empty ones left out.
+
+    Raises:
+        DataError: a column is missing, the table has no rows, a text is empty or not a string, or holds half of a
+            surrogate pair.
+    """
+    parts = [table.column(name, "data.text") for name in ([text] if isinstance(text, str) else text)]
     if not parts:
         raise DataError("no text column was named; expected one or more names in data.text")
     if not parts[0]:
         raise DataError(f"{table.where} has columns but no rows; expected at least one example")
-    return Examples(
-        where=table.where,
-        texts=_texts(table.where, parts, text),
-        labels=None if label is None or raw_labels is None else _labels(table, label, raw_labels),
-        columns={name: _strings(table.where, name, values) for name, values in extras.items()},
-        declared=None if label is None else table.declared.get(label),
-    )
+    return _texts(table.where, parts, text)
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -161,12 +178,12 @@ def _texts(where: str, parts: Sequence[Sequence[object]], names: str | Sequence[
     shown = repr(names) if isinstance(names, str) else " + ".join(map(repr, names))
     for part in parts:
         wrong = [i for i, value in enumerate(part) if not (value is None or isinstance(value, str))]
-        _refuse(wrong, where, f"a text in {shown} that is not a string but {_kind(part, wrong)}", "name a text column")
+        refuse(wrong, where, f"a text in {shown} that is not a string but {_kind(part, wrong)}", "name a text column")
     joined = [
         " ".join(value for value in row if isinstance(value, str) and value.strip()) for row in zip(*parts, strict=True)
     ]
-    _refuse((i for i, value in enumerate(joined) if not value), where, f"an empty text in {shown}", "remove these rows")
-    return _whole(where, f"a text in {shown}", joined)
+    refuse((i for i, value in enumerate(joined) if not value), where, f"an empty text in {shown}", "remove these rows")
+    return whole(where, f"a text in {shown}", joined)
 
 
 def _labels(table: Table, name: str, values: Sequence[object]) -> tuple[str, ...]:
@@ -174,29 +191,29 @@ def _labels(table: Table, name: str, values: Sequence[object]) -> tuple[str, ...
     # -1 is how data sets on the Hub mark the rows of a test split whose labels are kept secret.
     missing = [i for i, v in enumerate(values) if _is_null(v) or v == "" or (classes is not None and v == -1)]
     advice = "remove these rows, or use a split that has labels, such as data.test=#validation"
-    _refuse(missing, table.where, f"no label in {name!r}", advice)
+    refuse(missing, table.where, f"no label in {name!r}", advice)
     wrong = [i for i, value in enumerate(values) if not isinstance(value, (str, int))]
     found = f"a label in {name!r} that is {_kind(values, wrong)}"
-    _refuse(wrong, table.where, found, "labels are strings or whole numbers: convert them")
+    refuse(wrong, table.where, found, "labels are strings or whole numbers: convert them")
     if classes is None:
-        return _whole(table.where, f"a label in {name!r}", map(str, values))
+        return whole(table.where, f"a label in {name!r}", map(str, values))
     outside = [i for i, value in enumerate(values) if not (isinstance(value, int) and 0 <= value < len(classes))]
-    _refuse(outside, table.where, f"a label outside the {len(classes)} declared classes in {name!r}", "mend the file")
+    refuse(outside, table.where, f"a label outside the {len(classes)} declared classes in {name!r}", "mend the file")
     return tuple(classes[value] for value in values if isinstance(value, int))
 
 
 def _strings(where: str, name: str, values: Sequence[object]) -> tuple[str, ...]:
     missing = (i for i, value in enumerate(values) if _is_null(value) or value == "")
-    _refuse(missing, where, f"no value in {name!r}", "fill these rows or remove them")
-    return _whole(where, f"a value in {name!r}", map(str, values))
+    refuse(missing, where, f"no value in {name!r}", "fill these rows or remove them")
+    return whole(where, f"a value in {name!r}", map(str, values))
 
 
-def _whole(where: str, what: str, values: Iterable[str]) -> tuple[str, ...]:
+def whole(where: str, what: str, values: Iterable[str]) -> tuple[str, ...]:
     """The strings, of which none may hold half of a surrogate pair: that is no character, and has no UTF-8."""
     strings = tuple(values)
     halves = (i for i, value in enumerate(strings) if not value.isascii() and _SURROGATE.search(value))
     advice = "an emoji was cut in two, as by \\ud83d alone: mend or remove these rows"
-    _refuse(halves, where, f"{what} that holds half of a surrogate pair", advice)
+    refuse(halves, where, f"{what} that holds half of a surrogate pair", advice)
     return strings
 
 
@@ -208,7 +225,12 @@ def _kind(values: Sequence[object], at: Sequence[int]) -> str:
     return f"{values[at[0]]!r:.60} ({type(values[at[0]]).__name__})" if at else ""
 
 
-def _refuse(rows: Iterable[int], where: str, what: str, advice: str) -> None:
+def refuse(rows: Iterable[int], where: str, what: str, advice: str) -> None:
+    """Raise what is wrong with some rows, given by their indices, if there are any.
+
+    Raises:
+        DataError: the first of them are named, counted from 1.
+    """
     numbers = [f"{i + 1}" for i in rows]
     if numbers:
         more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""

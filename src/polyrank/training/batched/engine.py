@@ -16,7 +16,7 @@ from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
-from polyrank.training.batches import part_size, parts, plan
+from polyrank.training.batches import limit, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
@@ -92,13 +92,12 @@ class Batched(Local):
                 plan(len(held), options.batch_size, options.epochs, work.seed)
                 for work, held in zip(works, examples, strict=True)
             ]
-            size = part_size(options.batch_size, resident.device)
+            most = limit(options, resident.device)
         steps = [len(batches) for batches in plans]
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(works), dtype=resident.adapter_dtype, device=resident.device)
-        resident.model.train()
         seed = works[0].seed  # as sequential, where there is one client
-        with self._model.installed(), seeded(seed, resident.device):
+        with self._model.installed(), self.training(), seeded(seed, resident.device):
             adapters = StackedAdapters(
                 self._model, [work.adapter for work in works], [work.base_change for work in works], works[0].trains
             )
@@ -109,7 +108,7 @@ class Batched(Local):
                     adapters.activate(active)
                 with clock("data"):
                     chosen = [batches[step] for batches in plans[:active]]
-                    cut = [parts(own, held.lengths, size) for held, own in zip(examples, chosen, strict=False)]
+                    cut = [parts(own, held.lengths, most) for held, own in zip(examples, chosen, strict=False)]
                     units = [self.task.units(held, own) for held, own in zip(examples, chosen, strict=False)]
                 for number in range(max(map(len, cut))):
                     with clock("data"):
@@ -130,12 +129,10 @@ class Batched(Local):
                             torch.nn.utils.clip_grad_norm_(row, options.clip)
                     optimizer.step()
             trained = [adapter.parts(works[0].trains) for adapter in adapters.extract()]
-            outcomes = [
+            return [
                 Outcome(work.client, own, float(len(held)), {"loss": total / count, "steps": count})
                 for work, own, held, total, count in zip(works, trained, examples, totals.tolist(), steps, strict=True)
             ]
-        resident.model.eval()
-        return outcomes
 
     def _losses(self, works: Sequence[Work], part: tuple[int, int], batch: Padded) -> Tensor:
         """What a part of a step adds to each client's mean loss, ``(clients,)``."""

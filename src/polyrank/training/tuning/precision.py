@@ -16,6 +16,8 @@ from polyrank.core.seeds import seeded
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
+from polyrank.training.batches import limit, parts
+from polyrank.training.local import in_training
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,10 @@ def fastest(
 ) -> Choice:
     """Load the model in the fastest of the allowed forms.
 
-    Times forward and backward passes of one batch of typical length, rank and optimiser left out, since they are the
-    same for all candidates. bfloat16 is tried first: where it is native it wins, and a float32 candidate is given up
-    after one step. On a GPU that has bfloat16 nothing else is tried: one client's steps may be too small to show what
-    a pass of many gains by it.
+    Times forward and backward passes of a step's first part, of typical length; rank and optimiser are left out, since
+    they are the same for all candidates. bfloat16 is tried first: where it is native it wins, and a float32 candidate
+    is given up after one step. On a GPU that has bfloat16 nothing else is tried: one client's steps may be too small to
+    show what a pass of many gains by it.
 
     Args:
         load: ``(dtype, attention)`` -> a model with LoRA in place.
@@ -80,11 +82,11 @@ def _step_seconds(
 ) -> float:
     by_length = np.argsort(examples.lengths, kind="stable")
     middle = max(len(by_length) // 2 - options.batch_size // 2, 0)
-    chosen = by_length[middle : middle + options.batch_size]
+    step = by_length[middle : middle + options.batch_size]
+    chosen = parts(step, examples.lengths, limit(options, resident.device))[0]
     batch = task.collate([(examples, chosen)], resident.device)
-    resident.model.train()
     times: list[float] = []
-    with seeded(0, resident.device):
+    with in_training(resident, options), seeded(0, resident.device):
         for i in range(TIMED_STEPS + 1):
             start = time.perf_counter()
             with resident.computing():
@@ -97,5 +99,4 @@ def _step_seconds(
                 break
     for parameter in resident.trainable():
         parameter.grad = None
-    resident.model.eval()
     return min(times)
