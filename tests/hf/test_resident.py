@@ -280,7 +280,8 @@ def test_shapes_of_transposed_layers(checkpoint: Checkpoints):
         ([], "[]"),
         (["classifier"], "outside of its head"),
         (["LayerNorm"], "query, value"),
-        (["word_embeddings"], "Embedding; only linear layers"),
+        (["word_embeddings"], "word_embeddings is the embeddings of"),
+        (["position_embeddings"], "Embedding; only linear layers"),
         (r".*nothing.*", "nothing"),
     ],
 )

@@ -49,3 +49,6 @@ def export(
     what = ("merged model" if merged else f"adapter of rank {adapter.rank}") + (f" of {client}" if client else "")
     written = sum(path.stat().st_size for path in folder.iterdir())
     out.print(f"{what} after round {state.round}: {folder} ({size(written)})", markup=False, soft_wrap=True)
+    if target.model.quantization != "none":
+        how = "it is merged into the base as it is" if merged else "it belongs to the base as it is, or quantised"
+        out.print(f"trained over the base in {target.model.quantization}; {how}", markup=False, soft_wrap=True)
