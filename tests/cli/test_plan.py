@@ -95,7 +95,7 @@ def test_memory_without_activations_says_so(polyrank: Polyrank, own_things: Path
         (("--uplink", "-5MB"), "--uplink: found '-5MB'"),
         (("--memory", "0GB"), "--memory: found '0GB'"),
         (("--memory", "1e3MB"), "--memory: found '1e3MB'"),
-        (("--uplink", "600B"), "too little: a client of rank 1 sends 648 B, 136 B of them for the head"),
+        (("--uplink", "600B"), "too little: a client of rank 1 sends 648 B, 136 B of it for the head"),
         (("--memory", "1kB"), "too little: a client of rank 1 holds "),
         (("--uplink", "1MB", "--uplink", "2MB", "--memory", *("1GB", "--memory", "1GB", "--memory", "2GB")), "3 times"),
         (("--set", "aggregation.method=fedavg"), "needs clients of equal ranks"),

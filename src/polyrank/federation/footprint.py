@@ -119,6 +119,7 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
         def step(engine: Sequential, work: Work = work) -> object:
             return list(engine.run([work]))
 
+        site.resident.install(work.adapter)  # the step copies it into the same memory, which does not count
         saved[rank] = most_saved(site.resident.model, partial(step, seen))
         held = most_allocated(site.resident.device, partial(step, engine))
         allocated |= {} if held is None else {rank: held}

@@ -185,9 +185,10 @@ class RunFolder:
         """
         from polyrank.hf.peft.folder import Target  # imports transformers, which readers of metrics do without
 
-        about = self.read_json("run")
+        about, config = self.read_json("run"), self.read_config()
         outputs = about.get("outputs", about["labels"])
-        return Target(self.read_config().model, tuple(outputs), tuple(about["head_modules"]))
+        template = None if outputs else config.data.template
+        return Target(config.model, tuple(outputs), tuple(about["head_modules"]), template)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round's line."""
