@@ -34,7 +34,8 @@ class ModelConfig(Section):
     """``model``: the architecture's own head; ``mean-pool``: mean of the last hidden states and a linear layer;
     ``auto``: mean-pool where the checkpoint has no trained pooler, else model."""
     targets: str | list[str] = "default"
-    """Modules that get LoRA: PEFT's ``default`` for the architecture, a list of names, or ``all-linear``."""
+    """Linear layers that get LoRA: PEFT's ``default`` for the architecture, a list of names, a pattern of whole paths,
+    or ``all-linear``. The output layer of a model that writes gets none."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before A."""
     quantization: Literal["none", "nf4", "int8"] = "none"

@@ -104,12 +104,12 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def count(self) -> int:
-        """Of weights."""
+        """How many weights it has."""
         return self.out_features * self.in_features
 
     @property
     def packed_bytes(self) -> int:
-        """Of the packed weights and their scales."""
+        """Bytes of the packed weights and their scales."""
         return self.weight.nbytes + self.scales.nbytes
 
     def dense(self) -> Tensor:

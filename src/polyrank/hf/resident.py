@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,7 +21,7 @@ from polyrank.hf.quantized import quantize
 from polyrank.hf.skeleton import META
 from polyrank.hf.speed.first_token import read_first_token
 from polyrank.hf.speed.packed_linear import pack
-from polyrank.hf.targets import inject
+from polyrank.hf.targets import adapt, targeted
 
 SLOT = "polyrank"
 """The name under which PEFT knows the one adapter that is installed at a time."""
@@ -55,7 +53,8 @@ class ResidentModel:
         self.model.to(self.device)
         self.dtype = next(p.dtype for p in self.model.parameters())
         self.adapter_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        self._layers = inject(base, self._transformer.config.model_type, SLOT)
+        names = targeted(base, self._transformer.config.model_type)
+        self._layers = adapt(self.model, names, SLOT, lora_dropout=base.config.dropout)
         self._dense = {
             f"{module}.{name}": parameter
             for module in base.head_modules
@@ -157,10 +156,7 @@ class ResidentModel:
                 raise AdapterError(f"the base change does not fit {self.base.config.name}: {names}")
         active = [SLOT] if change is None else [SLOT, BASE_SLOT]
         if change is not None and not any(BASE_SLOT in layer.lora_A for layer in self._layers.values()):
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # what PEFT draws is never used
-                warnings.simplefilter("ignore")
-                config = LoraConfig(r=1, target_modules=list(self._layers), inference_mode=True)
-                inject_adapter_in_model(config, self.model, adapter_name=BASE_SLOT)
+            adapt(self.model, list(self._layers), BASE_SLOT, inference_mode=True)
         for name, layer in self._layers.items():
             if change is not None:
                 d_out, d_in = layer.out_features, layer.in_features
