@@ -38,8 +38,8 @@ def save(folder: Path, *, chat: bool = True, begins: bool = True, seed: int = 0,
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     settings = AutoConfig.for_model(
         "llama",
-        **{"vocab_size": WORDS, "intermediate_size": 48, "max_position_embeddings": POSITIONS, **small, **ids},
-        **{"initializer_range": 0.2, "tie_word_embeddings": True, **config},
+        **{"vocab_size": WORDS, "intermediate_size": 48, "max_position_embeddings": POSITIONS, **small, **ids}
+        | {"initializer_range": 0.2, "tie_word_embeddings": True, **config},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

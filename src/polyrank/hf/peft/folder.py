@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,27 @@ from polyrank.hf.peft.settings import SETTINGS
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.peft.tying import ties
 
+CLASSIFICATION = "classification"
+"""The task of a folder that names none."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """What an adapter belongs to: the resolved model section, the names of the classes, the modules of the head."""
+    """What an adapter belongs to, and what it was trained for.
+
+    Args:
+        model: the resolved model section.
+        labels: names of the classes, or of what else a head gives; none for a model that writes.
+        head_modules: of the head.
+        task: its name in a configuration.
+        options: of the task, such as the template of prompts.
+    """
 
     model: ModelConfig
     labels: tuple[str, ...]
     head_modules: tuple[str, ...]
+    task: str = CLASSIFICATION
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write(folder: Path, adapter: Adapter, target: Target) -> None:
@@ -51,6 +64,8 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
         "labels": list(target.labels),
         "head_modules": list(target.head_modules),
     }
+    if target.task != CLASSIFICATION or target.options:
+        ours["task"] = {"name": target.task, "options": dict(target.options)}
     (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
 
@@ -90,7 +105,7 @@ def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
     by_pattern = isinstance(targets, str) and not re.fullmatch(r"[\w-]+", targets)  # a list would match endings, too
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if plain else None,
+        "task_type": ("SEQ_CLS" if target.labels else "CAUSAL_LM") if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
         **rank_settings(adapter),
@@ -140,7 +155,9 @@ def read_target(folder: Path) -> Target:
     try:
         ours = json.loads(path.read_bytes())
         model = configuration.parse({"model": ours["model"]}, str(path)).model
-        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]))
+        learned = ours.get("task", {"name": CLASSIFICATION, "options": {}})
+        named, options = str(learned["name"]), dict(learned["options"])
+        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]), named, options)
     except FileNotFoundError:
         raise AdapterError(f"{folder} was not written by PolyRank: it has no {OURS}; load its base yourself") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
