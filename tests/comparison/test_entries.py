@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from polyrank.tasks import settled
 from polyrank import aggregation, config
 from polyrank.comparison.entries import DEFAULT_METHODS, entries, homogeneous_ranks
 from polyrank.core.errors import ConfigError

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from polyrank.tasks import settled
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.errors import RunFolderError

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from polyrank.tasks import settled
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.errors import RunFolderError

@@ -21,6 +21,7 @@ from polyrank.federation.site import Site
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
+from polyrank.hf.skeleton import META
 from polyrank.ranks import scale_of
 from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
@@ -144,6 +145,12 @@ def bare(config: Config, outputs: tuple[str, ...], dtype: torch.dtype, attention
     """The base of a configuration, with nothing installed."""
     base = load_base(config.model, outputs, seed=config.federation.seed, dtype=dtype, attention=attention)
     return ResidentModel(base, device())
+
+
+def skeleton(config: Config, outputs: tuple[str, ...]) -> ResidentModel:
+    """`bare` on the meta device: names and shapes, for which no weights are read, nor a tokenizer."""
+    base = load_base(config.model, outputs, seed=config.federation.seed, weights=False)
+    return ResidentModel(base, META)
 
 
 def initial(resident: ResidentModel, config: Config) -> Adapter:
