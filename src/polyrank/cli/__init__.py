@@ -12,6 +12,7 @@ from polyrank.cli import (
     compare,
     data,
     doctor,
+    evaluate,
     export,
     flower,
     generate,
@@ -41,6 +42,7 @@ app.command("report")(report.report)
 app.command("merge")(merge.merge)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
