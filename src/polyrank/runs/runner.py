@@ -29,9 +29,10 @@ from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.runs import checkpoint, samples
 from polyrank.runs.agreement import Asked, fingerprint
-from polyrank.runs.folder import RunFolder, about_this_machine, disk_errors
+from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
+from polyrank.runs.machine import about_this_machine
 from polyrank.runs.models import stay_with_clients
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
