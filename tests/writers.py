@@ -7,11 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from polyrank.config import ModelConfig
+from polyrank.data.dataset import TextDataset
+from polyrank.data.turns import Turn, dumps
 from polyrank.hf.files import quiet
+from polyrank.hf.load import load_base
+from polyrank.hf.resident import ResidentModel
+from polyrank.tasks.causal_lm import CausalLM
+from polyrank.tasks.task import Examples
+
+TASK = CausalLM()
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -24,22 +34,59 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 THINGS = ("apple", "house", "river", "stone", "cloud", "horse", "train", "table")
 
 
-def save(folder: Path, *, chat: bool = True, begins: bool = True, seed: int = 0, **config: Any) -> Path:
-    """Save a random Llama of two layers and its tokenizer into ``folder``.
+SMALL = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+    **{"intermediate_size": 48, "max_position_embeddings": POSITIONS, "tie_word_embeddings": True},
+}
+ALL_HEADS = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "llama": SMALL,
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 48, "n_positions": POSITIONS},
+    "qwen2": {**SMALL, "vocab_size": WORDS + 8},  # its tokenizer has a padding token of its own
+    "qwen3": {**SMALL, "head_dim": 16, "tie_word_embeddings": False},
+    "gemma3_text": {
+        **SMALL,
+        "head_dim": 16,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "mistral": {**SMALL, "sliding_window": 16},
+    "phi3": {**SMALL, "pad_token_id": 1},
+    "gpt_neox": {**ALL_HEADS, "tie_word_embeddings": False},
+    "opt": {
+        **{
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "ffn_dim": 48,
+            "word_embed_proj_dim": 32,
+        },
+        **{"max_position_embeddings": POSITIONS, "pad_token_id": 1},
+    },
+}
+"""Architectures that write; tied and untied, with and without a window, with Conv1D, with grouped heads."""
+
+
+def save(
+    folder: Path, architecture: str = "llama", *, chat: bool = True, begins: bool = True, seed: int = 0, **config: Any
+) -> Path:
+    """Save a random model of two layers and its tokenizer into ``folder``.
 
     Args:
         folder: made if need be.
+        architecture: a key of `CONFIGS`.
         chat: whether the tokenizer has a template.
         begins: whether it puts its begin token before texts.
         seed: of the weights.
         **config: replaces values of the configuration.
     """
-    ids = {"bos_token_id": 0, "eos_token_id": 1}
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     settings = AutoConfig.for_model(
-        "llama",
-        **{"vocab_size": WORDS, "intermediate_size": 48, "max_position_embeddings": POSITIONS, **small, **ids},
-        **{"initializer_range": 0.2, "tie_word_embeddings": True, **config},
+        architecture,
+        **{
+            **{"vocab_size": WORDS, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2},
+            **CONFIGS[architecture],
+            **config,
+        },
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,3 +176,36 @@ def study(folder: Path, **saved: Any) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+class Checkpoints:
+    """Saves each kind of model once and gives its folder; arguments as of `save`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, architecture: str = "llama", **options: Any) -> Path:
+        name = "-".join([architecture, *(f"{key}={value}" for key, value in sorted(options.items()))])
+        folder = self.root / name.replace("/", "_")
+        return folder if folder.exists() else save(folder, architecture, **options)
+
+
+def dataset(count: int = 48) -> TextDataset:
+    """`pairs` as a data set, their kinds as labels."""
+    rows = pairs(count)
+    texts = tuple(dumps([Turn("user", row["prompt"]), Turn("assistant", row["completion"])]) for row in rows)
+    labels = np.array([("what", "say").index(row["kind"]) for row in rows], dtype=np.int64)
+    return TextDataset(texts, labels, ("what", "say"), turns=True)
+
+
+def examples(model: ResidentModel, count: int = 12, limit: int = 64) -> Examples:
+    """The pairs in the model's tokens."""
+    return TASK.encode(dataset(count), model.base.tokenizer, limit).examples
+
+
+def resident(folder: Path, **options: Any) -> ResidentModel:
+    """A resident model of a checkpoint; ``options`` are the model section's, or dtype and attention."""
+    loading = {key: options.pop(key) for key in ("dtype", "attention") if key in options}
+    return ResidentModel(
+        load_base(ModelConfig(name=str(folder), **{"targets": "all-linear", **options}), (), **loading)
+    )

@@ -25,6 +25,20 @@ def _diagonal(*values: float, c: float = 1.0) -> Term:
     return c, torch.eye(n, dtype=torch.float64), torch.diag(torch.tensor(values, dtype=torch.float64))
 
 
+def test_on_the_meta_device_it_is_of_the_shapes_of_terms_that_do_not_cancel():
+    """Stacked as far as the limit allows, and None for terms of nothing."""
+    for ranks, max_rank in (((1, 2), None), ((3, 4), None), ((2, 2), 3)):
+        terms = [_term(i, 1.0, rank, (6, 5)) for i, rank in enumerate(ranks)]
+        real, _ = replaced({"m": terms}, max_rank)
+        shapes, lost = replaced({"m": [(c, a.to("meta"), b.to("meta")) for c, a, b in terms]}, max_rank)
+        assert real is not None
+        assert shapes is not None
+        assert [(n, t.shape, t.dtype) for n, t in shapes.tensors()] == [
+            (n, t.shape, t.dtype) for n, t in real.tensors()
+        ]
+        assert lost == 0.0
+
+
 def _sum(terms: list[Term]) -> np.ndarray:
     return sum(c * b.double().numpy() @ a.double().numpy() for c, a, b in terms)
 

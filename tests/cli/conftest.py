@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyrank.cli import main
-from tests import models
+from tests import models, writers
 
 ROWS = 60
 
@@ -74,3 +74,9 @@ def own_things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def writing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as somebody has it whose model writes: study.toml, prompts and completions, and a tiny random Llama."""
+    return writers.study(tmp_path_factory.mktemp("writing"))

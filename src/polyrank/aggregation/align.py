@@ -7,6 +7,7 @@ nearest to the global A (orthogonal Procrustes): ``M = A_k A_ref^T = U S V^T``, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -54,6 +55,9 @@ class Aligned(Method):
 
     def read_out(self, server: ServerState, rank: int) -> Download:
         return self.method.read_out(server, rank)
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
+        return self.method.change_rank(before, clients, top)
 
 
 class _AlignedKernel(Kernel[S]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +43,9 @@ class AsSent(Method):
 
     def read_out(self, server: ServerState, rank: int) -> Download:
         return self.inner.read_out(self._rounded(server), rank)
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
+        return self.inner.change_rank(before, clients, top)
 
     def _rounded(self, server: ServerState) -> ServerState:
         frozen = PARTS - self.inner.parts(server.round + 1).trains

@@ -34,6 +34,8 @@ def replaced(
     A rank above ``max_rank`` (by default the layer's smaller side, where nothing is lost but rounding) is cut by SVD.
     Singular values within the rounding of the sum are what is left of terms that cancel: dropped, and no loss.
 
+    Tensors on the meta device have no values to be measured: they are cut to the limit, as if nothing cancelled.
+
     Returns:
         The adapter, None if all sums are zero or empty, and the relative Frobenius error of all cuts together.
     """
@@ -45,7 +47,9 @@ def replaced(
             continue
         a, b = lowrank.stack(parts)
         limit = min(a.shape[1], b.shape[0], max_rank or a.shape[1])
-        if a.shape[0] > limit:
+        if a.is_meta:
+            a, b = a[:limit], b[:, :limit]
+        elif a.shape[0] > limit:
             u, s, vt = lowrank.svd(a, b)
             rounding = torch.finfo(s.dtype).eps * torch.linalg.norm(a) * torch.linalg.norm(b)
             real = int((s > rounding).sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -168,6 +168,16 @@ class Method(ABC):
     def read_out(self, server: ServerState, rank: int) -> Download:
         """What a client of ``rank`` starts from, at the server's scale: the first rows of A and columns of B."""
         return Download(server.adapter.prefix(rank), server.base_change)
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:  # noqa: ARG002  # of those that change the base
+        """The least and the most rank that a module's base change has after a round, before it is cut to its limit.
+
+        Args:
+            before: its rank before the round; 0 without one.
+            clients: the ranks of those that trained.
+            top: the rank of the global adapter.
+        """
+        return before, before
 
 
 M = TypeVar("M", bound=Method)

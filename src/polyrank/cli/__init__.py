@@ -8,7 +8,7 @@ import sys
 import click
 import typer
 
-from polyrank.cli import compare, doctor, export, flower, inspect, merge, methods, report, run, site
+from polyrank.cli import compare, data, doctor, export, flower, inspect, merge, methods, plan, report, run, site
 from polyrank.cli.console import errors
 from polyrank.core.errors import PolyRankError
 
@@ -20,6 +20,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("run")(run.run)
+app.command("data")(data.data)
+app.command("plan")(plan.plan)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("merge")(merge.merge)

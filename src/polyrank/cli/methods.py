@@ -48,9 +48,10 @@ def facts(method: Method) -> dict[str, Any]:
     ``base_change`` is ``"no"``, ``"sent"`` where clients are sent it, or ``"kept"`` where only the server has it.
     """
     from polyrank.aggregation import options
+    from polyrank.federation.traffic import sends_change
 
     first, second = method.parts(1), method.parts(2)
-    changes = "no" if not method.info.changes_base else "sent" if _sends_change(method) else "kept"
+    changes = "no" if not method.info.changes_base else "sent" if sends_change(method) else "kept"
     return {
         **asdict(method.info),
         "base_change": changes,
@@ -62,17 +63,6 @@ def facts(method: Method) -> dict[str, Any]:
     }
 
 
-def _sends_change(method: Method) -> bool:
-    """Whether a client of a server that has a base change is sent one: asked of a server of one number."""
-    import torch
-
-    from polyrank.core.adapter import Adapter, Factors
-    from polyrank.core.state import ServerState
-
-    one = Adapter({"module": Factors(torch.ones(1, 1), torch.ones(1, 1))})
-    return method.read_out(ServerState(1, one, {}, {}, base_change=one), 1).base_change is not None
-
-
 def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_head: bool) -> dict[str, Any]:
     """Bytes of one client in the first round, by its rank, and those of a base change later.
 
@@ -80,14 +70,14 @@ def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_hea
     layer's smaller side, or as the method's ``max_rank`` (to which fedex adds the rank indices that a client does not
     train): ``base_change_at_most`` is its bytes then, 0 without one.
     """
-    from polyrank.federation.round import nbytes, parts_of
+    from polyrank.federation.round import parts_of
+    from polyrank.federation.traffic import down, up
 
     parts = parts_of(method, 1, local_head=local_head)
     by_rank = {}
     for rank in ranks:
         sent = method.read_out(state, rank)
-        down = nbytes(sent.adapter, parts.receives, sent.base_change)
-        by_rank[rank] = {"up": nbytes(sent.adapter, parts.sends), "down": down}
+        by_rank[rank] = {"up": up(parts, sent.adapter), "down": down(parts, sent)}
     most = 0
     if facts(method)["base_change"] == "sent":
         for factors in state.adapter.modules.values():
@@ -99,17 +89,15 @@ def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_hea
 
 def _first_state(config: Config) -> tuple[ServerState, list[int]]:
     """The server before the first round of a configuration, and the lowest and the highest rank of its clients."""
-    import torch
-
     from polyrank import tasks
     from polyrank.core.state import ServerState
-    from polyrank.federation.loading import bare, initial
+    from polyrank.federation.loading import initial, skeleton
     from polyrank.federation.planned import planned_ranks
     from polyrank.federation.population import load_data
 
     config = tasks.settled(config)
     train = load_data(config).train
-    base = bare(config, tasks.task(config).outputs(train), torch.float32, "eager")  # as under every precision
+    base = skeleton(config, tasks.task(config).outputs(train))
     ranks = planned_ranks(config, train)
     return ServerState(0, initial(base, config), {}, {}), sorted({ranks[0], ranks[-1]})
 

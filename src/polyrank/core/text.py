@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 def one_line(text: str, most: int) -> str:
@@ -26,6 +27,28 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     raise AssertionError  # the loop returns at GiB
+
+
+UNITS = {
+    **{"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40},
+}
+
+
+def read_size(text: str) -> int:
+    """Bytes as a person writes them.
+
+    >>> read_size("5MB"), read_size("1.5 GiB")
+    (5000000, 1610612736)
+
+    Raises:
+        ValueError: it is no positive number with a unit.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text.strip())
+    number = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
+    if number < 1:
+        raise ValueError(f"found {text!r}; expected a size such as 5MB, 1.5GB or 512MiB ({', '.join(UNITS)})")
+    return number
 
 
 def duration(seconds: float) -> str:
@@ -58,3 +81,12 @@ def number(value: float | None) -> str:
     ('1.235', '-')
     """
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def lines(text: str) -> str:
+    r"""What somebody else wrote, for a terminal: with its lines and tabs, and without a terminal's commands.
+
+    >>> lines("one\n\ttwo\x1b[31m")
+    'one\n\ttwo [31m'
+    """
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)

@@ -18,7 +18,8 @@ class TextDataset:
     or only of which kind a text is, is the task's matter. `columns` holds extra columns that were asked for,
     such as the one that says which client an example belongs to, as strings and in the order of the texts. `where`
     names the source and `rows` each text's row there, counted from 1, int64 of shape (n,), for messages. `turns` says
-    that the texts are conversations, as `polyrank.data.turns` writes them.
+    that the texts are conversations, as `polyrank.data.turns` writes them; `form` and `read` say of which format the
+    rows were and which columns the texts are of.
 
     Raises:
         DataError: the columns differ in length, or a label is not an index into `label_names`.
@@ -31,6 +32,8 @@ class TextDataset:
     where: str = "the data"
     rows: np.ndarray | None = None
     turns: bool = False
+    form: str = ""
+    read: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {} if self.labels is None else {"labels": len(self.labels)}
@@ -63,6 +66,8 @@ class TextDataset:
             where=self.where,
             rows=None if self.rows is None else self.rows[at],
             turns=self.turns,
+            form=self.form,
+            read=self.read,
         )
 
     def row(self, index: int) -> int:

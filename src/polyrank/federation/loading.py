@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from polyrank.hf.digest import model_digests
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
+from polyrank.hf.skeleton import META
 from polyrank.ranks import scale_of
 from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
+from polyrank.tasks.registry import recorded
 from polyrank.tasks.task import Encoded, Examples
 from polyrank.training.engines import local_engine
 from polyrank.training.preflight import check_reads
@@ -62,13 +65,8 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     Raises:
         PolyRankError: something in the data or the model does not fit.
     """
-    task = named_task(config)
-    tokenizer = load_tokenizer(config.model)
-    used = np.unique(np.concatenate(list(held.partition.examples.values())))  # others are not even tokenised
-    sets = {"train": held.train.subset(used), "test": held.test}
-    sets |= {"validation": held.validation} if held.validation else {}
-    end = None if config.model.head == "mean-pool" or task.writes else head_end_token(config.model)
-    encoded = {name: _encoded(task, part, tokenizer, config.data.max_tokens, end) for name, part in sets.items()}
+    read = encode(config, held)
+    task, sets, encoded, used = read.task, read.sets, read.encoded, read.used
     largest = max(part.examples.largest for part in encoded.values())
     outputs = task.outputs(held.train)
 
@@ -85,9 +83,12 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     choice = fastest(loaded, task, config.training, encoded["train"].examples)
     if choice.resident.base.note:
         log.warning(choice.resident.base.note)
-    examples = _shared_out(held.partition, used, encoded["train"])
+    examples = shared_out(held.partition, used, encoded["train"])
+    if empty := [client for client, own in examples.items() if len(own) == 0]:
+        why = ", ".join(encoded["train"].left_out)
+        raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
     plan = _plan(config, task, choice, examples)
-    config = _resolved(config, choice, plan, len(examples))
+    config = recorded(_resolved(config, choice, plan, len(examples)), task)
     clock = Clock(choice.resident.device, running=profile)
     return Site(
         config=config,
@@ -102,14 +103,55 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         plan=plan,
         clock=clock,
         digests={**held.digests, **model_digests(config.model)},
-        left_out=_left_out(held.partition, used, encoded["train"]),
+        left_out=left_out(held.partition, used, encoded["train"]),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class ReadSets:
+    """The data of a configuration as its task reads them.
+
+    Args:
+        task: with its options as data and model have them.
+        tokenizer: the model's.
+        sets: ``train``, of what some client holds, ``test``, and ``validation`` where there is one.
+        encoded: the same as examples.
+        used: rows of the training data that some client holds; others are not even tokenised.
+    """
+
+    task: Task
+    tokenizer: Any  # Any: as in `Task.encode`
+    sets: Mapping[str, TextDataset]
+    encoded: Mapping[str, Encoded]
+    used: np.ndarray
+
+
+def encode(config: Config, held: Holdings) -> ReadSets:
+    """Read the texts as examples; of the model only the tokenizer is loaded.
+
+    Raises:
+        PolyRankError: a text or an option does not fit, or of a set nothing is left.
+    """
+    tokenizer = load_tokenizer(config.model)
+    task = named_task(config).resolved(held.train, tokenizer)
+    used = np.unique(np.concatenate(list(held.partition.examples.values())))
+    sets = {"train": held.train.subset(used), "test": held.test}
+    sets |= {"validation": held.validation} if held.validation else {}
+    end = end_for(config, task)
+    encoded = {name: encode_set(config, task, part, tokenizer, end) for name, part in sets.items()}
+    return ReadSets(task, tokenizer, sets, encoded, used)
 
 
 def bare(config: Config, outputs: tuple[str, ...], dtype: torch.dtype, attention: str) -> ResidentModel:
     """The base of a configuration, with nothing installed."""
     base = load_base(config.model, outputs, seed=config.federation.seed, dtype=dtype, attention=attention)
     return ResidentModel(base, device())
+
+
+def skeleton(config: Config, outputs: tuple[str, ...]) -> ResidentModel:
+    """`bare` on the meta device: names and shapes, for which no weights are read, nor a tokenizer."""
+    base = load_base(config.model, outputs, seed=config.federation.seed, weights=False)
+    return ResidentModel(base, META)
 
 
 def initial(resident: ResidentModel, config: Config) -> Adapter:
@@ -123,10 +165,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _encoded(
-    task: Task, dataset: TextDataset, tokenizer: Any, max_tokens: int, end: int | None
-) -> Encoded:  # Any: as in `Task.encode`
-    """A data set as the task reads it; what it cuts or leaves out is in the log."""
+def end_for(config: Config, task: Task) -> int | None:
+    """The token that the head of a configuration's model looks for in texts, if there is one."""
+    return None if config.model.head == "mean-pool" or task.writes else head_end_token(config.model)
+
+
+def encode_set(
+    config: Config, task: Task, dataset: TextDataset, tokenizer: Any, end: int | None
+) -> Encoded:  # Any: as above
+    """A data set as the task reads it; what it cuts or leaves out is in the log.
+
+    Raises:
+        DataError: nothing is left of it.
+    """
+    max_tokens = config.data.max_tokens
     found = task.encode(dataset, tokenizer, max_tokens, end=end)
     if len(found.cut):
         log.info("%d of %d texts of %s are cut to %d tokens", len(found.cut), len(dataset), dataset.where, max_tokens)
@@ -141,29 +193,22 @@ def _encoded(
     return found
 
 
-def _shared_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[str, Examples]:
-    """Each client's examples.
+def shared_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[str, Examples]:
+    """Each client's examples; of a client of which nothing is left, none.
 
     Args:
         partition: client -> rows of the training data.
         used: rows that were encoded.
         encoded: as which of them.
-
-    Raises:
-        DataError: none of a client's rows is left.
     """
     kept = used[encoded.kept]
-    found = {
+    return {
         client: encoded.examples.subset(np.searchsorted(kept, rows[np.isin(rows, kept)]))
         for client, rows in partition.examples.items()
     }
-    if empty := [client for client, own in found.items() if len(own) == 0]:
-        why = ", ".join(encoded.left_out)
-        raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
-    return found
 
 
-def _left_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[str, dict[str, int]]:
+def left_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[str, dict[str, int]]:
     """Client -> reason -> how many of its rows are no examples; clients of which none is left out do not stand here."""
     lost = {reason: used[rows] for reason, rows in encoded.left_out.items()}
     counts = {

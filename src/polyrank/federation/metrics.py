@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.round import mean_base_change, nbytes
+from polyrank.federation.round import mean_base_change
 from polyrank.federation.server import Server
+from polyrank.federation.traffic import down, travelled, up
 from polyrank.federation.tree import RoundResult
 from polyrank.tasks import Task
 from polyrank.tasks.metric import BY_KIND, OWN, TEST, best, is_evaluated
@@ -92,12 +93,6 @@ def is_due(number: int, every: int, rounds: int) -> bool:
     return number % every == 0 or number == rounds
 
 
-def travelled(moved: Iterable[Moved | None]) -> Moved | None:
-    """What really travelled in all; None where nothing did."""
-    real = [one for one in moved if one is not None]
-    return sum(real, Moved()) if real else None
-
-
 def own_scores(outcomes: Sequence[Outcome], task: Task) -> dict[str, Any]:
     """What clients measured on test sets of their own, of what they were sent: means in which each client counts 1.
 
@@ -117,8 +112,8 @@ def own_scores(outcomes: Sequence[Outcome], task: Task) -> dict[str, Any]:
 def _would_travel(parts: Parts, updates: Sequence[ClientUpdate], sent: Mapping[str, Download]) -> Moved:
     """What would travel if clients were elsewhere and kept what is theirs."""
     return Moved(
-        up=sum(nbytes(update.adapter, parts.sends) for update in updates),
-        down=sum(nbytes(download.adapter, parts.receives, download.base_change) for download in sent.values()),
+        up=sum(up(parts, update.adapter) for update in updates),
+        down=sum(down(parts, download) for download in sent.values()),
     )
 
 

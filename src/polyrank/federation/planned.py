@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import numpy as np
 
-from polyrank import ranks
+from polyrank import ranks, tasks
+from polyrank.aggregation import Method
 from polyrank.config import Config
+from polyrank.core.errors import ConfigError, DataError
 from polyrank.data import Partition, TextDataset, client_names
-from polyrank.federation.population import DEFAULT_CLIENTS, first_ranks, held_out, load_data, share_out
+from polyrank.federation.population import (
+    DEFAULT_CLIENTS,
+    first_ranks,
+    global_rank,
+    held_out,
+    load_data,
+    share_out,
+)
+from polyrank.federation.round import check_ranks
+from polyrank.ranks import RankPolicy
 
 
-def planned_ranks(config: Config, train: TextDataset | None = None) -> list[int]:
-    """The rank of every client before the first round, scoring included, ascending; no model is loaded.
+@dataclass(frozen=True)
+class Planned:
+    """The clients of a configuration before the first round.
 
-    The data are read only where they alone say how many clients there are, or whom ``ranks.by_name`` means. A policy
-    that draws, or that scores, gives these ranks to one client or another.
+    Names that are in the data alone are made up, in the same order, where the data need not be read for anything else:
+    cohorts and ranks go by the order of the names.
+
+    Args:
+        policy: of their ranks.
+        start: client -> its rank before anything is trained.
+        first: client -> its rank in the first round; a policy that scores gives these to one client or another.
+    """
+
+    policy: RankPolicy
+    start: Mapping[str, int]
+    first: Mapping[str, int]
+
+    @property
+    def scored(self) -> bool:
+        """Whether a scoring round decides whose rank is which."""
+        return self.policy.scores and len(set(self.first.values())) > 1
+
+
+def planned(config: Config, train: TextDataset | None = None) -> Planned:
+    """The clients of a configuration, and their ranks; no model is loaded.
+
+    The data are read only where they alone say how many clients there are, or whom ``ranks.by_name`` means.
 
     Args:
         config: of the federation.
@@ -27,11 +64,70 @@ def planned_ranks(config: Config, train: TextDataset | None = None) -> list[int]
     policy = ranks.policy(config.ranks)
     clients = _known_clients(config)
     if clients is None or not config.ranks.by_name.keys() <= set(clients):
-        everything = load_data(config).train if train is None else train
+        with _without_data("set federation.clients, and no ranks.by_name"):
+            everything = load_data(config).train if train is None else train
         partition = share_out(held_out(everything, config, policy)[0], config)
     else:
         partition = Partition(dict.fromkeys(clients, np.empty(0, np.int64)))
-    return sorted(first_ranks(config, policy, partition).values())
+    start = policy.start(sorted(partition.examples), partition.groups, config.federation.seed)
+    return Planned(policy, start, first_ranks(config, policy, partition))
+
+
+def planned_ranks(config: Config, train: TextDataset | None = None) -> list[int]:
+    """The ranks of `planned` in the first round, ascending."""
+    return sorted(planned(config, train).first.values())
+
+
+def planned_outputs(config: Config) -> tuple[str, ...]:
+    """Names of what the model's head gives; the data are read where the configuration does not say them.
+
+    Args:
+        config: with its task named.
+
+    Raises:
+        DataError: the data are needed, and cannot be read.
+    """
+    task = tasks.task(config)
+    if task.writes:
+        return ()
+    if task.labelled and config.data.labels is not None:
+        return task.outputs(TextDataset((), np.empty(0, np.int64), tuple(config.data.labels)))
+    with _without_data('name the classes: data.labels = ["..."]' if task.labelled else ""):
+        return task.outputs(load_data(config).train)
+
+
+def planned_task(config: Config) -> Config:
+    """The configuration with its task named; columns of the data are asked for where it does not say it.
+
+    Raises:
+        DataError: the data are needed, and cannot be read.
+    """
+    with _without_data('name the task: task.name = "causal-lm" or "classification"'):
+        return tasks.settled(config)
+
+
+@contextmanager
+def _without_data(do: str) -> Iterator[None]:
+    """Say what makes up for data that are not there."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}" + (f"; to plan without the data, {do}" if do else "")) from None
+
+
+def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapping[str, int]) -> None:
+    """Refuse ranks that the method cannot aggregate, before any work is done.
+
+    Raises:
+        ConfigError: as `polyrank.federation.round.check_ranks`, or a method for equal ranks has clients that shrink.
+    """
+    check_ranks(method, first, global_rank(config))
+    if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
+        raise ConfigError(
+            f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
+            f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
+            "(see: polyrank methods)"
+        )
 
 
 def _known_clients(config: Config) -> list[str] | None:

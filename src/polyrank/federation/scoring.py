@@ -11,9 +11,9 @@ from typing import Any
 
 from polyrank.aggregation import Download
 from polyrank.core.state import ServerState
-from polyrank.federation.metrics import travelled
-from polyrank.federation.round import nbytes, read_outs
+from polyrank.federation.round import read_outs
 from polyrank.federation.server import Server
+from polyrank.federation.traffic import scoring, travelled
 from polyrank.tasks.task import LOSS
 from polyrank.training.work import Moved
 
@@ -42,24 +42,19 @@ def score_clients(
         }
         for client in server.clients
     }
-    traffic = {"bytes/up": 0, "bytes/down": 0}
+    traffic = Moved()
     if server.site.validation is not None and len(server.config.ranks.levels) > 1:
-        parts = server.parts(1)
         downloads = read_outs(state, server.clients, server.method)
-        for sent in downloads.values():
-            traffic["bytes/down"] += nbytes(sent.adapter, parts.receives, sent.base_change)
-            # all that is trained, whatever stays with clients later: the server scores the whole model
-            traffic["bytes/up"] += nbytes(sent.adapter, parts.trains)
+        traffic = scoring(server.parts(1), downloads.values())
         key = _key(server, downloads)
         if key not in known:
             known[key], moved = _losses(server, state, downloads, tell)
-            if moved is not None:
-                traffic = {"bytes/up": moved.up, "bytes/down": moved.down}
+            traffic = moved or traffic
         ranks = server.policy.assign(state.ranks, known[key])
         state = replace(state, ranks=ranks, scales=server.scales(ranks))
         for client, loss in known[key].items():
             table[client] |= {"rank": ranks[client], "validation_loss": loss}
-    return state, {"clients": table, "scoring": traffic}
+    return state, {"clients": table, "scoring": {"bytes/up": traffic.up, "bytes/down": traffic.down}}
 
 
 def _losses(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from polyrank import aggregation, ranks
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
-from polyrank.core.errors import ConfigError
 from polyrank.core.seeds import derive
 from polyrank.core.state import ServerState
 from polyrank.federation.loading import initial, load
-from polyrank.federation.population import Population, first_ranks, global_rank, read
-from polyrank.federation.round import check_ranks, cohort, parts_of
+from polyrank.federation.planned import check_method
+from polyrank.federation.population import Population, first_ranks, read
+from polyrank.federation.round import cohort, parts_of
 from polyrank.federation.site import Site
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.tasks import settled
@@ -111,13 +111,7 @@ def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)
-    check_ranks(method, first_ranks(config, policy, held.partition), global_rank(config))
-    if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
-        raise ConfigError(
-            f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
-            f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
-            "(see: polyrank methods)"
-        )
+    check_method(config, method, policy, first_ranks(config, policy, held.partition))
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}

@@ -33,6 +33,7 @@ from polyrank.hf.classes import (
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.mean_pool import MeanPoolClassifier
 from polyrank.hf.settings import end_token, for_logits, positions, saved_settings
+from polyrank.hf.skeleton import from_checkpoint, without_weights
 from polyrank.hf.writers import load_writer
 
 log = logging.getLogger(__name__)
@@ -119,17 +120,19 @@ def load_base(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
+    weights: bool = True,
 ) -> BaseModel:
     """Load ``config.name`` for a classification into ``labels``; without labels, as a model that writes.
 
     New head parameters are drawn from ``seed`` and kept in float32 or wider, whatever the dtype of the base. A head
     that was trained for the same classes is kept, its rows in the order of ``labels``; one of others starts anew.
+    Without ``weights`` it is the same model on the meta device, and its tokenizer is None: config.json is enough.
 
     Raises:
         ModelError: the folder is no model, the hub cannot be reached, or the architecture cannot classify, or write.
     """
     path = resolve_name(config.name)
-    tokenizer = load_tokenizer(config)
+    tokenizer = load_tokenizer(config) if weights else None
     with explained(config.name, "classification" if labels else "writing"):
         settings = saved_settings(path, config)
         saved = Saved(path, saved_classes(path, settings) if labels else (), is_classifier(settings))
@@ -137,14 +140,11 @@ def load_base(
             settings.num_labels = len(labels)
             settings.id2label = dict(enumerate(labels))
             settings.label2id = {label: i for i, label in enumerate(labels)}
-        text = settings.get_text_config()
-        if tokenizer.pad_token_id >= getattr(text, "vocab_size", math.inf):
-            raise ModelError(
-                f"its padding token is number {tokenizer.pad_token_id}, beyond its {text.vocab_size} embeddings"
-            )
-        text.pad_token_id = tokenizer.pad_token_id
+        if tokenizer is not None:
+            _pad_with(tokenizer.pad_token_id, settings.get_text_config())
         for_logits(settings)
         common = {**origin(config), "config": settings, "dtype": dtype}
+        common |= {} if weights else without_weights(path, config, settings)
         if attention is not None:
             common["attn_implementation"] = attention
         if labels:
@@ -160,6 +160,13 @@ def load_base(
     head: Head = "mean-pool" if isinstance(model, MeanPoolClassifier) else "model"
     note = new_head_note(config.name, saved.classes, labels) if loaded.lost else ""
     return BaseModel(model, tokenizer, head_modules, config.model_copy(update={"head": head}), note)
+
+
+def _pad_with(token: int, text: Any) -> None:  # Any: every architecture has its own class
+    """Name the padding token in a configuration, in place."""
+    if token >= getattr(text, "vocab_size", math.inf):
+        raise ModelError(f"its padding token is number {token}, beyond its {text.vocab_size} embeddings")
+    text.pad_token_id = token
 
 
 @dataclass(frozen=True)
@@ -191,9 +198,7 @@ def _load(saved: Saved, common: dict[str, Any], head: str, labels: Sequence[str]
     if head == "mean-pool" or (head == "auto" and (has_mean_pool_head(path) or _pools_sentences(path, common))):
         return _load_mean_pool(path, common, labels, seed)
     with seeded(seed):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **common
-        )
+        model, info = from_checkpoint(AutoModelForSequenceClassification, path, common, ignore_mismatched_sizes=True)
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     parameters = {name for name, _ in model.named_parameters()}
     new = (set(info["missing_keys"]) | mismatched) & parameters
@@ -252,13 +257,8 @@ def _load_mean_pool(path: str, common: dict[str, Any], labels: Sequence[str], se
     first = classes[0] if isinstance(classes, tuple) else classes
     pooler = "add_pooling_layer" in inspect.signature(first.__init__).parameters
     with seeded(seed):
-        encoder, info = auto.from_pretrained(
-            path,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **common,
-            **({"add_pooling_layer": False} if pooler else {}),
-        )
+        bare = {"add_pooling_layer": False} if pooler else {}
+        encoder, info = from_checkpoint(auto, path, common, ignore_mismatched_sizes=True, **bare)
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     _check_backbone(set(info["missing_keys"]) | mismatched)
     if encoder.main_input_name != "input_ids":

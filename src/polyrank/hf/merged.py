@@ -14,9 +14,12 @@ from transformers.pytorch_utils import Conv1D
 from polyrank.config import ModelConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError, ModelError
+from polyrank.hf.beside import Beside, generation_of
 from polyrank.hf.classes import HEAD, LABELS, has_mean_pool_head
+from polyrank.hf.files import quiet
 from polyrank.hf.load import BaseModel, checkpoint_classes, load_base
 from polyrank.hf.mean_pool import MeanPoolClassifier
+from polyrank.hf.settings import as_saved
 
 
 def merge_into(base: BaseModel, adapter: Adapter) -> None:
@@ -52,14 +55,38 @@ def merge_into(base: BaseModel, adapter: Adapter) -> None:
             parameters[name].copy_(tensor)
 
 
-def write_merged(folder: Path, base: BaseModel, adapter: Adapter, labels: tuple[str, ...]) -> None:
+def write_merged(
+    folder: Path,
+    base: BaseModel,
+    adapter: Adapter,
+    labels: tuple[str, ...],
+    *,
+    beside: Beside | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Merge and save.
 
     With the architecture's own head the folder is an ordinary transformers classifier. With a mean-pooling head it is
-    the encoder (``AutoModel`` loads it) with the head beside it; `load_merged` puts them together.
+    the encoder (``AutoModel`` loads it) with the head beside it; `load_merged` puts them together. A model that writes
+    is what ``AutoModelForCausalLM`` loads, ends where answers end, and keeps keys and values as its base did.
+
+    Args:
+        folder: to write.
+        base: as it was loaded; the adapter is added to it in place, in its own dtype.
+        adapter: of the base.
+        labels: names of the classes.
+        beside: what lies beside a model that writes.
+        dtype: of the written weights; by default that of the base.
     """
     merge_into(base, adapter)
-    model: PreTrainedModel = base.model
+    model: PreTrainedModel = base.model.to(dtype) if dtype is not None else base.model
+    if beside is not None:
+        as_saved(model.config, base.config)
+        model.generation_config = beside.ending(generation_of(base.config))
+        with quiet():
+            model.save_pretrained(folder)
+        beside.save(folder, model.generation_config)
+        return
     if isinstance(model, MeanPoolClassifier):
         model.encoder.save_pretrained(folder)
         save_file({k: v.contiguous() for k, v in model.classifier.state_dict().items()}, folder / HEAD)

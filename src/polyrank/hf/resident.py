@@ -23,6 +23,7 @@ from polyrank.core.seeds import torch_generator
 from polyrank.hf.files import quiet
 from polyrank.hf.load import BaseModel
 from polyrank.hf.mean_pool import MeanPoolClassifier
+from polyrank.hf.skeleton import META
 from polyrank.hf.speed.first_token import read_first_token
 from polyrank.hf.speed.packed_linear import pack
 
@@ -37,7 +38,7 @@ class ResidentModel:
 
     Args:
         base: as `load_base` gives it; its model is changed in place.
-        device: where it computes.
+        device: where it computes; on the meta device it has names and shapes, and its adapters are there too.
 
     Attributes:
         dtype: of the base.
@@ -60,7 +61,8 @@ class ResidentModel:
             for module in base.head_modules
             for name, parameter in self.model.get_submodule(module).named_parameters()
         }
-        self._loaded = {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._dense.items()}
+        self._home = self.device if self.device == META else torch.device("cpu")  # of adapters
+        self._loaded = {name: parameter.detach().to(self._home, copy=True) for name, parameter in self._dense.items()}
         for parameter in self._dense.values():
             parameter.requires_grad_()
         pack(self.model)
@@ -161,9 +163,9 @@ class ResidentModel:
         self.check_rank(rank)
         modules = {}
         for name, (d_out, d_in) in self.shapes.items():
-            a = torch.empty(rank, d_in)
+            a = torch.empty(rank, d_in, device=self._home)
             nn.init.kaiming_uniform_(a, a=5**0.5, generator=torch_generator(seed, "adapter", name))
-            modules[name] = Factors(a, torch.zeros(d_out, rank), scale)
+            modules[name] = Factors(a, torch.zeros(d_out, rank, device=self._home), scale)
         return Adapter(modules, {name: tensor.clone() for name, tensor in self._loaded.items()})
 
     def install(self, adapter: Adapter, base_change: Adapter | None = None) -> None:

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from polyrank.config import ModelConfig
 from polyrank.core.errors import ModelError, did_you_mean
-from polyrank.hf.files import origin
+from polyrank.hf.files import origin, resolve_name
 
 LOGITS_ONLY = {
     **{"return_dict": True, "use_cache": False, "output_attentions": False, "output_hidden_states": False},
@@ -48,6 +48,15 @@ def for_logits(settings: Any) -> None:  # Any: as above
         for key, value in LOGITS_ONLY.items():
             if hasattr(part, key):
                 setattr(part, key, value)
+
+
+def as_saved(settings: Any, config: ModelConfig) -> None:  # Any: as above
+    """Undo `for_logits`, in place: a model that is given away keeps keys and values as its checkpoint did."""
+    saved = saved_settings(resolve_name(config.name), config)
+    for part, before in ((settings, saved), (settings.get_text_config(), saved.get_text_config())):
+        for key in LOGITS_ONLY:
+            if hasattr(part, key) and hasattr(before, key):
+                setattr(part, key, getattr(before, key))
 
 
 def positions(settings: Any, pad: int) -> int | None:  # Any: as above

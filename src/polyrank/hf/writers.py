@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from polyrank.core.errors import ModelError
+from polyrank.hf.skeleton import from_checkpoint
 
 
 def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) -> nn.Module:  # Any: transformers' own
@@ -18,7 +19,7 @@ def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) ->
         path: of the checkpoint.
         common: arguments of `from_pretrained`, the configuration among them.
         head: as ``model.head`` has it.
-        tokenizer: the model's.
+        tokenizer: the model's; None for names and shapes alone.
 
     Raises:
         ModelError: it is no decoder, or sees what comes next; it lacks a tensor; its tokenizer has more tokens than it
@@ -33,11 +34,13 @@ def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) ->
         raise ModelError(f"a {settings.model_type} is an encoder with a decoder; {_EXPECTED}")
     if type(settings) not in AutoModelForCausalLM._model_mapping:
         raise ModelError(f"a {settings.model_type} is no decoder; {_EXPECTED}")
-    model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **common)
+    model, info = from_checkpoint(AutoModelForCausalLM, path, common)
     lacking = sorted({*info["missing_keys"]} & {name for name, _ in model.named_parameters()})
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise ModelError(f"the checkpoint has no {lacking[0]}{more}: it was saved without what writes; {_EXPECTED}")
+    if tokenizer is None:
+        return model  # type: ignore[no-any-return]  # as below
     words = model.get_input_embeddings().num_embeddings
     largest = max(tokenizer.get_vocab().values())
     if largest >= words:

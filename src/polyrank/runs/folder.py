@@ -6,11 +6,9 @@ import contextlib
 import json
 import math
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +23,6 @@ from polyrank.tasks.registry import AUTO
 
 if TYPE_CHECKING:
     from polyrank.hf.peft.folder import Target
-
-LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
 
 FIRST = "classification"
 """The task of runs that are older than ``[task]``."""
@@ -185,9 +181,10 @@ class RunFolder:
         """
         from polyrank.hf.peft.folder import Target  # imports transformers, which readers of metrics do without
 
-        about = self.read_json("run")
+        about, config = self.read_json("run"), self.read_config()
         outputs = about.get("outputs", about["labels"])
-        return Target(self.read_config().model, tuple(outputs), tuple(about["head_modules"]))
+        template = None if outputs else config.data.template
+        return Target(config.model, tuple(outputs), tuple(about["head_modules"]), template)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round's line."""
@@ -287,23 +284,3 @@ def disk_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {getattr(error, 'strerror', None) or error}; what was saved before is "
             "untouched. Make room or mend it, then run again, with --resume if a round was saved"
         ) from error
-
-
-def about_this_machine() -> dict[str, Any]:
-    """Versions and hardware, for the record."""
-    import torch
-
-    versions: dict[str, str | None] = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
-    }

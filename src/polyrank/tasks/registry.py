@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 from polyrank.config import Config, DataConfig, parse
@@ -28,6 +29,20 @@ def task(config: Config) -> Task:
     name, keys = config.task.name, DataConfig.model_fields.keys()
     named = {option: getattr(config.data, option) for option in TASKS.options(name) if option in keys}
     return TASKS.build(name, named | config.task.options)
+
+
+def recorded(config: Config, task: Task) -> Config:
+    """The configuration with a task's options as they are by now, each where the configuration has it."""
+    now, given = options_of(task), config.task.options
+    keys = DataConfig.model_fields.keys() - given.keys()
+    data = config.data.model_copy(update={name: value for name, value in now.items() if name in keys})
+    options = {name: now.get(name, value) for name, value in given.items()}
+    return config.model_copy(update={"data": data, "task": config.task.model_copy(update={"options": options})})
+
+
+def options_of(task: Task) -> dict[str, Any]:  # Any: as in `Registry.build`
+    """A task's options: its fields."""
+    return {field.name: getattr(task, field.name) for field in fields(task)}
 
 
 def settled(config: Config) -> Config:

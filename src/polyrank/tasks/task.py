@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from polyrank.data.dataset import TextDataset
+from polyrank.data.turns import Turn
 from polyrank.tasks.metric import Metric
 
 if TYPE_CHECKING:  # reports ask a task for its metrics, and torch takes a second
@@ -139,6 +140,18 @@ class Task(ABC):
     def outputs(self, dataset: TextDataset) -> tuple[str, ...]:
         """Names of the numbers that the model's head gives for a text, in their order; nothing for one that writes."""
 
+    def resolved(self, dataset: TextDataset, tokenizer: Any) -> Self:  # noqa: ARG002  # Any: as in `encode`
+        """The task with its options as data and model have them, where one of them is ``auto``.
+
+        Args:
+            dataset: what is trained on.
+            tokenizer: the model's.
+
+        Raises:
+            ConfigError: an option does not fit the tokenizer.
+        """
+        return self
+
     @abstractmethod
     def encode(self, dataset: TextDataset, tokenizer: Any, max_tokens: int, *, end: int | None = None) -> Encoded:
         """The texts as examples.
@@ -178,6 +191,18 @@ class Task(ABC):
     def scores(self, model: nn.Module, batch: Batch) -> Tally:
         """What is measured of these rows, all of which count."""
 
+    def opening(self, tokenizer: Any, turns: Sequence[Turn]) -> list[int]:  # Any: as in `encode`
+        """Tokens that a model is given to answer somebody, as in training; of a task that writes.
+
+        Raises:
+            DataError: it cannot be written in the way of the training.
+        """
+        raise NotImplementedError
+
+    def frame(self, tokenizer: Any) -> Mapping[str, str]:  # noqa: ARG002  # Any: as in `encode`
+        """How texts are written around their own words, for people: what it is called -> how it is."""
+        return {}
+
     def asked(self, examples: Examples, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens that a model is given to answer an example, and those of the right answer; of a task that writes."""
         raise NotImplementedError
@@ -185,6 +210,10 @@ class Task(ABC):
     def stops(self, tokenizer: Any, model: nn.Module) -> frozenset[int]:
         """Tokens that end an answer; of a task that writes."""
         raise NotImplementedError
+
+    def chat_template(self, tokenizer: Any) -> str | None:  # noqa: ARG002  # of a task that writes
+        """How prompts were written in training, as a chat template; None for the tokenizer's own."""
+        return None
 
     @abstractmethod
     def measured(self, tally: Tally) -> dict[str, float]:

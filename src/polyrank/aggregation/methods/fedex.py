@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -65,6 +65,11 @@ class FedEx(ProductMethod):
         for name, factors in server.adapter.modules.items():
             terms[name] += _tail(factors, rank)
         return Download(server.adapter.prefix(rank), base_change.replaced(terms, None)[0])
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
+        """What was frozen, every client's product, and the mean that is taken off."""
+        rank = before + top + sum(clients) + top
+        return rank, rank
 
 
 def _tail(factors: Factors, rank: int) -> list[tuple[float, Tensor, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from polyrank.aggregation import base_change
@@ -48,3 +48,7 @@ class Flora(ProductMethod):
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
         """A fresh adapter is known from the seed: only the head and the base change come down."""
         return Parts(receives=frozenset({"head"}))
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:  # noqa: ARG002  # as in `Method`
+        """Every client's factors are stacked upon it."""
+        return before + sum(clients), before + sum(clients)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,10 @@ class Florist(ProductMethod):
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
         """A fresh adapter is known from the seed: only the head and the base change come down."""
         return Parts(receives=frozenset({"head"}))
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:  # noqa: ARG002  # as in `Method`
+        """How much is kept of the round's stack is decided by its energy: at least a rank index."""
+        return before + 1, before + sum(clients)
 
     def _kept(self, product: Product) -> Product:
         u, s, vt = lowrank.svd(*product)

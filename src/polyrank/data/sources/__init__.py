@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +48,11 @@ class _Columns:
     def examples(self, table: Table, kinds: str | None, extra: Sequence[str]) -> Examples:
         """The table's rows, with labels from the column ``kinds``, if any."""
         if self.writing is None:
-            return examples(table, whole_texts(table, self.text), kinds, extra)
+            names = (self.text,) if isinstance(self.text, str) else tuple(self.text)
+            return replace(examples(table, whole_texts(table, self.text), kinds, extra), form="text", read=names)
         found = written(table, self.writing)
-        return examples(table, found.texts, kinds, extra, turns=found.turns)
+        rows = examples(table, found.texts, kinds, extra, turns=found.turns)
+        return replace(rows, form=found.form, read=found.read)
 
 
 def load(

@@ -83,10 +83,14 @@ class Written(NamedTuple):
     Args:
         texts: whole texts as they stand, or conversations as `polyrank.data.turns` writes them.
         turns: whether they are conversations.
+        form: of the rows.
+        read: the columns that they are of.
     """
 
     texts: tuple[str, ...]
     turns: bool
+    form: Format
+    read: tuple[str, ...]
 
 
 def written(table: Table, how: Writing) -> Written:
@@ -105,16 +109,18 @@ def written(table: Table, how: Writing) -> Written:
             "data.messages or data.text)"
         )
     if form == "text":
-        return Written(_joined(table, how.text, "data.text", "text", " "), turns=False)
+        names = (how.text,) if isinstance(how.text, str) else tuple(how.text)
+        return Written(_joined(table, how.text, "data.text", "text", " "), False, form, names)
     if form == "prompt":
-        return Written(_pairs(table, how), turns=True)
-    return Written(_conversations(table, how.messages or form), turns=True)
+        prompts, completion = how.prompts(table.columns) or ("prompt",), how.completions(table.columns) or "completion"
+        return Written(_pairs(table, prompts, completion), True, form, (*prompts, completion))
+    name = how.messages or form
+    return Written(_conversations(table, name), True, form, (name,))
 
 
-def _pairs(table: Table, how: Writing) -> tuple[str, ...]:
-    names, completion = how.prompts(table.columns), how.completions(table.columns)
-    prompts = _joined(table, names or "prompt", "data.prompt", "prompt", "\n\n")
-    answers = _joined(table, completion or "completion", "data.completion", "answer", "")
+def _pairs(table: Table, names: Sequence[str], completion: str) -> tuple[str, ...]:
+    prompts = _joined(table, names, "data.prompt", "prompt", "\n\n")
+    answers = _joined(table, completion, "data.completion", "answer", "")
     pairs = zip(prompts, answers, strict=True)
     return tuple(dumps([Turn("user", prompt), Turn(ASSISTANT, answer)]) for prompt, answer in pairs)
 

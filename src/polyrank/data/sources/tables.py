@@ -64,6 +64,8 @@ class Examples:
     columns: Mapping[str, tuple[str, ...]]
     declared: tuple[str, ...] | None
     turns: bool = False
+    form: str = ""
+    read: tuple[str, ...] = ()
 
     def label_names(self, least: int = 2) -> tuple[str, ...]:
         """The declared classes in their order, or else the labels seen: sorted as numbers if all are whole numbers.
@@ -91,9 +93,8 @@ class Examples:
         Raises:
             DataError: a label is not among the names.
         """
-        rows = np.arange(1, len(self.texts) + 1, dtype=np.int64)
         if self.labels is None:
-            return TextDataset(self.texts, None, (), self.columns, self.where, rows, self.turns)
+            return self._dataset(None, ())
         index = {name: i for i, name in enumerate(names)}
         unknown = [label for label in self.labels if label not in index]
         if unknown:
@@ -104,8 +105,13 @@ class Examples:
                 known=len(index.keys() & set(self.labels)),
                 unknown=len(set(unknown)),
             )
-        labels = np.array([index[label] for label in self.labels], dtype=np.int64)
-        return TextDataset(self.texts, labels, names, self.columns, self.where, rows, self.turns)
+        return self._dataset(np.array([index[label] for label in self.labels], dtype=np.int64), names)
+
+    def _dataset(self, labels: np.ndarray | None, names: tuple[str, ...]) -> TextDataset:
+        rows = np.arange(1, len(self.texts) + 1, dtype=np.int64)
+        return TextDataset(
+            self.texts, labels, names, self.columns, self.where, rows, turns=self.turns, form=self.form, read=self.read
+        )
 
 
 def examples(

@@ -16,11 +16,13 @@ from polyrank import config as configuration
 from polyrank.config import ModelConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError
+from polyrank.hf.beside import Beside, generation_of
 from polyrank.hf.load import BaseModel, load_base
 from polyrank.hf.peft import shared
 from polyrank.hf.peft.file import WEIGHTS, AdapterFile
 from polyrank.hf.peft.names import PREFIX
 from polyrank.hf.peft.patterns import exact_targets, rank_settings
+from polyrank.hf.peft.portable import portable_settings
 from polyrank.hf.peft.settings import SETTINGS
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.peft.tying import ties
@@ -28,20 +30,34 @@ from polyrank.hf.peft.tying import ties
 
 @dataclass(frozen=True)
 class Target:
-    """What an adapter belongs to: the resolved model section, the names of the classes, the modules of the head."""
+    """What an adapter belongs to.
+
+    Args:
+        model: the resolved model section.
+        labels: names of the classes; none of a model that writes.
+        head_modules: modules of the head.
+        template: how prompts are written, as ``data.template`` has it; None where nothing is written, or nobody knows.
+    """
 
     model: ModelConfig
     labels: tuple[str, ...]
     head_modules: tuple[str, ...]
+    template: str | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a model that writes."""
+        return not self.labels
 
 
-def write(folder: Path, adapter: Adapter, target: Target) -> None:
-    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``polyrank.json``.
+def write(folder: Path, adapter: Adapter, target: Target, beside: Beside | None = None) -> None:
+    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``polyrank.json``, and what lies ``beside``.
 
     Ranks and scales that differ from module to module become ``rank_pattern`` and ``alpha_pattern``; dense tensors
     become ``modules_to_save``. ``PeftModel.from_pretrained(base, folder)`` then computes the same logits, where
     ``base`` is what `base_model` returns for the folder (with head ``model``:
-    what ``AutoModelForSequenceClassification.from_pretrained`` returns).
+    what ``AutoModelForSequenceClassification.from_pretrained`` returns). A model that writes is that of
+    ``AutoModelForCausalLM.from_pretrained``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_tensors(adapter), folder / WEIGHTS, metadata={"format": "pt"})
@@ -50,8 +66,11 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
         "model": target.model.model_dump(mode="json"),
         "labels": list(target.labels),
         "head_modules": list(target.head_modules),
+        **({} if target.template is None else {"template": target.template}),
     }
     (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+    if beside is not None:
+        beside.save(folder, generation_of(target.model))
 
 
 def write_shared(folder: Path, adapter: Adapter, stay: Sequence[str]) -> None:
@@ -90,10 +109,10 @@ def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
     by_pattern = isinstance(targets, str) and not re.fullmatch(r"[\w-]+", targets)  # a list would match endings, too
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if plain else None,
+        "task_type": "CAUSAL_LM" if target.writes else "SEQ_CLS" if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
-        **rank_settings(adapter),
+        **(portable_settings(adapter) if target.writes else rank_settings(adapter)),
         "target_modules": exact_targets(adapter.modules) if by_pattern else sorted(adapter.modules),
         "modules_to_save": list(target.head_modules) or None,
         "lora_dropout": target.model.dropout,
@@ -140,7 +159,7 @@ def read_target(folder: Path) -> Target:
     try:
         ours = json.loads(path.read_bytes())
         model = configuration.parse({"model": ours["model"]}, str(path)).model
-        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]))
+        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]), ours.get("template"))
     except FileNotFoundError:
         raise AdapterError(f"{folder} was not written by PolyRank: it has no {OURS}; load its base yourself") from None
     except (OSError, ValueError, TypeError, KeyError) as error:

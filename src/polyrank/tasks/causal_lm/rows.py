@@ -37,15 +37,15 @@ class Row:
 def whole_text(prompts: Prompts, text: str, limit: int) -> Row | None:
     """A text, all of which is trained, with its end token; None where it has more tokens than the limit."""
     ids = prompts.begun(text)
-    row = _row([*ids, prompts.stop] if ids[-1:] != [prompts.stop] else ids, [(1, len(ids) + 1)])
+    row = _row([*ids, prompts.end] if ids[-1:] != [prompts.end] else ids, [(1, len(ids) + 1)])
     return row if len(row) <= limit else None
 
 
 def answered(prompts: Prompts, turns: Sequence[Turn], limit: int) -> Row | None:
     """A conversation whose answers are trained, in at most so many tokens; None where its last answer is too long.
 
-    Of one that is longer whole exchanges are left out, the oldest first; then the left of the last question is cut, then
-    that of the system turn, and only where the answer leaves no room for the template, that of what it writes.
+    Of one that is longer whole exchanges are left out, the oldest first; then the left of the last question is cut,
+    then that of the system turn, and only where the answer leaves no room for the template, that of what it writes.
 
     Raises:
         DataError: the chat template cannot be used for it.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from polyrank.core.errors import ConfigError, DataError
-from polyrank.data import turns
 from polyrank.data.dataset import TextDataset
-from polyrank.tasks.causal_lm.prompts import AUTO, Prompts, prompts_for
+from polyrank.data.turns import Turn, loads
+from polyrank.tasks.causal_lm.prompts import AUTO, NONE, Prompts, prompts_for
 from polyrank.tasks.causal_lm.rows import Row, answered, whole_text
 from polyrank.tasks.metric import SHARE, Metric
 from polyrank.tasks.task import Batch, Encoded, Examples, Rows, Tally, Task
@@ -69,9 +69,16 @@ class CausalLM(Task):
         """Nothing: the model has its own output layer, with a number for each word."""
         return ()
 
+    def resolved(self, dataset: TextDataset, tokenizer: Any) -> Self:
+        """The task with its template chosen: of whole texts none, of turns the tokenizer's own where it has one."""
+        if self.template == AUTO and not dataset.turns:
+            return replace(self, template=NONE)
+        return replace(self, template=prompts_for(tokenizer, self.template).template)
+
     def encode(self, dataset: TextDataset, tokenizer: Any, max_tokens: int, *, end: int | None = None) -> Encoded:  # noqa: ARG002
         """Every conversation or text whose answer fits."""
-        limit, prompts = min(max_tokens, tokenizer.model_max_length), prompts_for(tokenizer, self.template)
+        limit = min(max_tokens, tokenizer.model_max_length)
+        prompts = prompts_for(tokenizer, self.resolved(dataset, tokenizer).template)
         least = _around(prompts, dataset)
         if limit <= least:
             raise ConfigError(
@@ -96,7 +103,7 @@ class CausalLM(Task):
             try:
                 if not dataset.turns:
                     return whole_text(prompts, text, limit)
-                return answered(prompts, turns.loads(text), limit)
+                return answered(prompts, loads(text), limit)
             except DataError as error:
                 template = "its tokenizer's chat template" if prompts.chat else f"data.template {prompts.template!r}"
                 raise DataError(f"{dataset.place(index)} cannot be written with {template}: {error}") from error
@@ -141,6 +148,20 @@ class CausalLM(Task):
         assert found is not None
         return found
 
+    def opening(self, tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
+        """The conversation up to where the model begins to speak, under the template."""
+        return prompts_for(tokenizer, self.template).opening(turns)
+
+    def frame(self, tokenizer: Any) -> Mapping[str, str]:
+        """The template, the token that a text begins with, and the one that ends an answer."""
+        prompts = prompts_for(tokenizer, self.template)
+        begin, stop = prompts.begins, prompts.stop
+        if prompts.chat:  # the template writes its own
+            written = prompts.opening([Turn("user", "Hi")])[:1]
+            begin = tuple(written) if written == [tokenizer.bos_token_id] else ()
+        shown = [tokenizer.convert_ids_to_tokens(own[0]) if own else "none" for own in (begin, (stop,))]
+        return {"template": prompts.template, "begin token": shown[0], "stop token": shown[1]}
+
     def asked(self, examples: Examples, index: int) -> tuple[np.ndarray, np.ndarray]:
         """All before the last answer, and the answer without the token that ends it; of a text the first quarter."""
         ids, trained = examples.tokens[index], examples.targets[index]
@@ -156,6 +177,10 @@ class CausalLM(Task):
         prompts = prompts_for(tokenizer, self.template)
         end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         return frozenset({prompts.stop, *end}) | saved_stops(model)
+
+    def chat_template(self, tokenizer: Any) -> str | None:
+        """The template of the prompts that were trained, where it is not the tokenizer's own."""
+        return prompts_for(tokenizer, self.template).chat_template
 
     def measured(self, tally: Tally) -> dict[str, float]:
         """Nats per trained token, the exponential of that, and the share of tokens that were the likeliest."""
@@ -186,7 +211,7 @@ def _around(prompts: Prompts, dataset: TextDataset) -> int:
     if not dataset.turns:
         return len(prompts.begins) + 1
     try:
-        return len(prompts.opening([turns.Turn("user", "")])) + 1
+        return len(prompts.opening([Turn("user", "")])) + 1
     except DataError:  # it wants more than a user; each row is tried
         return 1
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
 
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
@@ -22,6 +21,7 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.batches import steps_per_epoch
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
+from polyrank.training.tuning.saved import most_saved
 from polyrank.training.work import Engine, Work
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def choose(
         rounds: how often such a cohort will be trained.
     """
     held = {work.client: examples[work.client] for work in works}
-    samples = {client: own.subset(_typical(own.lengths, options)) for client, own in held.items()}
+    samples = {client: own.subset(typical(own.lengths, options)) for client, own in held.items()}
     steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
     reference = Sequential(resident, task, samples, options)
     try:
@@ -166,7 +166,7 @@ def _seconds(engine: Engine, works: Sequence[Work]) -> float:
     return best
 
 
-def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
+def typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
     """Rows of a few batches that are as long as the client's examples are, at even distances by length."""
     count = min(len(lengths), STEPS * options.batch_size)
     by_length = np.argsort(lengths, kind="stable")
@@ -180,34 +180,12 @@ def _most_that_fit(engine: Batched, work: Work) -> int:
     Where layers are recomputed, one at a time keeps all of its activations: the last one does so here all the time,
     for what is saved while a layer is recomputed is not seen.
     """
-    model = engine.resident.model
-    weights = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-    largest = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        if (where := _memory(tensor)) not in weights:
-            kept[where] = tensor.untyped_storage().nbytes()  # once, however many operations keep it
-        return tensor
-
-    def look(tensor: Tensor) -> Tensor:
-        nonlocal largest
-        largest = max(largest, sum(kept.values()))
-        kept.clear()
-        return tensor
-
     device = engine.resident.device
     engine.whole = 1
-    with torch.autograd.graph.saved_tensors_hooks(count, look):
-        list(engine.run([work]))
+    largest = most_saved(engine.resident.model, lambda: list(engine.run([work])))
     engine.whole = 0
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
-
-
-def _memory(tensor: Tensor) -> int:
-    """Where its memory is; views share it."""
-    return tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

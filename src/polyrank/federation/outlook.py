@@ -1,0 +1,87 @@
+"""A federation on shapes alone: no weights are read, and no value is ever computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from polyrank import aggregation
+from polyrank.aggregation import Download, Method, Parts
+from polyrank.config import Config
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ServerState
+from polyrank.federation import traffic
+from polyrank.federation.loading import initial, skeleton
+from polyrank.federation.planned import Planned, check_method, planned, planned_outputs, planned_task
+from polyrank.federation.round import cohort, parts_of, read_out
+from polyrank.hf.resident import ResidentModel
+from polyrank.ranks import scale_of
+from polyrank.training.work import Moved
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """A federation on shapes alone: no value is ever computed.
+
+    Args:
+        config: of the federation.
+        method: how it is aggregated.
+        clients: who takes part.
+        resident: the base on the meta device.
+    """
+
+    config: Config
+    method: Method
+    clients: Planned
+    resident: ResidentModel
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The global one."""
+        return initial(self.resident, self.config)
+
+    @cached_property
+    def widest(self) -> Adapter:
+        """One of the highest rank that all layers can have."""
+        return self.resident.initial(min(min(shape) for shape in self.resident.shapes.values()), 1.0, 0)
+
+    def parts(self, number: int) -> Parts:
+        """What is trained and what travels in a round."""
+        return parts_of(self.method, number, local_head=self.config.federation.head == "local")
+
+    def state(self, number: int, ranks: Mapping[str, int], change: Adapter | None = None) -> ServerState:
+        """The server before a round."""
+        scales = {client: scale_of(rank, self.config.ranks) for client, rank in ranks.items()}
+        return ServerState(number - 1, self.adapter, ranks, scales, base_change=change)
+
+    def sent(self, number: int, rank: int, change: Adapter | None = None) -> Download:
+        """What a client of this rank is sent in a round."""
+        return read_out(self.state(number, {"client": rank}, change), "client", self.method)
+
+    def moved(self, number: int, sent: Download) -> Moved:
+        """Bytes of a round to and from a client that is sent this."""
+        parts = self.parts(number)
+        return Moved(traffic.down(parts, sent), traffic.up(parts, sent.adapter))
+
+    def trained(self, number: int, rank: int) -> int:
+        """Numbers that a client of this rank trains in a round."""
+        return sum(tensor.numel() for tensor in self.adapter.prefix(rank).parts(self.parts(number).trains).values())
+
+    def cohorts(self) -> list[tuple[str, ...]]:
+        """Who takes part, round by round."""
+        options, names = self.config.federation, list(self.clients.first)
+        return [cohort(names, options.participation, options.seed, i + 1) for i in range(options.rounds)]
+
+
+def outlook(config: Config) -> Outlook:
+    """A configuration's federation without weights; of the data only what the configuration does not say.
+
+    Raises:
+        PolyRankError: something in the configuration, the model or the data does not fit, as a run would say.
+    """
+    config = planned_task(config)
+    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    clients = planned(config)
+    check_method(config, method, clients.policy, clients.first)
+    return Outlook(config, method, clients, skeleton(config, planned_outputs(config)))
