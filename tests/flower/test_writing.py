@@ -191,5 +191,5 @@ def test_a_site_that_learns_something_else_is_left_out(study: Study, tmp_path: P
     own = ["federation.clients=1", "data.partition=iid", "data.template=none"]
     other = loading.participant(study(*own))
     nodes = InProcess(make_client_app(lambda *_: other), {1: {"client": "a"}})
-    with pytest.raises(FlowerError, match=r"learns another task than the federation's CausalLM\(template='auto'\)"):
+    with pytest.raises(FlowerError, match=r"learns another task than the federation's CausalLM\(template='chat'\)"):
         serve(nodes, study(), replace(QUICK, out=str(tmp_path / "run"), min_nodes=1, wait=0))
