@@ -19,6 +19,7 @@ from polyrank.federation.population import Holdings, base_digests, global_rank, 
 from polyrank.federation.round import cohort
 from polyrank.federation.site import Site
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
+from polyrank.hf.quantized import require_bitsandbytes
 from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
@@ -65,6 +66,8 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     Raises:
         PolyRankError: something in the data or the model does not fit.
     """
+    if config.model.quantization != "none":
+        require_bitsandbytes(config.model.quantization)
     read = encode(config, held)
     task, sets, encoded, used = read.task, read.sets, read.encoded, read.used
     largest = max(part.examples.largest for part in encoded.values())

@@ -62,13 +62,16 @@ class Site(Participant):
 
     def facts(self, client: str) -> Facts:
         """See `Participant`."""
-        held = self.examples[self._own(client)]
+        own = self._own(client)
+        held = self.examples[own]
         return Facts(
             len(held),
             tuple(held.kind_counts(len(self.labels))),
             dict(self.resident.shapes),
             self.labels,
             {name: self.digests[name] for name in OF_THE_BASE if name in self.digests},
+            str(self.task),
+            dict(self.left_out.get(own, {})),
         )
 
     def do(self, work: Work) -> Outcome:

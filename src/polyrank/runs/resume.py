@@ -24,7 +24,7 @@ def check_same(server: Server, folder: RunFolder) -> None:
     """Refuse what would go on in another way, and say which clients' data are not what they were.
 
     Data on this machine are compared by their digests before. A site's data are its own and may grow from one day to
-    the next, so all that is known of them is how many examples of each label the site says that it has.
+    the next, so all that is known of them is how many examples, and of each label, the site says that it has.
 
     Raises:
         RunFolderError: the classes have another order, or tensors would travel in another dtype.
@@ -42,11 +42,15 @@ def check_same(server: Server, folder: RunFolder) -> None:
             f"{folder.path}: tensors travelled as {about['wire']} and would travel as {wire}; go on with wire = "
             f"{about['wire']!r}, or start a new run with another out"
         )
-    saved = folder.read_json("clients")["clients"]
+    saved, population = folder.read_json("clients")["clients"], server.population
     for client in server.clients:
-        before, now = saved.get(client, {}).get("labels"), list(server.population.labels[client])
+        before, now = saved.get(client, {}).get("labels"), list(population.labels[client])
         if before is not None and before != now:
             log.warning("%s had %s examples of the labels when the run began, and has %s now", client, before, now)
+            continue
+        had, has = saved.get(client, {}).get("examples"), population.sizes[client]
+        if had is not None and had != has:
+            log.warning("%s had %s examples when the run began, and has %s now", client, had, has)
 
 
 def check_model(folder: RunFolder, model: ModelConfig | None = None) -> None:
