@@ -43,6 +43,8 @@ def test_the_same_from_a_run_its_adapter_plain_peft_and_the_merged_model(
     shutil.copytree(written / "adapter", plain)
     (plain / "polyrank.json").unlink()
     assert answered(polyrank, plain, *asked) == bare
+    bald = writers.save(tmp_path / "bald", chat=False)  # as a base whose adapter brought its template
+    assert answered(polyrank, plain, *asked, "--model", bald) == bare
     assert polyrank("export", written, "--merged", "-o", tmp_path / "merged").code == 0
     assert answered(polyrank, tmp_path / "merged", *asked) == bare
     assert answered(polyrank, writing / "llama", *asked) == [{"prompt": one["prompt"], **one["base"]} for one in own]

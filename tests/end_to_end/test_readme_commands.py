@@ -16,7 +16,9 @@ import pytest
 from benchmarks.deployment import QUIET, Simulation
 from peft import LoraConfig, get_peft_model
 
-from tests import models
+from polyrank import config as configuration
+from polyrank.runs.runner import run as run_federation
+from tests import models, writers
 from tests.end_to_end.test_readme import ROOT, blocks
 
 SECONDS = 600
@@ -29,8 +31,9 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """README's study, its data and its model under their names, small; and three adapters."""
+    """README's study, its data and its model under their names, small; three adapters; a run of a model that writes."""
     made = tmp_path_factory.mktemp("readme")
+    run_federation(configuration.load(writers.study(made / "chat") / "study.toml"), made / "runs" / "chat")
     (study,) = blocks("README.md", "toml")
     (made / "study.toml").write_text(study, encoding="utf-8")
     base = models.save(made / "distilbert" / "distilbert-base-uncased", "distilbert")
@@ -73,7 +76,7 @@ def test_all_of_them_are_here():
     assert [command for command in COMMANDS if command.startswith("make")] == ["make quickstart", "make test"]
     assert len([command for command in COMMANDS if command.startswith(COMPARE)]) == 2
     assert len([command for command in COMMANDS if command.startswith(FLOWER)]) == 1
-    assert len(QUICK) == 5
+    assert len(QUICK) == 9
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from polyrank.hf.quantized import require_bitsandbytes
 from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
+from polyrank.hf.writers import check_writer
 from polyrank.ranks import scale_of
 from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
@@ -134,8 +135,11 @@ def encode(config: Config, held: Holdings) -> ReadSets:
     Raises:
         PolyRankError: a text or an option does not fit, or of a set nothing is left.
     """
+    task = named_task(config)
+    if task.writes:  # before what its tokenizer lacks, which is not what is wrong with an encoder
+        check_writer(config.model)
     tokenizer = load_tokenizer(config.model)
-    task = named_task(config).resolved(held.train, tokenizer)
+    task = task.resolved(held.train, tokenizer)
     used = np.unique(np.concatenate(list(held.partition.examples.values())))
     sets = {"train": held.train.subset(used), "test": held.test}
     sets |= {"validation": held.validation} if held.validation else {}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
 
 from polyrank.config import ModelConfig
 from polyrank.core.errors import AdapterError
@@ -13,6 +17,8 @@ from polyrank.hf.peft.folder import CLASSIFICATION, Target
 from polyrank.hf.peft.settings import SETTINGS, read_settings
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.settings import saved_settings
+
+log = logging.getLogger(__name__)
 
 WRITING = "causal-lm"
 """The task of an adapter or a model that writes and says no more."""
@@ -26,6 +32,24 @@ def is_adapter(folder: Path) -> bool:
 def is_model(folder: Path) -> bool:
     """Whether a folder holds a whole model."""
     return (folder / "config.json").is_file()
+
+
+def take_template(folder: Path, tokenizer: Any) -> None:  # Any: tokenizers have no typed base
+    """Give a base's tokenizer the chat template that lies beside an adapter, if there is one, in place.
+
+    What trains adapters saves the tokenizer with them, and its template may be none that the base has.
+
+    Raises:
+        ModelError: the tokenizer beside the adapter cannot be read.
+    """
+    if not (folder / "tokenizer_config.json").is_file():
+        return
+    with explained(str(folder), "writing"):
+        own = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    if own.chat_template:
+        tokenizer.chat_template = own.chat_template
+    if own.get_vocab() != tokenizer.get_vocab():
+        log.warning("%s has a tokenizer with other tokens than its base's, which is used", folder)
 
 
 def plain_target(folder: Path) -> Target:

@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from polyrank.config import ModelConfig
 from polyrank.core.errors import ModelError
+from polyrank.hf.files import explained, resolve_name
+from polyrank.hf.settings import saved_settings
 from polyrank.hf.skeleton import from_checkpoint
 
 
@@ -30,10 +33,7 @@ def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) ->
         raise ModelError(
             "model.head is mean-pool, a head of classifiers; a model that writes has its own: leave it out"
         )
-    if settings.is_encoder_decoder:
-        raise ModelError(f"a {settings.model_type} is an encoder with a decoder; {_EXPECTED}")
-    if type(settings) not in AutoModelForCausalLM._model_mapping:
-        raise ModelError(f"a {settings.model_type} is no decoder; {_EXPECTED}")
+    check_decoder(settings)
     model, info = from_checkpoint(AutoModelForCausalLM, path, common)
     lacking = sorted({*info["missing_keys"]} & {name for name, _ in model.named_parameters()})
     if lacking:
@@ -51,6 +51,36 @@ def load_writer(path: str, common: dict[str, Any], head: str, tokenizer: Any) ->
     if _looks_ahead(model, words):
         raise ModelError(f"a {settings.model_type} sees the words that it should predict, as encoders do; {_EXPECTED}")
     return model  # type: ignore[no-any-return]  # transformers is untyped
+
+
+def check_decoder(settings: Any) -> None:  # Any: every architecture has its own class
+    """Refuse what writes no text by its configuration alone: encoders, and encoders with a decoder.
+
+    An encoder that transformers would also run as a decoder is one that is trained on masked words, as long as its
+    configuration does not say ``is_decoder``.
+
+    Raises:
+        ModelError: says what it is.
+    """
+    kind = settings.model_type
+    if settings.is_encoder_decoder:
+        raise ModelError(f"a {kind} is an encoder with a decoder; {_EXPECTED}")
+    if type(settings) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(f"a {kind} is no decoder; {_EXPECTED}")
+    causal = getattr(settings, "is_decoder", False) or getattr(settings, "causal", False)
+    if type(settings) in AutoModelForMaskedLM._model_mapping and not causal:
+        raise ModelError(f"a {kind} is an encoder; {_EXPECTED}")
+
+
+def check_writer(config: ModelConfig) -> None:
+    """`check_decoder` of a checkpoint, of which no weights are read.
+
+    Raises:
+        ModelError: as `check_decoder`; or it cannot be loaded.
+    """
+    path = resolve_name(config.name)
+    with explained(config.name, "writing"):
+        check_decoder(saved_settings(path, config))
 
 
 _EXPECTED = "expected a decoder, such as a Llama, Qwen, Gemma, Mistral or GPT-2, for the task causal-lm"

@@ -24,7 +24,6 @@ from polyrank.runs.answers import Answer, answers
 from polyrank.runs.trained import Trained
 from polyrank.tasks import settled
 from polyrank.tasks.causal_lm.rouge import rouge_l, words
-from polyrank.tasks.classification import Classification
 from polyrank.tasks.registry import AUTO, options_of, recorded, writing_of
 from polyrank.tasks.task import Encoded, Task
 from polyrank.training.evaluate import by_kind
@@ -186,13 +185,13 @@ def compared(found: Sequence[Reply]) -> dict[str, float]:
 
 @torch.inference_mode()
 def probabilities(resident: ResidentModel, what: Asked) -> np.ndarray:
-    """Of each example the probability of each class by whatever is installed, float64, ``(examples, classes)``.
+    """Each example's probability of each class by whatever is installed, float64, ``(examples, classes)``.
 
     Raises:
         ConfigError: the task gives no classes.
     """
-    if not isinstance(what.task, Classification):
-        raise ConfigError(f"the task {what.config.task.name} gives no classes; probabilities are of classification")
+    if not what.task.classifies:
+        raise ConfigError(f"the task {what.config.task.name} gives no class to a text, so there are no probabilities")
     examples, size = what.encoded.examples, what.config.evaluation.batch_size
     found = np.zeros((len(examples), 0))
     order = np.argsort(-examples.lengths, kind="stable")

@@ -92,6 +92,8 @@ class Trained:
             raise AdapterError(
                 f"{self.path} is no adapter of {model.name}, which has no {lacking[0]}{more}; name its base: --model"
             )
+        if self.adapter and not self.run and self.task.writes:
+            whose.take_template(self.path, base.tokenizer)
         resident = ResidentModel(base, device())
         resident.install(self.adapter or untrained(resident), self.base_change)
         return resident

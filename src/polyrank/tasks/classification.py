@@ -36,6 +36,7 @@ class Classification(Task):
         ),
     )
     labelled: ClassVar = True
+    classifies: ClassVar = True
 
     def outputs(self, dataset: TextDataset) -> tuple[str, ...]:
         """The classes."""
@@ -64,7 +65,7 @@ class Classification(Task):
         return Tally({"nats": float(_cross_entropy(logits, batch.targets, "sum")), "confusion": confusion})
 
     def probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Of each row the probability of each class, ``(rows, classes)``, in float32 or wider."""
+        """Each row's probability of each class, ``(rows, classes)``, in float32 or wider."""
         logits = _logits(model, batch)
         return (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(dim=-1)
 

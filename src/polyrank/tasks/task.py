@@ -120,6 +120,8 @@ class Task(ABC):
     """What is measured, `LOSS` among it; by the first one rounds and runs are compared."""
     labelled: ClassVar[bool] = False
     """Whether every example must have a label; else it has one where the data do."""
+    classifies: ClassVar[bool] = False
+    """Whether a text has one class, of which `probabilities` are known; labels are the classes' names."""
     writes: ClassVar[bool] = False
     """Whether the model writes: rows may be prompts and answers, and are read as ``data.format`` says; what is measured
     is measured of each kind of text too, and of the model as it is before the first round."""
@@ -202,6 +204,10 @@ class Task(ABC):
     def frame(self, tokenizer: Any) -> Mapping[str, str]:  # noqa: ARG002  # Any: as in `encode`
         """How texts are written around their own words, for people: what it is called -> how it is."""
         return {}
+
+    def probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each row's probability of each class, ``(rows, classes)``, float32 or wider; of a task that classifies."""
+        raise NotImplementedError
 
     def asked(self, examples: Examples, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens that a model is given to answer an example, and those of the right answer; of a task that writes."""

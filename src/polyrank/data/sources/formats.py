@@ -135,14 +135,19 @@ def _joined(table: Table, names: str | Sequence[str], setting: str, what: str, b
     for part in parts:
         wrong = [i for i, value in enumerate(part) if not (value is None or isinstance(value, str))]
         kind = type(part[wrong[0]]).__name__ if wrong else ""
-        refuse(wrong, table.where, f"a {what} in {shown} that is a {kind}, not a string", f"set {setting}")
+        found = f"{_with_article(what)} in {shown} that is {_with_article(kind)}, not a string"
+        refuse(wrong, table.where, found, f"set {setting}")
     joined = [
         between.join(value for value in row if isinstance(value, str) and value.strip())
         for row in zip(*parts, strict=True)
     ]
     empty = [i for i, value in enumerate(joined) if not value]
     refuse(empty, table.where, f"an empty {what} in {shown}", "fill these rows or remove them")
-    return whole(table.where, f"a {what} in {shown}", joined)
+    return whole(table.where, f"{_with_article(what)} in {shown}", joined)
+
+
+def _with_article(word: str) -> str:
+    return f"{'an' if word[:1] in tuple('aeiou') else 'a'} {word}"
 
 
 def _conversations(table: Table, name: str) -> tuple[str, ...]:
