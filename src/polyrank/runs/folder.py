@@ -199,7 +199,7 @@ class RunFolder:
         Raises:
             RunFolderError: a line is damaged, missing, or there twice: figures over the rounds would be wrong.
         """
-        return [line for line in self._lines() if line["round"] > 0]
+        return [line for line in self.read_lines() if line["round"] > 0]
 
     def read_untrained(self) -> dict[str, Any] | None:
         """The line of round 0, of the base as it is; None where that was not measured.
@@ -207,10 +207,14 @@ class RunFolder:
         Raises:
             RunFolderError: as `read_metrics`.
         """
-        return next((line for line in self._lines() if line["round"] == 0), None)
+        return next((line for line in self.read_lines() if line["round"] == 0), None)
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Lines in their order, the first of round 0 or 1."""
+    def read_lines(self) -> list[dict[str, Any]]:
+        """All lines in their order, the first of round 0 or 1.
+
+        Raises:
+            RunFolderError: as `read_metrics`.
+        """
         if not self.metrics.is_file():
             return []
         lines: list[dict[str, Any]] = []
