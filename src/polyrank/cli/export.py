@@ -80,6 +80,9 @@ def export(  # noqa: PLR0917  # Typer's way to declare options
     what += f", filled up to {given.rank}" if given.rank > adapter.rank else ""
     written = sum(path.stat().st_size for path in folder.iterdir())
     out.print(f"{what} after round {state.round}: {folder} ({size(written)})", markup=False, soft_wrap=True)
+    if target.model.quantization != "none":
+        how = "it is merged into the base as it is" if merged else "it belongs to the base as it is, or quantised"
+        out.print(f"trained over the base in {target.model.quantization}; {how}", markup=False, soft_wrap=True)
     if portable and task.writes:
         out.print(
             f"vllm serve {target.model.name} --enable-lora --max-lora-rank {given.rank} --lora-modules "

@@ -155,7 +155,12 @@ def digests_of(config: Config) -> dict[str, str]:
 
 def digests(config: Config, split: Split) -> dict[str, str]:
     """What these data and the model of a configuration hold."""
-    return {**split.digests, **model_digests(config.model)}
+    return {**split.digests, **base_digests(config)}
+
+
+def base_digests(config: Config) -> dict[str, str]:
+    """What the model of a configuration holds, as far as its task uses it."""
+    return model_digests(config.model, writes=tasks.task(tasks.settled(config)).writes)
 
 
 def share_out(train: TextDataset, config: Config) -> Partition:

@@ -26,8 +26,8 @@ def merge_into(base: BaseModel, adapter: Adapter) -> None:
     """Add every delta into the base's own weights, and set the head; in place.
 
     Raises:
-        AdapterError: the adapter names a linear layer or tensor that the model lacks, one of another shape, or one
-            whose weight another layer shares, which would change too; nothing is changed.
+        AdapterError: the adapter names a linear layer or tensor that the model lacks, one of another shape, one that
+            holds quantised weights, or one that another layer shares, which would change too; nothing is changed.
     """
     layers = {name: layer for name, layer in base.model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     parameters = dict(base.model.named_parameters())
@@ -38,10 +38,15 @@ def merge_into(base: BaseModel, adapter: Adapter) -> None:
         deltas[f"{name}.weight"] = delta.T if isinstance(layers.get(name), Conv1D) else delta
     problems = [f"it lacks {name}" for name in sorted({*adapter.modules} - layers.keys())]
     for name in sorted({*adapter.modules} & layers.keys()):
-        shared = [each for each, own in everywhere if own is layers[name].weight and each != f"{name}.weight"]
-        problems += [f"its {name} shares its weight with {each.removesuffix('.weight')}" for each in shared]
+        if not layers[name].weight.is_floating_point():
+            problems.append(f"its {name} holds quantised weights")
+    by_name = dict(everywhere)
+    for name in sorted(by_name.keys() & {*deltas, *adapter.dense}):
+        shared = [each for each, own in everywhere if own is by_name[name] and each != name]
+        layer = name.removesuffix(".weight")
+        problems += [f"its {layer} shares its weight with {each.removesuffix('.weight')}" for each in shared]
     for name, tensor in {**deltas, **adapter.dense}.items():
-        found = parameters.get(name)
+        found = by_name.get(name)
         if found is None and name in adapter.dense:
             problems.append(f"it lacks {name}")
         elif found is not None and found.shape != tensor.shape:

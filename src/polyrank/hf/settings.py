@@ -42,6 +42,21 @@ def saved_settings(path: str, config: ModelConfig) -> Any:  # Any: every archite
     return settings
 
 
+def check_not_packed(settings: Any) -> None:  # Any: as above
+    """Refuse a checkpoint whose weights bitsandbytes packed before: nothing can be merged into them.
+
+    Raises:
+        ModelError: it says what to take instead.
+    """
+    packed = getattr(settings, "quantization_config", None) or {}
+    packed = packed if isinstance(packed, dict) else packed.to_dict()
+    if str(packed.get("quant_method", "")).startswith("bitsandbytes"):
+        raise ModelError(
+            "its weights were quantised by bitsandbytes, and no adapter can be merged into them; take the checkpoint "
+            'that it was made of, and set model.quantization = "nf4" or "int8"'
+        )
+
+
 def for_logits(settings: Any) -> None:  # Any: as above
     """Set, in place, all that PolyRank's way to compute asks for and that leaves the logits as they are."""
     for part in (settings, settings.get_text_config()):

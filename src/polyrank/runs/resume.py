@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from polyrank.config import ModelConfig
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ServerState
 from polyrank.federation.evaluation import score_global
 from polyrank.federation.metrics import is_due, named
 from polyrank.federation.server import Server
-from polyrank.hf.digest import model_digests
+from polyrank.hf.digest import TEMPLATE, model_digests
 from polyrank.runs.agreement import differences
 from polyrank.runs.folder import RunFolder
 from polyrank.tasks.metric import TEST, is_evaluated
@@ -52,16 +53,20 @@ def check_same(server: Server, folder: RunFolder) -> None:
             log.warning("%s had %s examples when the run began, and has %s now", client, had, has)
 
 
-def check_model(folder: RunFolder) -> None:
+def check_model(folder: RunFolder, model: ModelConfig | None = None) -> None:
     """Refuse a base that is not the one under which a run's adapter was trained; an earlier version's run does not say.
+
+    Args:
+        folder: of the run.
+        model: the base; by default where the run says that it is.
 
     Raises:
         RunFolderError: weights, configuration or vocabulary changed.
     """
-    kept, model = folder.read_json("run").get("digests"), folder.read_config().model
+    kept, model = folder.read_json("run").get("digests"), model or folder.read_config().model
     if not isinstance(kept, dict):
         return
-    found = model_digests(model)
+    found = model_digests(model, writes=TEMPLATE in kept)
     if changed := differences({name: kept.get(name, "none") for name in found}, found):
         raise RunFolderError(
             f"{folder.path}: the base {model.name} changed since the run was made: {'; '.join(changed)}. The adapter "

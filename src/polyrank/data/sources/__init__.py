@@ -144,6 +144,44 @@ def load(
     )
 
 
+def read_one(
+    source: str,
+    *,
+    text: str | Sequence[str] = "text",
+    writing: Writing | None = None,
+    label: str = UNNAMED,
+    labels: Sequence[str] | None = None,
+    quoting: Quoting = "auto",
+    extra_columns: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+) -> TextDataset:
+    """The rows of one source, such as test data whose training data are elsewhere.
+
+    Labels are read where there is a column of theirs, which must be there if it was given a name of its own.
+
+    Args:
+        source: as `load` has it; of an embedded data set its test part, of one on the Hub "test" or "validation".
+        text: as `load` has it, and the others too.
+        writing: see `text`.
+        label: see `text`.
+        labels: names of the labels in their order; by default those of this source.
+        quoting: see `text`.
+        extra_columns: see `text`; those that are there are read.
+        limit: draw at most so many.
+        seed: of the limit.
+
+    Raises:
+        DataError: as `load`.
+    """
+    columns = _Columns(text, label, quoting, writing)
+    table = _test_table(source, columns)
+    kinds = label if label in table.columns or label not in ("", UNNAMED) else None
+    found = columns.examples(table, kinds, [column for column in extra_columns if column in table.columns])
+    names = tuple(labels) if labels is not None and kinds else found.label_names(1)
+    return _limited(found.encode(names), limit, seed, "test")
+
+
 def columns_of(train: str, *, quoting: Quoting = "auto") -> tuple[str, ...]:
     """Names of the columns of training data.
 
