@@ -12,7 +12,7 @@ import pytest
 from benchmarks.deployment import Simulation, sets
 
 from polyrank.runs import checkpoint
-from tests import airtight
+from tests import airtight, writers
 
 SMALL = [
     *("federation.rounds=2", "federation.clients=4", "federation.participation=0.5", "ranks.policy=random"),
@@ -61,11 +61,33 @@ def test_what_leaves_is_seen(machine: Machine):
 @pytest.mark.parametrize("method", ["replication", "flexlora"])  # a method of each kernel
 def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str):
     """To 1e-5; and neither run, with the switches set, sends anything away, where the system can tell."""
-    folder = machine.folder
     chosen = sets([*SMALL, f"aggregation.method={method}"])
     machine("polyrank", "run", "--out", "local", *chosen)
+    simulate(machine, *chosen, nodes=4)
+    assert machine.left() == []
+
+
+@pytest.mark.slow  # as above
+def test_a_simulation_of_a_model_that_writes(machine: Machine):
+    """Without labels; the app says which task the data are of."""
+    study = writers.study(machine.folder) / "study.toml"
+    chosen = [study, *sets(["data.label="])]
+    machine("polyrank", "run", "--out", "local", *chosen)
+    simulate(machine, *chosen, nodes=3)
+    first, other = (
+        [json.loads(line) for line in (machine.folder / name / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for name in ("local", "simulated")
+    )
+    assert [line["round"] for line in first] == [0, 1, 2]
+    assert [line["test/loss"] for line in first] == pytest.approx([line["test/loss"] for line in other], rel=1e-5)
+    assert machine.left() == []
+
+
+def simulate(machine: Machine, *chosen: str | Path, nodes: int) -> None:
+    """A simulation of what the run ``local`` was of comes to the same adapter."""
+    folder = machine.folder
     machine("polyrank", "flower", "init", "app", *chosen, "--out", folder / "simulated")
-    said = machine("flwr", "run", ".", "--stream", "--federation-config", "num-supernodes=4", cwd=folder / "app")
+    said = machine("flwr", "run", ".", "--stream", "--federation-config", f"num-supernodes={nodes}", cwd=folder / "app")
     summary = folder / "simulated" / "summary.json"
     assert summary.is_file(), said
     assert json.loads(summary.read_text(encoding="utf-8"))["rounds"] == 2
@@ -73,4 +95,3 @@ def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str
     assert one.ranks == other.ranks
     for (name, ours), (_, theirs) in zip(one.adapter.tensors(), other.adapter.tensors(), strict=True):
         assert float((ours - theirs).abs().max()) < 1e-5, name
-    assert machine.left() == []

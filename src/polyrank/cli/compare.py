@@ -114,6 +114,8 @@ def _print_table(comparison: Comparison) -> None:
         made.add_row(*tables.cells(row, comparison.metric))
     out.print(made)
     out.print(tables.note(comparison.metric), soft_wrap=True, markup=False)
+    if first := tables.before(comparison):
+        out.print(first, soft_wrap=True, markup=False)
 
 
 class Progress:

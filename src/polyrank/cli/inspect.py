@@ -12,6 +12,7 @@ import typer
 
 from polyrank.cli.console import number, out, percent, print_json, size, table
 from polyrank.core.errors import AdapterError
+from polyrank.core.text import one_line
 
 if TYPE_CHECKING:
     from polyrank.core.adapter import Adapter
@@ -114,8 +115,11 @@ def owners_by_row(weights: Sequence[float]) -> list[dict[str, Any]]:
 def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
     from polyrank.runs.models import stay_with_clients
 
-    config, lines = run.read_config(), run.read_metrics()
+    config, found = run.read_config(), run.read_lines()
+    untrained = found[0] if found and found[0]["round"] == 0 else None
+    lines = found[1:] if untrained else found
     last = lines[-1] if lines else {}
+    clients = run.read_json("clients")["clients"] if (run.path / "clients.json").is_file() else {}
     return {
         "method": config.aggregation.method,
         "stay_with_clients": list(stay_with_clients(config)),
@@ -124,15 +128,17 @@ def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
         "rounds": len(lines),
         "rounds_planned": config.federation.rounds,
         "clients_by_rank": dict(sorted(Counter(state.ranks.values()).items())),
+        "untrained": untrained,
         "last": last or None,
         "error_by_layer": error_by_layer(last.get("aggregation/error_by_module", {})),
         "owners_by_row": owners_by_row(last.get("rows/owners_weight", [])),
         "dropped": sum(len(line["dropped"]) for line in lines),
+        "left_out": {client: about["left_out"] for client, about in clients.items() if about.get("left_out")},
     }
 
 
 def _print_run(run: dict[str, Any], task: Task) -> None:
-    from polyrank.tasks.metric import TEST, is_evaluated
+    from polyrank.tasks.metric import is_evaluated
 
     ranks = ", ".join(f"{count} at rank {rank}" for rank, count in run["clients_by_rank"].items())
     out.print(
@@ -150,11 +156,11 @@ def _print_run(run: dict[str, Any], task: Task) -> None:
             soft_wrap=True,
         )
     last = run["last"]
+    if run["untrained"]:
+        out.print(f"before the first round: {_scores(run['untrained'], task)}", markup=False, soft_wrap=True)
     if last and is_evaluated(last):
-        curves = [metric for metric in task.metrics if metric.curve]
-        scores = ", ".join(f"{metric.title} {metric.number(last.get(f'{TEST}{metric.name}'))}" for metric in curves)
         out.print(
-            f"last round: {scores}, aggregation error {number(last.get('aggregation/error'))}",
+            f"last round: {_scores(last, task)}, aggregation error {number(last.get('aggregation/error'))}",
             markup=False,
             soft_wrap=True,
         )
@@ -170,13 +176,54 @@ def _print_run(run: dict[str, Any], task: Task) -> None:
         out.print(f"owners' weight by rank index: {', '.join(spans)}", markup=False, soft_wrap=True)
     if run["dropped"]:
         out.print(f"updates left out: {run['dropped']}; metrics.jsonl names them", markup=False)
+    for line in _left_out(run["left_out"]):
+        out.print(line, markup=False, soft_wrap=True)
     out.print()
+    _print_kinds(run, task)
     if run["error_by_layer"]:
         made = table("aggregation error", "layers", "modules", "mean", "highest")
         for row in run["error_by_layer"]:
             made.add_row(row["layer"], str(row["modules"]), percent(row["mean"]), percent(row["highest"]))
         out.print(made)
         out.print()
+
+
+def _scores(line: Mapping[str, Any], task: Task) -> str:
+    """What was measured, for people."""
+    from polyrank.tasks.metric import TEST
+
+    curves = [metric for metric in task.metrics if metric.curve]
+    return ", ".join(f"{metric.title} {metric.number(line.get(f'{TEST}{metric.name}'))}" for metric in curves)
+
+
+def _left_out(by_client: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line per reason: how many rows of how many clients."""
+    rows, clients = Counter[str](), Counter[str]()
+    for own in by_client.values():
+        rows.update(own)
+        clients.update(own.keys())
+    return [
+        f"rows left out: {count} of {clients[reason]} client(s): {one_line(reason, 200)}; clients.json has each"
+        for reason, count in rows.most_common()
+    ]
+
+
+def _print_kinds(run: Mapping[str, Any], task: Task) -> None:
+    """The primary metric of each kind of text, before and now, the worst first."""
+    from rich.text import Text
+
+    from polyrank.tasks.metric import BY_KIND, TEST
+
+    metric = task.primary
+    key = f"{TEST}{metric.name}{BY_KIND}"
+    before, now = ((line or {}).get(key) or {} for line in (run["untrained"], run["last"]))
+    if not now:
+        return
+    made = table(f"{metric.title} by kind", "kind", "before the first round", "last round")
+    for kind in sorted(now, key=lambda kind: metric.merit(metric.measured(now[kind]))):
+        made.add_row(Text(one_line(kind, 60)), metric.number(before.get(kind)), metric.number(now[kind]))
+    out.print(made)
+    out.print()
 
 
 def _span(first: int, last: int) -> str:

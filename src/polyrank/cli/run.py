@@ -89,6 +89,7 @@ class Screen(Listener):
         self.round_saved: int | None = None
         self._rounds = 0
         self._metrics: Sequence[Metric] = ()
+        self._baseline = ""
         self._seconds: list[float] = []
         self._start = time.monotonic()
         self._progress = Progress(
@@ -103,6 +104,7 @@ class Screen(Listener):
     def on_start(self, server: Server, state: ServerState) -> None:
         config, site = server.config, server.site
         self._metrics = site.task.metrics
+        self._baseline = site.task.baseline("training")
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
         labels = f", {len(site.labels)} labels" if site.labels else ""
         sizes = server.population.sizes.values()
@@ -159,7 +161,7 @@ class Screen(Listener):
                 if (key := f"untrained/{first.name}") in summary
                 else ()
             ),
-            ("best constant answer", first.number(summary[f"constant/{first.name}"])),
+            (self._baseline, first.number(summary[f"constant/{first.name}"])),
             *((f"test {metric.title}", metric.number(summary[f"{TEST}{metric.name}"])) for metric in others),
             ("sent up / down", f"{size(summary['bytes/up'])} / {size(summary['bytes/down'])}"),
             ("clients left out", str(summary["dropped"])),

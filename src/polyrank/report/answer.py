@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Sequence
 
 from polyrank.report.figure import Groups, listed
-from polyrank.report.runs import Run
+from polyrank.report.runs import Run, of_answers
 from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end
 from polyrank.tasks import Metric
+from polyrank.tasks.metric import TEST
 
 
 def sentence(groups: Groups, comparison: Comparison) -> str:
@@ -97,14 +98,39 @@ def _alone(row: Row, runs: Sequence[Run], comparison: Comparison) -> str:
     rounds = f"{ends[0]} rounds" if len(ends) == 1 else f"{ends[0]} to {ends[-1]} rounds"
     when = "1 round" if ends == [1] else rounds
     over = f"mean of the last {averaged} evaluated rounds; " if averaged > 1 else ""
-    text = f"{row.name} reaches {metric.named(row.end.mean, 'test')} after {when} ({over}{_seeds(row, metric)})"
+    about = f"({over}{_seeds(row, metric)})"
+    if row.before is None:
+        text = f"{row.name} reaches {metric.named(row.end.mean, 'test')} after {when} {about}"
+    else:
+        text = (
+            f"{row.name} takes the test {metric.title} from {metric.text(row.before)} before the first round to "
+            f"{metric.text(row.end.mean)} after {when} {about}"
+        )
     if (first := rounds_reached(row)) and ends != [1]:
         text += f", {metric.level(comparison.target)} for the first time in round {first}"
+    text += _others(runs, comparison)
     constant = f"constant/{metric.name}"
     constants = [run.summary[constant] for run in runs if run.summary and constant in run.summary]
     if constants:
-        text += f"; the best constant answer has {metric.text(statistics.fmean(constants))}"
+        of = next(of_answers(run.summary) for run in runs if run.summary and constant in run.summary)
+        text += f"; the {comparison.task.baseline(of)} has {metric.text(statistics.fmean(constants))}"
     return text + "."
+
+
+def _others(runs: Sequence[Run], comparison: Comparison) -> str:
+    """What became of the task's other curves, from before the first round to the last one."""
+    said = ""
+    for metric in comparison.task.metrics:
+        firsts, lasts = [run.before(metric) for run in runs], [run.evaluated[-1].get(_key(metric)) for run in runs]
+        if metric is comparison.metric or not metric.curve or None in firsts or None in lasts:
+            continue
+        first, last = (statistics.fmean(value for value in values if value is not None) for values in (firsts, lasts))
+        said += f"; its {metric.title} goes from {metric.text(first)} to {metric.text(last)} in the last round"
+    return said
+
+
+def _key(metric: Metric) -> str:
+    return f"{TEST}{metric.name}"
 
 
 def _against(best: Row, other: Row, groups: Groups, comparison: Comparison) -> str:
@@ -123,7 +149,7 @@ def _against(best: Row, other: Row, groups: Groups, comparison: Comparison) -> s
     named = other.name if other.name != comparison.reference or count == 2 else f"the reference {other.name}"
     facts = f"{metric.text(theirs)} against {metric.text(others)}"
     verdict = _verdict(best.name, named, facts, gap, comparison)
-    return f"{scope}{verdict}{_speed(best, other, comparison)}."
+    return f"{scope}{verdict}{_speed(best, other, comparison)}{_began(best, other, comparison)}."
 
 
 def _unpaired(scope: str, best: Row, other: Row, comparison: Comparison, *, shared: bool) -> str:
@@ -183,6 +209,13 @@ def _speed(best: Row, other: Row, comparison: Comparison) -> str:
     if first:
         return f"; {level} is reached in round {first}, and never by {other.name}"
     return f"; {level} is reached by {other.name} alone, in round {second}" if second else ""
+
+
+def _began(best: Row, other: Row, comparison: Comparison) -> str:
+    """Where both began, if that is one place."""
+    texts = {None if row.before is None else comparison.metric.text(row.before) for row in (best, other)}
+    text = texts.pop() if len(texts) == 1 else None
+    return f"; before the first round it was {text}" if text else ""
 
 
 def _counted(seeds: int) -> str:

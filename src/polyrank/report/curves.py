@@ -58,8 +58,8 @@ def curve(runs: Sequence[Run], samples: Samples, *, log: bool = False) -> Curve:
 
 
 def by_round(key: str) -> Samples:
-    """A number of metrics.jsonl against rounds."""
-    return lambda run: [(line["round"], line["round"], line.get(key)) for line in run.lines]
+    """A number of metrics.jsonl against rounds, from round 0 on where the base was measured as it is."""
+    return lambda run: [(line["round"], line["round"], line.get(key)) for line in run.course]
 
 
 def by_bytes(key: str) -> Samples:
@@ -67,7 +67,8 @@ def by_bytes(key: str) -> Samples:
 
     def samples(run: Run) -> list[tuple[int, float, float | None]]:
         lines = zip(run.evaluated, run.traffic, strict=True)
-        return [(line["round"], sent / 2**20, line.get(key)) for line, sent in lines]
+        first = [(0, 0.0, run.untrained.get(key))] if run.untrained else []
+        return [*first, *((line["round"], sent / 2**20, line.get(key)) for line, sent in lines)]
 
     return samples
 
@@ -122,7 +123,9 @@ def figure(
     plot.update_yaxes(title_text=y, tickformat=".0%" if share else None, type="log" if log else "linear")
     plot.update_yaxes(rangemode="nonnegative")
     if log:
-        plot.update_yaxes(dtick=1, exponentformat="power")
+        values = [value for group in drawn for value in curves[group].mean]
+        few = max(values) < 100 * min(values)
+        plot.update_yaxes(**({"tickvals": _ticks(values)} if few else {"dtick": 1, "exponentformat": "power"}))
     if x == "round":
         _whole_rounds(plot, [value for group in drawn for value in curves[group].x])
     band = BAND if any(len(runs) > 1 for runs in groups.values()) else ""
@@ -157,6 +160,17 @@ def _draw(plot: Plot, group: str, made: Curve, look: Look, *, share: bool) -> No
             hovertemplate="%{y:.1%}, at %{x:.4~g}" if share else "%{y:.4~g}, at %{x:.4~g}", **same,
         )
     )  # fmt: skip
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten around some values.
+
+    >>> _ticks([12.2, 148.4])
+    [10.0, 20.0, 50.0, 100.0, 200.0]
+    """
+    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return [tick for tick in ticks if min(values) / 2 <= tick <= max(values) * 2]
 
 
 def _whole_rounds(plot: Plot, rounds: Sequence[float]) -> None:

@@ -34,6 +34,8 @@ def comparison_table(comparison: Comparison) -> str:
             " Where a method has several seeds, rounds and MiB to the target stand for one seed each; ± is the "
             f"standard deviation over the seeds; in brackets: {tables.brackets(comparison.metric)}."
         )
+    if first := tables.before(comparison):
+        note = f"{first} {note}"
     shown = len(rows[0]) if len(rows) > 1 else -2  # the last two columns are differences to another method
     return table("Methods compared", tables.headings(comparison)[:shown], [row[:shown] for row in rows]) + element(
         "p", note, class_="caption"

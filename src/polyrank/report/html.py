@@ -26,7 +26,9 @@ def wrapped(tag: str, inner: str, **attributes: str) -> str:
     return f"<{tag}{''.join(written)}>{inner}</{tag}>"
 
 
-def table(label: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, text: bool = False) -> str:
+def table(
+    label: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, text: bool = False, written: bool = False
+) -> str:
     """A table whose first column names the row; it scrolls inside its own box where it is too wide.
 
     Args:
@@ -34,6 +36,7 @@ def table(label: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *,
         headings: of the columns.
         rows: cells as text.
         text: whether the cells hold words, which may be broken into lines, and not numbers.
+        written: whether they are what somebody wrote, with lines of its own.
     """
     kept = [heading.replace(" %", "\u00a0%") for heading in headings]  # a number and its sign on one line
     head = "".join(element("th", heading, scope="col") for heading in kept)
@@ -42,9 +45,8 @@ def table(label: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *,
         for row in rows
     )
     inner = wrapped("table", wrapped("thead", wrapped("tr", head)) + "\n" + wrapped("tbody", body))
-    return wrapped(
-        "div", inner, class_="scroll text" if text else "scroll", role="region", tabindex="0", aria_label=label
-    )
+    classes = ["scroll", *(["text"] if text or written else []), *(["written"] if written else [])]
+    return wrapped("div", inner, class_=" ".join(classes), role="region", tabindex="0", aria_label=label)
 
 
 def bullets(lines: Iterable[str]) -> str:

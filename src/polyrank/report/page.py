@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from polyrank.core.errors import ReportError
-from polyrank.report import answer, details
+from polyrank.report import answer, details, writing
 from polyrank.report.figure import Figure, Groups, Look, Missing, listed, looks
 from polyrank.report.html import bullets, element, wrapped
 from polyrank.report.sections import Section, sections
@@ -57,7 +57,7 @@ def write(page: Path, groups: Groups, comparison: Comparison) -> None:
     text = html(page, groups, comparison)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        page.write_text(text, encoding="utf-8", errors="replace")  # half a character, as JSON can hold one
     except OSError as error:
         raise ReportError(f"{page} cannot be written: {error.strerror}; choose another file") from error
 
@@ -75,6 +75,7 @@ def html(page: Path, groups: Groups, comparison: Comparison) -> str:
         (section.name, section.title, _figures(section, look) + below.get(section.name, ""))
         for section in sections(groups, comparison)
     ]
+    blocks[1:1] = writing.blocks(groups, comparison)  # below what was learned
     blocks.append(("configuration", "Configuration", details.configuration_details(groups)))
     blocks.append(("versions", "Versions and machine", details.versions_details(groups)))
     links = "\n".join(element("a", title, href=f"#{name}") for name, title, _ in blocks)

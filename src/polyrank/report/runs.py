@@ -14,7 +14,7 @@ from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
 from polyrank.runs.agreement import SOURCES, differences
 from polyrank.runs.folder import FIRST, RunFolder, task_of
-from polyrank.tasks import Task
+from polyrank.tasks import Metric, Task
 from polyrank.tasks.metric import TEST, is_evaluated
 
 _ALIKE: Any = {  # Any: the shape that pydantic's `exclude` takes
@@ -39,6 +39,8 @@ class Run:
         scoring: ``bytes/up`` and ``bytes/down`` of the scoring round.
         about: task, labels, digests, versions and machine, of run.json.
         summary: of summary.json, or None while the run is not finished.
+        untrained: of metrics.jsonl, the line of round 0, where the base was measured as it is.
+        samples: of samples.json, what the model wrote before and after, where it is to write.
     """
 
     path: Path
@@ -48,6 +50,8 @@ class Run:
     scoring: Mapping[str, int]
     about: Mapping[str, Any]
     summary: Mapping[str, Any] | None
+    untrained: Mapping[str, Any] | None = None
+    samples: Sequence[Mapping[str, str]] = ()
 
     @property
     def seed(self) -> int:
@@ -80,6 +84,16 @@ class Run:
         primary = self.task.primary
         return [primary.measured(line.get(f"{TEST}{primary.name}")) for line in self.evaluated]
 
+    @property
+    def course(self) -> Sequence[Mapping[str, Any]]:
+        """All lines, that of round 0 first where there is one."""
+        return [*([self.untrained] if self.untrained else []), *self.lines]
+
+    def before(self, metric: Metric) -> float | None:
+        """A metric of the base as it is; None where that was not measured."""
+        value = (self.untrained or {}).get(f"{TEST}{metric.name}")
+        return None if value is None else float(value)
+
     @cached_property
     def traffic(self) -> list[int]:
         """Bytes sent up and down until the end of each evaluated round, the scoring round included."""
@@ -89,6 +103,11 @@ class Run:
             if is_evaluated(line):
                 sent.append(total)
         return sent
+
+
+def of_answers(summary: Mapping[str, Any]) -> str:  # Any: JSON values
+    """Whose answers a run's constant answer looked at; see `Task.baseline`."""
+    return str(summary.get("constant/of", "training"))
 
 
 def find(paths: Sequence[Path]) -> list[Run]:
@@ -121,13 +140,29 @@ def read(folder: Path) -> Run:
     files = RunFolder(folder)
     clients = files.read_json("clients") if (folder / "clients.json").is_file() else {"clients": {}, "scoring": {}}
     summary = files.read_json("summary") if (folder / "summary.json").is_file() else None
-    config, about, lines = files.read_config(), files.read_json("run"), files.read_metrics()
+    config, about, found = files.read_config(), files.read_json("run"), files.read_lines()
+    untrained = found[0] if found and found[0]["round"] == 0 else None
+    lines = found[1:] if untrained else found
     if summary is not None and len(lines) < (done := summary.get("rounds", 0)):
         raise RunFolderError(
             f"{folder} is finished after {done} rounds, and its metrics.jsonl has {len(lines)} of them: the file was "
             "changed; put back what was there"
         )
-    return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary)
+    samples = _samples(files)
+    return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
+
+
+def _samples(files: RunFolder) -> list[dict[str, str]]:
+    """What samples.json holds, if it is there; what is no text is left out."""
+    if not (files.path / "samples.json").is_file():
+        return []
+    rows = files.read_json("samples").get("samples")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RunFolderError(
+            f"{files.path / 'samples.json'} is damaged: expected a list of samples; delete it, or put back what was "
+            "there"
+        )
+    return [{key: text for key, text in row.items() if isinstance(text, str)} for row in rows]
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:

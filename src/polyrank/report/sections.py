@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from polyrank.report import clients, costs, curves, dilution, modules
 from polyrank.report.figure import Figure, Groups, Missing, looks
+from polyrank.report.runs import of_answers
 from polyrank.report.statistics import Comparison
-from polyrank.tasks import Task
+from polyrank.tasks import Metric, Task
 from polyrank.tasks.metric import TEST
 
 UNDIAGNOSED = "diagnostics were switched off, or the method has no global product"
+FAR = 10.0
+"""Values of which one is so many times another are drawn on a logarithmic axis, where they allow it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ def _learning(groups: Groups, comparison: Comparison) -> list[Figure | Missing]:
             "share": metric.share,
             "levels": _levels(groups, comparison) if first else None,
             "absent": "the run folders do not have it",
+            "log": (wide := _spread_wide(groups, metric)),
         }
+        text += " The axis is logarithmic, and means are those of logarithms." if wide else ""
         for samples, x, against in ((curves.by_round(key), "round", "rounds"), (curves.by_bytes(key), sent, "bytes")):
             caption = text if x == "round" else f"{text} Against all that was sent by then, the scoring round included."
             figures.append(
@@ -74,6 +79,15 @@ def _learning(groups: Groups, comparison: Comparison) -> list[Figure | Missing]:
                 )
             )  # fmt: skip
     return figures
+
+
+def _spread_wide(groups: Groups, metric: Metric) -> bool:
+    """Whether values that have no upper end, and are above 0 by their nature, lie far apart, as perplexities may."""
+    if metric.least <= 0 or math.isfinite(metric.most):
+        return False
+    found = [line.get(f"{TEST}{metric.name}") for runs in groups.values() for run in runs for line in run.course]
+    values = [value for value in found if value is not None and math.isfinite(value) and value > 0]
+    return bool(values) and max(values) > FAR * min(values)
 
 
 def _own_models(groups: Groups) -> str:
@@ -90,10 +104,10 @@ def _levels(groups: Groups, comparison: Comparison) -> dict[str, float]:
     metric = comparison.metric
     found = {f"target {metric.level(comparison.target)}": comparison.target}
     summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
-    constants = {summary.get(f"constant/{metric.name}") for summary in summaries}
-    value = constants.pop() if len(constants) == 1 else None
+    constants = {(summary.get(f"constant/{metric.name}"), of_answers(summary)) for summary in summaries}
+    value, of = constants.pop() if len(constants) == 1 else (None, "")
     if value is not None:
-        found[f"best constant answer {metric.text(value)}"] = value
+        found[f"{comparison.task.baseline(of)} {metric.text(value)}"] = value
     return {label: level for label, level in found.items() if math.isfinite(level)}
 
 

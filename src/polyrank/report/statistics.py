@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from polyrank.core.errors import ConfigError, did_you_mean
+from polyrank.report.kinds import Change, kinds, mean
 from polyrank.report.runs import Run
 from polyrank.tasks import Metric, Task
 from polyrank.tasks.metric import best
@@ -74,6 +75,8 @@ class Row:
         bytes_per_round: up and down, mean over rounds and seeds.
         end_difference: to the reference; None for itself and where no seed is shared.
         area_difference: the same of the area.
+        before: the primary metric before the first round; None where it was not measured in every run.
+        kinds: kind of text -> what became of the primary metric there, where it was measured by kind.
     """
 
     name: str
@@ -85,6 +88,8 @@ class Row:
     bytes_per_round: float
     end_difference: Difference | None
     area_difference: Difference | None
+    before: float | None = None
+    kinds: Mapping[str, Change] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,7 @@ def _row(name: str, runs: Sequence[Run], reference: Sequence[Run], target: float
     itself = runs is reference
     ends, areas = ({run.seed: measure(run) for run in runs} for measure in (at_end, area))
     their_ends, their_areas = ({run.seed: measure(run) for run in reference} for measure in (at_end, area))
+    metric = runs[0].task.primary
     per_round = [line["bytes/up"] + line["bytes/down"] for run in runs for line in run.lines]
     return Row(
         name,
@@ -257,4 +263,6 @@ def _row(name: str, runs: Sequence[Run], reference: Sequence[Run], target: float
         statistics.fmean(per_round),
         None if itself else paired(ends, their_ends),
         None if itself else paired(areas, their_areas),
+        mean([run.before(metric) for run in runs]),
+        kinds(runs, metric),
     )

@@ -50,8 +50,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: plain JSON values
         "end_rounds": LAST,
         "correction": "Holm",
         "level": LEVEL,
-        "methods": [plain(asdict(row)) for row in comparison.rows],
+        "methods": [_plain_row(row) for row in comparison.rows],
     }
+
+
+def _plain_row(row: Row) -> dict[str, Any]:  # Any: as above
+    """A method's line; what was not measured before the first round, or by kind, is left out."""
+    found: dict[str, Any] = plain(asdict(row))
+    return {key: value for key, value in found.items() if key not in ("before", "kinds") or value}
 
 
 def json_text(comparison: Comparison) -> str:
@@ -61,13 +67,14 @@ def json_text(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """One line per method; several seeds' numbers in one cell, separated by spaces, a dash where none was reached."""
-    file = io.StringIO()
+    file, measured_before = io.StringIO(), any(row.before is not None for row in comparison.rows)
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         [
             *("method", "seeds", "target", "rounds_to_target", "bytes_to_target", "end_mean", "end_deviation"),
             *("area_mean", "area_deviation", "bytes_per_round", "reference"),
             *(f"{of}_difference_{part}" for of in ("end", "area") for part in _PARTS),
+            *(("before",) if measured_before else ()),
         ]
     )
     for row in comparison.rows:
@@ -82,9 +89,21 @@ def as_csv(comparison: Comparison) -> str:
             [
                 *(row.name, _listed(row.seeds, " "), comparison.target, *lists, *spreads),
                 *(row.bytes_per_round, comparison.reference, *differences),
+                *((row.before,) if measured_before else ()),
             ]
         )
     return file.getvalue()
+
+
+def before(comparison: Comparison) -> str:
+    """The metric before the first round, as a sentence; nothing where it was not measured."""
+    metric, rows = comparison.metric, [row for row in comparison.rows if row.before is not None]
+    told = {row.name: metric.text(row.before) for row in rows if row.before is not None}
+    if not told:
+        return ""
+    same = len(set(told.values())) == 1
+    values = next(iter(told.values())) if same else ", ".join(f"{text} ({name})" for name, text in told.items())
+    return f"Before the first round the test {metric.title} was {values}."
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.core.errors import RunFolderError
+from polyrank.core.errors import ConfigError, RunFolderError
+from polyrank.runs import lines
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
 from polyrank.tasks.registry import AUTO, options_of
@@ -164,6 +165,11 @@ class RunFolder:
             raise RunFolderError(f"{path} holds a {type(value).__name__}; expected an object: put back what was there")
         return value
 
+    def remove_json(self, name: str) -> None:
+        """Remove ``name.json``, if it is there."""
+        with disk_errors(self.path / f"{name}.json"):
+            (self.path / f"{name}.json").unlink(missing_ok=True)
+
     def task(self) -> Task:
         """What was learned.
 
@@ -199,7 +205,7 @@ class RunFolder:
         Raises:
             RunFolderError: a line is damaged, missing, or there twice: figures over the rounds would be wrong.
         """
-        return [line for line in self._lines() if line["round"] > 0]
+        return [line for line in self.read_lines() if line["round"] > 0]
 
     def read_untrained(self) -> dict[str, Any] | None:
         """The line of round 0, of the base as it is; None where that was not measured.
@@ -207,38 +213,27 @@ class RunFolder:
         Raises:
             RunFolderError: as `read_metrics`.
         """
-        return next((line for line in self._lines() if line["round"] == 0), None)
+        return next((line for line in self.read_lines() if line["round"] == 0), None)
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Lines in their order, the first of round 0 or 1."""
-        if not self.metrics.is_file():
-            return []
-        lines: list[dict[str, Any]] = []
-        texts = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
-        first = 1
-        for number, text in enumerate(texts, start=1):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                if not any(texts[number:]):
-                    break
-                line = None
-            if number == 1 and isinstance(line, dict) and line.get("round") == 0:
-                first = 0
-            expected = first + number - 1
-            if not isinstance(line, dict) or line.get("round") != expected:
-                raise RunFolderError(
-                    f"{self.metrics}, line {number}: expected what was measured in round {expected}, and found "
-                    f"{text[:40]!r}: the file was changed; put back what was there, or replace the run: polyrank run "
-                    "--overwrite"
-                )
-            lines.append(line)
-        return lines
+    def read_lines(self) -> list[dict[str, Any]]:
+        """All lines in their order, the first of round 0 or 1.
 
-    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        Raises:
+            RunFolderError: as `read_metrics`.
+        """
+        return lines.read(self.metrics, self._first())
+
+    def _first(self) -> int | None:
+        """The round of the first line, by what was learned; None where that is not known."""
+        try:
+            return 0 if self.task().writes else 1
+        except (RunFolderError, ConfigError):
+            return None
+
+    def write_metrics(self, rounds: Sequence[Mapping[str, Any]]) -> None:
         """Write the rounds' lines anew, after that of round 0 if there is one, whole or not at all."""
         untrained = self.read_untrained()
-        written = [*([untrained] if untrained else []), *lines]
+        written = [*([untrained] if untrained else []), *rounds]
         self._write("metrics.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in written))
 
     def _write(self, name: str, text: str) -> None:

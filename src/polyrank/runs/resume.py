@@ -84,10 +84,12 @@ def lines_until(server: Server, folder: RunFolder, state: ServerState) -> list[d
             and it is their own models that were to be measured after it.
     """
     rounds, every = server.config.federation.rounds, server.config.evaluation.every
-    lines = [line for line in folder.read_metrics() if line["round"] <= state.round]
-    if len(lines) < state.round:  # a round's line is on disk before its checkpoint
+    found = folder.read_lines()
+    lines = [line for line in found if 0 < line["round"] <= state.round]
+    missing = 0 if server.site.task.writes and not found else len(lines) + 1
+    if missing <= state.round:  # a round's line is on disk before its checkpoint
         raise RunFolderError(
-            f"{folder.metrics} has no line of round {len(lines) + 1}, and the checkpoint is of round {state.round}: "
+            f"{folder.metrics} has no line of round {missing}, and the checkpoint is of round {state.round}: "
             "the file was changed; put back what was there, or replace the run: polyrank run --overwrite"
         )
     before, lines = lines, on_schedule(lines, every, rounds)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from polyrank.core.adapter import Adapter
@@ -17,40 +15,65 @@ from polyrank.runs.answers import answers
 from polyrank.runs.folder import RunFolder
 from polyrank.tasks.task import Examples
 
-log = logging.getLogger(__name__)
-
 NAME = "samples"
-"""Of the file: ``{"samples": [{"prompt", "reference", "before", "after"}, ...]}``."""
+"""Of the file: ``{"tokens": N, "samples": [{"prompt", "reference", "before", "after"}, ...]}``."""
 
 
 def begin(server: Server, state: ServerState, folder: RunFolder) -> None:
-    """Write the prompts, what the test set answers, and what the base answers."""
+    """Write the prompts, what the test set answers, and what the base answers in at most so many tokens."""
     chosen = _chosen(server)
-    if not len(chosen):
-        return
-    task, tokenizer = server.site.task, server.site.resident.base.tokenizer
-    texts = _written(server, chosen, state.adapter, None)
-    rows = []
-    for i, before in enumerate(texts):
-        opening, answer = task.asked(chosen, i)
-        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (opening, answer))
-        rows.append({"prompt": prompt, "reference": reference, "before": before})
-    folder.write_json(NAME, {NAME: rows})
+    if len(chosen):
+        folder.write_json(NAME, {"tokens": _tokens(server), NAME: _before(server, chosen, state.adapter)})
 
 
 def finish(server: Server, state: ServerState, folder: RunFolder) -> None:
-    """Add what the trained model answers; where clients have models of their own, the first one of the last round."""
+    """Add what the trained model answers; where clients have models of their own, the first one of the last round.
+
+    What the base answered is asked anew where that was of other prompts or of another length, as before a run went on
+    with other settings of its evaluation.
+    """
     chosen = _chosen(server)
-    try:
-        rows = folder.read_json(NAME)[NAME] if len(chosen) else []
-    except (RunFolderError, KeyError):
-        log.warning("%s has no samples from before the first round, and none from after the last", folder.path)
+    if not len(chosen):
+        folder.remove_json(NAME)
         return
-    if not rows:
-        return
+    rows = _kept(server, chosen, folder) or _before(server, chosen, server.initial_state().adapter)
     model = first_model(server, state)
     texts = _written(server, chosen, model.adapter, model.base_change)
-    folder.write_json(NAME, {NAME: [{**row, "after": text} for row, text in zip(rows, texts, strict=False)]})
+    after = [{**row, "after": text} for row, text in zip(rows, texts, strict=True)]
+    folder.write_json(NAME, {"tokens": _tokens(server), NAME: after})
+
+
+def _tokens(server: Server) -> int:
+    return server.config.evaluation.sample_tokens
+
+
+def _before(server: Server, chosen: Examples, adapter: Adapter) -> list[dict[str, str]]:
+    """What is asked and answered, and what the base writes."""
+    texts = _written(server, chosen, adapter, None)
+    return [{**row, "before": text} for row, text in zip(_asked(server, chosen), texts, strict=True)]
+
+
+def _asked(server: Server, chosen: Examples) -> list[dict[str, str]]:
+    task, tokenizer = server.site.task, server.site.resident.base.tokenizer
+    pairs = [task.asked(chosen, i) for i in range(len(chosen))]
+    return [
+        {
+            "prompt": tokenizer.decode(opening, skip_special_tokens=True),
+            "reference": tokenizer.decode(answer, skip_special_tokens=True),
+        }
+        for opening, answer in pairs
+    ]
+
+
+def _kept(server: Server, chosen: Examples, folder: RunFolder) -> list[dict[str, str]]:
+    """What was written before the first round, if it was of these prompts and in so many tokens; else nothing."""
+    try:
+        kept = folder.read_json(NAME)
+        rows = [{key: row[key] for key in ("prompt", "reference", "before")} for row in kept[NAME]]
+    except (RunFolderError, LookupError, TypeError):
+        return []
+    asked = [{key: row[key] for key in ("prompt", "reference")} for row in rows]
+    return rows if kept.get("tokens") == _tokens(server) and asked == _asked(server, chosen) else []
 
 
 def _chosen(server: Server) -> Examples:

@@ -234,3 +234,7 @@ class Task(ABC):
             learned: what clients train on, as far as it is here.
             words: how many tokens the model knows.
         """
+
+    def baseline(self, of: str) -> str:  # noqa: ARG002  # of what other tasks are made of
+        """What `constant` measures, in words; ``of``: "training" or "test", whose answers it looks at."""
+        return "best constant answer"

@@ -205,6 +205,10 @@ class CausalLM(Task):
         best = int(counts.argmax())
         return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": float((asked == best).mean())}
 
+    def baseline(self, of: str) -> str:
+        """The unigram of those answers."""
+        return f"unigram of the {of} answers"
+
 
 def _around(prompts: Prompts, dataset: TextDataset) -> int:
     """Tokens around an answer that is not there: of the template, of begin and end."""
