@@ -4,8 +4,8 @@
 
 It trains a byte-level BPE tokenizer and then the model, on one stream of documents with an end token behind each. The
 texts are in `tools/reading.py`. The learning rate depends on the share of `--minutes` that has passed: it rises, stays,
-and falls to zero from the middle on, so the model is finished when the time is up, however fast the machine. A state is
-saved every few minutes; the same command goes on from it. Matrices are trained with Muon
+and falls to zero from a quarter of the time on, so the model is finished when the time is up, however fast the machine.
+A state is saved every few minutes; the same command goes on from it. Matrices are trained with Muon
 (https://kellerjordan.github.io/posts/muon/), embeddings and norms with AdamW.
 """
 
@@ -54,7 +54,7 @@ class Recipe:
     rest_rate: float = 3e-3
     weight_decay: float = 0.05
     warm_up: float = 0.02
-    stable: float = 0.5
+    stable: float = 0.25
     seed: int = 0
 
 
@@ -128,7 +128,7 @@ def rows(documents: Sequence[list[int]], length: int, end: int, generator: torch
 def share_of_rate(passed: float, recipe: Recipe) -> float:
     """The learning rate's factor when `passed` (0 to 1) of the time is over: up, level, then linearly to 0.
 
-    >>> [share_of_rate(passed, Recipe()) for passed in (0.01, 0.3, 0.75, 1.0)]
+    >>> [share_of_rate(passed, Recipe()) for passed in (0.01, 0.2, 0.625, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
     return max(0.0, min(passed / recipe.warm_up, 1.0, (1 - passed) / (1 - recipe.stable)))

@@ -50,7 +50,7 @@ def test_size_is_that_of_a_standard_library():
 
 
 def test_every_topic_has_pairs_on_both_sides():
-    for side, fewest in zip(split(), (200, 50), strict=True):
+    for side, fewest in zip(split(), (80, 15), strict=True):
         counts = Counter(pair.topic for pair in side)
         assert set(counts) == set(TOPICS)
         assert min(counts.values()) >= fewest, counts

@@ -19,7 +19,7 @@ from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
-from polyrank.tasks.registry import AUTO
+from polyrank.tasks.registry import AUTO, options_of
 
 if TYPE_CHECKING:
     from polyrank.hf.peft.folder import Target
@@ -183,8 +183,8 @@ class RunFolder:
 
         about, config = self.read_json("run"), self.read_config()
         outputs = about.get("outputs", about["labels"])
-        template = None if outputs else config.data.template
-        return Target(config.model, tuple(outputs), tuple(about["head_modules"]), template)
+        named, options = name_of(about, config), options_of(task_of(about, config))
+        return Target(config.model, tuple(outputs), tuple(about["head_modules"]), named, options)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round's line."""
@@ -251,13 +251,18 @@ class RunFolder:
                 temporary.unlink(missing_ok=True)
 
 
+def name_of(about: Mapping[str, Any], config: Config) -> str:  # Any: JSON values
+    """The task's name, as `task_of` finds it."""
+    return str(about.get("task", FIRST if config.task.name == AUTO else config.task.name))
+
+
 def task_of(about: Mapping[str, Any], config: Config) -> Task:  # Any: JSON values
     """What a run has learned, by its run.json, which in an earlier version did not say it, and its configuration.
 
     Raises:
         ConfigError: there is no such task in this version.
     """
-    named = about.get("task", FIRST if config.task.name == AUTO else config.task.name)
+    named = name_of(about, config)
     return task(config.model_copy(update={"task": config.task.model_copy(update={"name": named})}))
 
 

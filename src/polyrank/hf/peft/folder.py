@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,27 @@ from polyrank.hf.peft.settings import SETTINGS
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.peft.tying import ties
 
+CLASSIFICATION = "classification"
+"""The task of a folder that names none."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """What an adapter belongs to.
+    """What an adapter belongs to, and what it was trained for.
 
     Args:
         model: the resolved model section.
-        labels: names of the classes; none of a model that writes.
-        head_modules: modules of the head.
-        template: how prompts are written, as ``data.template`` has it; None where nothing is written, or nobody knows.
+        labels: names of the classes, or of what else a head gives; none for a model that writes.
+        head_modules: of the head.
+        task: its name in a configuration.
+        options: of the task, such as the template of prompts.
     """
 
     model: ModelConfig
     labels: tuple[str, ...]
     head_modules: tuple[str, ...]
-    template: str | None = None
+    task: str = CLASSIFICATION
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def writes(self) -> bool:
@@ -66,8 +71,9 @@ def write(folder: Path, adapter: Adapter, target: Target, beside: Beside | None 
         "model": target.model.model_dump(mode="json"),
         "labels": list(target.labels),
         "head_modules": list(target.head_modules),
-        **({} if target.template is None else {"template": target.template}),
     }
+    if target.task != CLASSIFICATION or target.options:
+        ours["task"] = {"name": target.task, "options": dict(target.options)}
     (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
     if beside is not None:
         beside.save(folder, generation_of(target.model))
@@ -159,7 +165,9 @@ def read_target(folder: Path) -> Target:
     try:
         ours = json.loads(path.read_bytes())
         model = configuration.parse({"model": ours["model"]}, str(path)).model
-        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]), ours.get("template"))
+        learned = ours.get("task", {"name": CLASSIFICATION, "options": {}})
+        named, options = str(learned["name"]), dict(learned["options"])
+        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]), named, options)
     except FileNotFoundError:
         raise AdapterError(f"{folder} was not written by PolyRank: it has no {OURS}; load its base yourself") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
