@@ -17,6 +17,7 @@ from polyrank.hf.peft import folder as peft_folder
 from polyrank.hf.resident import ResidentModel
 from polyrank.runs import checkpoint, runner
 from polyrank.runs.folder import RunFolder
+from tests import writers
 from tests.cli.conftest import Polyrank
 from tests.cli.test_inspect import run  # noqa: F401  # the fixture
 
@@ -219,3 +220,20 @@ def test_what_was_trained_over_a_quantised_base_goes_into_the_base_as_it_is(
     torch.testing.assert_close(logits(base, whole), logits(base, model), atol=1e-5, rtol=1e-4)
     assert {value.dtype for value in whole.state_dict().values() if value.is_floating_point()} == {torch.float32}
     assert "quantization_config" not in json.loads(Path("whole/config.json").read_text())
+
+
+def test_a_quantised_model_that_writes_is_merged_into_its_base(polyrank: Polyrank, tmp_path: Path):
+    """Tied embeddings stay tied, and no layer is packed."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM
+
+    folder = writers.study(tmp_path)
+    assert polyrank("run", folder / "study.toml", "--set", "model.quantization=nf4", "--out", "run").code == 0
+    result = polyrank("export", "run", "-o", "whole", "--merged")
+    assert result.code == 0
+    assert "trained over the base in nf4; it is merged into the base as it is" in result.out
+    plain, whole = (AutoModelForCausalLM.from_pretrained(path) for path in (folder / "llama", "whole"))
+    assert whole.lm_head.weight is whole.model.embed_tokens.weight
+    for name, factors in state_adapter(Path("run")).modules.items():
+        change = whole.get_submodule(name).weight - plain.get_submodule(name).weight
+        torch.testing.assert_close(change, factors.delta(), atol=1e-5, rtol=1e-3)

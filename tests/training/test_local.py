@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,9 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.local import Local
 from polyrank.training.sequential import Sequential
 from polyrank.training.work import Work
+from tests import writers
 from tests.models import TASK, Checkpoints, examples, random_adapter, resident, updates
+from tests.training.batched.test_engine import distance
 
 DROPOUT = {
     "bert": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
@@ -108,3 +112,27 @@ def test_at_most_half_is_kept(checkpoint: Checkpoints, architecture: str, layers
     assert kept(recomputing, works) < 0.25 * all_of_them
     recomputing.whole = 1
     assert kept(recomputing, works) < 0.5 * all_of_them
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_models_that_write(tmp_path: Path, quantization: str):
+    """The same update in both engines, kept or recomputed, in one part or several; over packed weights as well."""
+    if quantization != "none":
+        pytest.importorskip("bitsandbytes")
+    folder = writers.save(tmp_path, attention_dropout=0.1)
+    model = writers.resident(folder, dtype=torch.float64, attention="sdpa", dropout=0.1, quantization=quantization)
+    everything = writers.examples(model, 12)
+    own = {name: everything.subset(range(i, 5 + 2 * i)) for i, name in enumerate(RANKS)}
+    works = asked(model)
+    for count in (1, 3):
+        ends = [
+            updates(way, works)
+            for again in (False, True)
+            for options in [TrainingConfig(**STEP, accumulate=count, gradient_checkpointing=again)]
+            for way in (Sequential(model, writers.TASK, own, options), Batched(model, writers.TASK, own, options, 3))
+        ]
+        for found in zip(*ends, works, strict=True):
+            *ways, work = found
+            for way in ways[1:]:
+                assert distance(way.adapter, ways[0].adapter, work.adapter) < 1e-10
+            assert distance(ways[2].adapter, ways[0].adapter, work.adapter) < 1e-12

@@ -53,6 +53,7 @@ def examine() -> dict[str, Any]:
         "Hugging Face Hub": _hub(),
         "trackers": ", ".join(n for n in ("tensorboard", "wandb", "mlflow", "trackio") if find_spec(n)) or "none",
         "Flower": "installed" if find_spec("flwr") else "not installed",
+        "quantised bases": "bitsandbytes" if find_spec("bitsandbytes") else "not installed",
         **{name: version or "not installed" for name, version in about["versions"].items()},
     }
 
