@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from polyrank.runs.folder import about_this_machine
+from polyrank.runs.machine import about_this_machine
 
 
 def machine() -> dict[str, Any]:

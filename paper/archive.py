@@ -27,7 +27,13 @@ KEPT = (
 )
 DIGITS = 6
 LATER = {
-    "data": {"labels": None, "quoting": "auto", "options": {}},
+    "model": {"quantization": "none"},
+    "data": {
+        **{"labels": None, "quoting": "auto", "options": {}},
+        **{"format": "auto", "prompt": None, "completion": None, "messages": None, "template": "auto"},
+    },
+    "training": {"gradient_checkpointing": False, "accumulate": 1},
+    "evaluation": {"samples": 5, "sample_tokens": 64},
     "ranks": {"options": {}},
     "task": {"name": "classification", "options": {}},
 }

@@ -7,6 +7,8 @@ Tables:
 - ``quickstart``: the methods that keep A and B apart, on the embedded model and text: the README's table;
 - ``curves``: the seed paper's methods on AG News and DBpedia;
 - ``methods``: every method of the registry on AG News, with two rank plans;
+- ``generative``: every method on models that write: Dolly's answers and the standard library's docstrings;
+- ``smollm2``: three methods on Dolly with SmolLM2-135M-Instruct (``--model``);
 - ``when_quickstart``, ``when_ag_news``: one setting at a time changed;
 - ``gamma``: `tempered` from owner mean to zero padding.
 
@@ -34,6 +36,7 @@ from polyrank.comparison.entries import Entry, entries
 from polyrank.config import Config
 from polyrank.federation.population import digests_of
 from polyrank.federation.scoring import Known
+from polyrank.quickstart import config_path
 from polyrank.report.runs import read
 
 HERE = Path(__file__).parent
@@ -43,12 +46,14 @@ def load_config(data: str, overrides: Sequence[str], model: str | None, folder: 
     """A study's configuration, with the local model and data where they are given."""
     if data == "quickstart":
         return configuration.load(None, ["evaluation.rank_groups=false", *overrides])
+    if data == "generative":
+        return configuration.load(config_path(data), ["evaluation.rank_groups=false", *overrides])
     local: list[str] = []
     if model:
-        local += [f"model.name={model}", "model.targets=default"]
+        local += [f"model.name={model}", *(() if data == "dolly" else ("model.targets=default",))]
     if folder:
-        files = folder / data
-        local += [f"data.train={files / 'train.csv'}", f"data.test={files / 'test.csv'}", "data.text=text"]
+        files, suffix = folder / data, "jsonl" if data == "dolly" else "csv"
+        local += [f"data.train={files / f'train.{suffix}'}", f"data.test={files / f'test.{suffix}'}", "data.text=text"]
     return configuration.load(HERE / "configs" / f"{data}.toml", [*local, *overrides])
 
 

@@ -70,6 +70,16 @@ TABLES: Mapping[str, Sequence[Study]] = {
             (THREE_LAYERS, "ranks.levels=[4, 8, 16, 32]", "ranks.shares=[0.25, 0.25, 0.25, 0.25]"),
         ),
     ],
+    "generative": [
+        Study("dolly", "dolly", EVERY),
+        Study(
+            "signatures",
+            "generative",
+            EVERY,
+            ("ranks.levels=[4, 8, 16, 32]", "ranks.by_name={}", "evaluation.samples=0"),
+        ),
+    ],
+    "smollm2": [Study("dolly", "dolly", ("replication", "zero_padding", "flexlora"), ("training.lr=3e-4",))],
     "when_quickstart": _when("quickstart", ()),
     "when_ag_news": _when("ag_news", (THREE_LAYERS,)),
     "gamma": [

@@ -7,11 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from polyrank.config import ModelConfig
+from polyrank.data.dataset import TextDataset
+from polyrank.data.turns import Turn, dumps
 from polyrank.hf.files import quiet
+from polyrank.hf.load import load_base
+from polyrank.hf.resident import ResidentModel
+from polyrank.tasks.causal_lm import CausalLM
+from polyrank.tasks.task import Examples
+
+TASK = CausalLM()
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -32,7 +42,7 @@ ALL_HEADS = {key: value for key, value in SMALL.items() if key != "num_key_value
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "llama": SMALL,
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 48, "n_positions": POSITIONS},
-    "qwen2": SMALL,
+    "qwen2": {**SMALL, "vocab_size": WORDS + 8},  # its tokenizer has a padding token of its own
     "qwen3": {**SMALL, "head_dim": 16, "tie_word_embeddings": False},
     "gemma3_text": {
         **SMALL,
@@ -72,8 +82,11 @@ def save(
     """
     settings = AutoConfig.for_model(
         architecture,
-        **{"vocab_size": WORDS, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2},
-        **{**CONFIGS[architecture], **config},
+        **{
+            **{"vocab_size": WORDS, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2},
+            **CONFIGS[architecture],
+            **config,
+        },
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -163,3 +176,36 @@ def study(folder: Path, **saved: Any) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+class Checkpoints:
+    """Saves each kind of model once and gives its folder; arguments as of `save`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, architecture: str = "llama", **options: Any) -> Path:
+        name = "-".join([architecture, *(f"{key}={value}" for key, value in sorted(options.items()))])
+        folder = self.root / name.replace("/", "_")
+        return folder if folder.exists() else save(folder, architecture, **options)
+
+
+def dataset(count: int = 48) -> TextDataset:
+    """`pairs` as a data set, their kinds as labels."""
+    rows = pairs(count)
+    texts = tuple(dumps([Turn("user", row["prompt"]), Turn("assistant", row["completion"])]) for row in rows)
+    labels = np.array([("what", "say").index(row["kind"]) for row in rows], dtype=np.int64)
+    return TextDataset(texts, labels, ("what", "say"), turns=True)
+
+
+def examples(model: ResidentModel, count: int = 12, limit: int = 64) -> Examples:
+    """The pairs in the model's tokens."""
+    return TASK.encode(dataset(count), model.base.tokenizer, limit).examples
+
+
+def resident(folder: Path, **options: Any) -> ResidentModel:
+    """A resident model of a checkpoint; ``options`` are the model section's, or dtype and attention."""
+    loading = {key: options.pop(key) for key in ("dtype", "attention") if key in options}
+    return ResidentModel(
+        load_base(ModelConfig(name=str(folder), **{"targets": "all-linear", **options}), (), **loading)
+    )

@@ -80,3 +80,23 @@ def own_things(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def writing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as somebody has it whose model writes: study.toml, prompts and completions, and a tiny random Llama."""
     return writers.study(tmp_path_factory.mktemp("writing"))
+
+
+@pytest.fixture(scope="session")
+def written(writing: Path) -> Path:
+    """Such a study after its two rounds."""
+    from polyrank import config
+    from polyrank.runs.runner import run
+
+    run(config.load(writing / "study.toml"), writing / "run")
+    return writing / "run"
+
+
+@pytest.fixture(scope="session")
+def classified(own_things: Path) -> Path:
+    """The other study after its two rounds."""
+    from polyrank import config
+    from polyrank.runs.runner import run
+
+    run(config.load(own_things / "study.toml"), own_things / "run")
+    return own_things / "run"

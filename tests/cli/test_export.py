@@ -200,3 +200,22 @@ def test_a_lower_rank_is_the_best_approximation_of_adapter_and_base_change_toget
         dropped = float(torch.linalg.svdvals(whole)[2:].norm())
         assert small.modules[name].rank == 2
         assert float((small.modules[name].delta() - whole).norm()) == pytest.approx(dropped, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_what_was_trained_over_a_quantised_base_goes_into_the_base_as_it_is(
+    polyrank: Polyrank, own_things: Path, form: str
+):
+    """The merged weights are the checkpoint's plus the delta, in one dtype; a line says so, for the adapter as well."""
+    pytest.importorskip("bitsandbytes")
+    study = own_things / "study.toml"
+    assert polyrank("run", study, "--set", f"model.quantization={form}", "--out", "run").code == 0
+    result = polyrank("export", "run", "-o", "whole", "--merged")
+    assert result.code == 0
+    assert f"trained over the base in {form}; it is merged into the base as it is" in result.out
+    assert "the base as it is, or quantised" in polyrank("export", "run", "-o", "adapter").out
+    base, model = adapted(Path("adapter"))
+    whole = merged(Path("whole"))
+    torch.testing.assert_close(logits(base, whole), logits(base, model), atol=1e-5, rtol=1e-4)
+    assert {value.dtype for value in whole.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert "quantization_config" not in json.loads(Path("whole/config.json").read_text())

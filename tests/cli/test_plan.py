@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import tomllib
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_memory_without_activations_says_so(polyrank: Polyrank, own_things: Path
         (("--uplink", "-5MB"), "--uplink: found '-5MB'"),
         (("--memory", "0GB"), "--memory: found '0GB'"),
         (("--memory", "1e3MB"), "--memory: found '1e3MB'"),
-        (("--uplink", "600B"), "too little: a client of rank 1 sends 648 B, 136 B of them for the head"),
+        (("--uplink", "600B"), "too little: a client of rank 1 sends 648 B, 136 B of it for the head"),
         (("--memory", "1kB"), "too little: a client of rank 1 holds "),
         (("--uplink", "1MB", "--uplink", "2MB", "--memory", *("1GB", "--memory", "1GB", "--memory", "2GB")), "3 times"),
         (("--set", "aggregation.method=fedavg"), "needs clients of equal ranks"),
@@ -113,3 +114,32 @@ def test_a_missing_configuration_is_one_line(polyrank: Polyrank):
     shown = polyrank("plan", "nowhere.toml")
     assert (shown.code, shown.out) == (2, "")
     assert shown.err.startswith("error: no such configuration file: nowhere.toml")
+
+
+def test_a_quantised_base_is_planned_without_the_package(
+    polyrank: Polyrank, own_things: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two layers of 4 x 16 x 16 + 2 x 16 x 24 and a pooler of 16 x 16 are 3,840 weights, 60 blocks of 64.
+
+    4 bytes each in float32, 64 / 2 + 4 a block in nf4, one each in int8 and 4 a row: 2 x (5 x 16 + 24) + 16 rows.
+    """
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
+    study = (own_things / "study.toml", "--set", "training.precision=float32", "--json")
+    plain, four, eight = (
+        json.loads(polyrank("plan", *study, "--set", f"model.quantization={how}").out)["memory"]
+        for how in ("none", "nf4", "int8")
+    )
+    assert plain["base_parameters"] == four["base_parameters"] == eight["base_parameters"]
+    saved = [plain["base_bytes"]["float32"] - other["base_bytes"]["float32"] for other in (four, eight)]
+    assert saved == [3840 * 4 - 60 * (32 + 4), 3840 * 4 - (3840 + 4 * (2 * (5 * 16 + 24) + 16))]
+
+
+def test_recomputed_layers_are_measured_with_one_of_them_whole(polyrank: Polyrank, own_things: Path):
+    study = (own_things / "study.toml", "--set", "training.precision=float32", "--measure", "--json")
+    plain, again = (
+        json.loads(polyrank("plan", *study, "--set", f"training.gradient_checkpointing={on}").out)["memory"]["measured"]
+        for on in ("false", "true")
+    )
+    for rank, kept in plain["saved"].items():
+        assert 0.2 * kept < again["saved"][rank] < kept

@@ -7,10 +7,11 @@ import pytest
 from polyrank import aggregation, config
 from polyrank.comparison.entries import DEFAULT_METHODS, entries, homogeneous_ranks
 from polyrank.core.errors import ConfigError
+from polyrank.tasks import settled
 
 
 def test_methods_share_everything_but_aggregation():
-    common = config.load(None, ["training.lr=1e-4"])
+    common = settled(config.load(None, ["training.lr=1e-4"]))
     one, other = entries(common, ["replication", "zero_padding:keep_unowned=true"])
     assert (one.name, other.name) == ("replication", "zero_padding-keep_unowned-True")
     assert other.config.aggregation.options == {"keep_unowned": True}

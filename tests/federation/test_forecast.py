@@ -15,10 +15,7 @@ from polyrank.federation.round import cohort
 from polyrank.runs.runner import run
 from tests.conftest import Configure
 
-MISTRAL = {
-    **{"model_type": "mistral", "architectures": ["MistralForCausalLM"], "vocab_size": 32768, "hidden_size": 4096},
-    **{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336},
-}
+PLANNING = Path(__file__).parents[2] / "examples" / "planning"
 
 
 def ahead(config: Config) -> Forecast:
@@ -47,25 +44,14 @@ def test_the_bytes_are_those_that_a_finished_run_reports(configure: Configure, t
     assert ran(config, tmp_path / "run") == (found.up.most, found.down.most)
 
 
-def mistral(tmp_path: Path, *overrides: str) -> Config:
+def mistral(*overrides: str) -> Config:
     """Mistral-7B by its config.json alone: no weights, no tokenizer, no data."""
-    (tmp_path / "config.json").write_text(json.dumps(MISTRAL), encoding="utf-8")
-    text = configuration.parse(
-        {
-            "model": {"name": str(tmp_path), "targets": ["q_proj", "v_proj"]},
-            "data": {"train": "nowhere.jsonl", "partition": "iid"},
-            "task": {"name": "causal-lm"},
-            "federation": {"clients": 20, "participation": 0.1, "rounds": 200},
-            "ranks": {"policy": "fixed", "levels": [32]},
-        },
-        "tests",
-    )
-    return configuration.override(text, overrides)
+    return configuration.load(PLANNING / "flowertune.toml", [f"model.name={PLANNING / 'mistral-7b'}", *overrides])
 
 
-def test_flowertune_s_baseline_sends_what_flower_publishes(tmp_path: Path):
+def test_flowertune_s_baseline_sends_what_flower_publishes():
     """40.6 GiB for 200 rounds of 2 clients, both ways; https://flower.ai/benchmarks/llm-leaderboard says 40.7 GB."""
-    found = ahead(mistral(tmp_path))
+    found = ahead(mistral())
     (level,) = found.levels
     assert (found.cohort, found.head) == (2, 0)
     assert level.parameters == Span(13_631_488, 13_631_488)  # 32 layers of rank 32: q 4096 + 4096, v 4096 + 1024
@@ -185,9 +171,9 @@ def test_what_a_run_would_refuse_is_refused(configure: Configure, tmp_path: Path
     with pytest.raises(ModelError, match="no such folder"):
         ahead(configure("model.name=./nowhere"))
     with pytest.raises(ModelError, match="has no config"):
-        ahead(mistral(tmp_path, f"model.name={tmp_path.parent}"))
-    with pytest.raises(ModelError, match=r"\['nothing'\] is no linear layer"):
-        ahead(mistral(tmp_path, 'model.targets=["nothing"]'))
+        ahead(mistral(f"model.name={tmp_path.parent}"))
+    with pytest.raises(ModelError, match=r"'nothing' is no linear layer"):
+        ahead(mistral('model.targets=["nothing"]'))
 
 
 def test_equal_ranks_are_planned_too(configure: Configure, tmp_path: Path):

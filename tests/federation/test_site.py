@@ -83,7 +83,7 @@ def test_facts_are_counts_names_shapes_and_digests(several: Site):
     facts = several.facts("client-00")
     counts = several.examples["client-00"].kind_counts(2)
     digests = {name: several.digests[name] for name in OF_THE_BASE}
-    assert facts == Facts(32, tuple(counts), several.resident.shapes, ("fruit", "pets"), digests)
+    assert facts == Facts(32, tuple(counts), several.resident.shapes, ("fruit", "pets"), digests, "Classification()")
     assert sum(counts) == 32
 
 

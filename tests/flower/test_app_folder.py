@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from polyrank import config as configuration
 from polyrank.cli import app
-from polyrank.core.errors import FlowerError
+from polyrank.core.errors import DataError, FlowerError
 from polyrank.federation.population import DEFAULT_CLIENTS
 from polyrank.flower import app_folder
 from polyrank.flower.server import read_settings
 from polyrank.site.switches import SWITCHES
+from polyrank.tasks import settled
+from tests import writers
 
 
 def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path):
@@ -38,14 +40,14 @@ def test_the_run_configuration_reads_back_to_the_same_federation(tmp_path: Path)
     assert "data.test" not in flat
     assert flat["federation.clients"] == DEFAULT_CLIENTS
     settings, again = read_settings(flat)
-    assert again == configuration.override(config, [f"federation.clients={DEFAULT_CLIENTS}"])
+    assert again == configuration.override(settled(config), [f"federation.clients={DEFAULT_CLIENTS}"])
     assert settings.out == str(tmp_path / "app" / "runs" / "here")
 
 
 def test_what_is_there_is_found_from_wherever_the_superlink_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Files and folders beside the study become absolute; a Hub's id and a data set's stay what they are."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "reviews.csv").touch()
+    (tmp_path / "reviews.csv").write_text("text,label\na good one,good\n", encoding="utf-8")
     (tmp_path / "bert").mkdir()
     config = configuration.load(None, ["data.train=reviews.csv", "data.test=#test", "model.name=bert"])
     app_folder.write(Path("app"), config)
@@ -54,6 +56,25 @@ def test_what_is_there_is_found_from_wherever_the_superlink_runs(tmp_path: Path,
     )
     assert (found.data.train, found.data.test) == (str(tmp_path / "reviews.csv"), "#test")
     assert found.model.name == str(tmp_path / "bert")
+
+
+def test_what_is_learned_is_settled_first(tmp_path: Path):
+    """The app names every key: what fits a task and was not set would be a default of another task's."""
+    writers.write(tmp_path / "pairs.jsonl", writers.pairs(4))
+    config = configuration.load(None, [f"data.train={tmp_path / 'pairs.jsonl'}", "training.lr=0.5"])
+    app_folder.write(tmp_path / "app", config)
+    project = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+    _, found = read_settings(flatten_dict(project["tool"]["flwr"]["app"]["config"]))
+    assert (found.task.name, found.training.lr, found.data.max_tokens) == ("causal-lm", 0.5, 512)
+    assert found.model.targets == "all-linear"
+
+
+def test_data_that_are_elsewhere_tell_no_task(tmp_path: Path):
+    config = configuration.load(None, [f"data.train={tmp_path / 'elsewhere.jsonl'}"])
+    with pytest.raises(DataError, match=r"elsewhere\.jsonl.*where they are not on this machine set task\.name"):
+        app_folder.write(tmp_path / "app", config)
+    assert not (tmp_path / "app").exists()
+    app_folder.write(tmp_path / "app", configuration.override(config, ["task.name=causal-lm"]))
 
 
 def test_flowers_installer_has_nothing_to_install(tmp_path: Path):

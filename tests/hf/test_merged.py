@@ -14,7 +14,9 @@ from polyrank.core.errors import AdapterError, ModelError
 from polyrank.hf.files import quiet
 from polyrank.hf.load import BaseModel, checkpoint_classes, load_base
 from polyrank.hf.merged import load_merged, merge_into, write_merged
+from polyrank.hf.quantized import quantize
 from polyrank.hf.resident import ResidentModel
+from tests import writers
 from tests.models import ARCHITECTURES, LABELS, Checkpoints, batch, logits, random_adapter, resident
 
 BOTH_HEADS = [(architecture, head) for architecture in ARCHITECTURES for head in ("model", "mean-pool")]
@@ -111,3 +113,30 @@ def test_an_adapter_that_does_not_fit_changes_nothing(checkpoint: Checkpoints):
 def test_folder_without_a_mean_pooling_head(checkpoint: Checkpoints):
     with pytest.raises(ModelError, match="AutoModelForSequenceClassification"):
         load_merged(checkpoint("bert"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens"])
+def test_whole_tables_of_words_go_only_where_nothing_else_is_changed(tmp_path: Path, name: str, tied: bool):
+    """What PEFT's ``modules_to_save`` makes of them: refused in one line where the other one would change too."""
+    base = load_base(ModelConfig(name=str(writers.save(tmp_path, tie_word_embeddings=tied))), ())
+    before = {key: value.clone() for key, value in base.model.state_dict().items()}
+    weight = base.model.get_submodule(name).weight
+    adapter = Adapter({}, {f"{name}.weight": torch.ones_like(weight)})
+    if tied:
+        other = "model.embed_tokens" if name == "lm_head" else "lm_head"
+        with pytest.raises(AdapterError, match=f"its {name} shares its weight with {other}"):
+            merge_into(base, adapter)
+    else:
+        merge_into(base, adapter)
+    for key, value in base.model.state_dict().items():
+        assert torch.equal(value, torch.ones_like(value) if key == f"{name}.weight" and not tied else before[key])
+
+
+def test_nothing_is_merged_into_packed_weights(checkpoint: Checkpoints):
+    pytest.importorskip("bitsandbytes")
+    model = resident(checkpoint("llama"), quantization="nf4")
+    base = load_base(model.base.config, LABELS)
+    quantize(base.model, "nf4", base.head_modules, torch.device("cpu"))
+    with pytest.raises(AdapterError, match="q_proj holds quantised weights"):
+        merge_into(base, random_adapter(model))

@@ -274,13 +274,16 @@ def test_shapes_of_transposed_layers(checkpoint: Checkpoints):
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        (["valeu"], "query, value"),
+        (["valeu"], "did you mean 'value'?"),
         (["query", "valeu"], "did you mean 'value'?"),
         ("valeu", "'valeu'"),
         ([], "[]"),
         (["classifier"], "outside of its head"),
-        (["LayerNorm"], "query, value"),
-        (["word_embeddings"], "Embedding; only linear layers"),
+        (["LayerNorm"], "LayerNorm; only linear layers"),
+        (["attention"], "query, value"),
+        ("(query", "'(query' is no pattern"),
+        (["word_embeddings"], "word_embeddings is the embeddings of"),
+        (["position_embeddings"], "Embedding; only linear layers"),
         (r".*nothing.*", "nothing"),
     ],
 )

@@ -15,9 +15,9 @@ from polyrank.runs.folder import (
     OWN_FILES,
     OWN_FOLDERS,
     RunFolder,
-    about_this_machine,
     disk_errors,
 )
+from polyrank.runs.machine import about_this_machine
 from tests.runs.disk import files_up_to, no_space
 
 

@@ -19,6 +19,7 @@ from polyrank.runs import checkpoint
 from polyrank.runs.agreement import Asked
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run, saved_config
+from polyrank.tasks import settled
 from tests.conftest import Configure
 from tests.runs.runs import assert_same_run, final, interrupt, metrics
 
@@ -169,7 +170,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_the_work(configure: Confi
     """config.toml was edited by hand; the model it names now does not exist, and is not looked for."""
     interrupt(configure(), tmp_path, after_round=1)
     edited = configure("federation.seed=5", "model.name=/no/such/model")
-    RunFolder(tmp_path).write_config(Asked(edited, edited))
+    RunFolder(tmp_path).write_config(Asked(settled(edited), settled(edited)))
     with pytest.raises(RunFolderError, match="round-00001 belongs to another configuration"):
         run(edited, tmp_path, resume=True)
 
@@ -177,7 +178,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_the_work(configure: Confi
 def test_what_was_never_saved_cannot_be_resumed(configure: Configure, tmp_path: Path):
     with pytest.raises(RunFolderError, match="is no run folder"):
         run(configure(), tmp_path / "absent", resume=True)
-    RunFolder(tmp_path).write_config(Asked(configure(), configure()))
+    RunFolder(tmp_path).write_config(Asked(settled(configure()), settled(configure())))
     with pytest.raises(RunFolderError, match="there is no checkpoint"):
         run(configure(), tmp_path, resume=True)
 

@@ -62,7 +62,7 @@ def test_work_and_its_outcome_come_back_to_the_bit(dtype: torch.dtype):
 
 
 def test_facts_and_what_is_asked_come_back():
-    facts = Facts(3, (1, 2), {"q": (4, 5)}, ("a", "b"), {"vocabulary": "ab12"})
+    facts = Facts(3, (1, 2), {"q": (4, 5)}, ("a", "b"), {"vocabulary": "ab12"}, "Classification()", {"too long": 4})
     assert read_reply(*framed(facts)) == facts
     assert read_request(*framed(Asked("ann"))) == Asked("ann")
 
@@ -136,7 +136,8 @@ WORDS: dict[str, dict[str, Any]] = {
         **{"client": "ann", "round": 1, "seed": 2, "trains": ["a"], "adapter": LAYOUT, "scored": False},
         **{"base_change": None, "penalty": {"kept": 1, "weight": 0.5}},
     },
-    "facts": {"examples": 3, "labels": [1, 2], "parameters": {"q": [4, 5]}, "names": ["a", "b"], "base": {}},
+    "facts": {"examples": 3, "labels": [1, 2], "parameters": {"q": [4, 5]}, "names": ["a", "b"], "base": {}}
+    | {"task": "Classification()", "left_out": {}},
     "outcome": {
         **{"client": "ann", "trained": {}, "weight": 1.0, "metrics": {"loss": 0.5}, "problem": "", "seconds": 0.1},
         **{"scores": {"loss": 0.5, "accuracy": 0.5, "macro_f1": 0.5}, "moved": {"down": 1, "up": 2}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ class Writing(Classification):
         nats = tally.sums["nats"] / int(tally.sums["confusion"].sum())
         return {"loss": nats, "perplexity": float(np.exp(nats))}
 
-    def constant(self, examples: Examples) -> dict[str, float]:
+    def constant(self, examples: Examples, *, learned: Sequence[Examples] = (), words: int = 0) -> dict[str, float]:  # noqa: ARG002
         shares = np.bincount(examples.targets) / len(examples)
         nats = -sum(share * np.log(share) for share in shares if share > 0)
         return {"perplexity": float(np.exp(nats)), "loss": float(nats)}

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import polyrank
-from polyrank.config import TaskConfig
+from polyrank.config import Config, TaskConfig
 from polyrank.core.errors import ConfigError
-from polyrank.tasks import TASKS, task
+from polyrank.tasks import TASKS, Task
+from polyrank.tasks import task as named
 from polyrank.tasks.classification import Classification
 from polyrank.tasks.task import LOSS
 
@@ -16,11 +17,14 @@ PACKAGE = Path(polyrank.__file__).parent
 
 
 def test_by_name():
-    assert task(TaskConfig()) == Classification()
+    def task(config: TaskConfig) -> Task:
+        return named(Config(task=config))
+
+    assert task(TaskConfig(name="classification")) == Classification()
     with pytest.raises(ConfigError, match="there is no task 'clasification': did you mean 'classification'"):
         task(TaskConfig(name="clasification"))
     with pytest.raises(ConfigError, match="task classification has no option 'classes': it has no options"):
-        task(TaskConfig(options={"classes": 3}))
+        task(TaskConfig(name="classification", options={"classes": 3}))
 
 
 @pytest.mark.parametrize("name", TASKS)

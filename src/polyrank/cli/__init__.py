@@ -8,7 +8,22 @@ import sys
 import click
 import typer
 
-from polyrank.cli import compare, data, doctor, export, flower, inspect, merge, methods, plan, report, run, site
+from polyrank.cli import (
+    compare,
+    data,
+    doctor,
+    evaluate,
+    export,
+    flower,
+    generate,
+    inspect,
+    merge,
+    methods,
+    plan,
+    report,
+    run,
+    site,
+)
 from polyrank.cli.console import errors
 from polyrank.core.errors import PolyRankError
 
@@ -27,6 +42,8 @@ app.command("report")(report.report)
 app.command("merge")(merge.merge)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
+app.command("generate")(generate.generate)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
 app.command("site")(site.site)

@@ -38,7 +38,7 @@ def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
     import torch
 
-    from polyrank.runs.folder import about_this_machine
+    from polyrank.runs.machine import about_this_machine
 
     about = about_this_machine()
     rates = {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}

@@ -29,6 +29,13 @@ def merge(
     allow_different_bases: Annotated[
         bool, typer.Option("--allow-different-bases", help="Merge though the named base models differ.")
     ] = False,
+    portable: Annotated[
+        bool | None,
+        typer.Option(
+            "--portable/--exact-ranks",
+            help="One rank and scale, as servers such as vLLM need (default of models that write), or as they are.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge PEFT adapter folders of any ranks into one, and show what the method lost."""
@@ -45,7 +52,8 @@ def merge(
         dtype=dtype,
         allow_different_bases=allow_different_bases,
     )
-    merged.save(folder)
+    given = merged.given(portable)
+    merged.save(folder, portable=portable)
     if as_json:
         print_json(_described(merged))
         return
@@ -53,6 +61,8 @@ def merge(
     written = sum(path.stat().st_size for path in folder.iterdir())
     what = f"{len(adapters)} adapters merged by {merged.method}, rank {_span(_ranks(merged))}"
     out.print(f"\n{what}: {folder} ({size(written)})", markup=False, soft_wrap=True)
+    if given is not merged.adapter:
+        out.print(f"filled up to one rank for servers: --max-lora-rank {given.rank}", markup=False, soft_wrap=True)
 
 
 def _numbers(text: str) -> list[float]:

@@ -34,9 +34,13 @@ class ModelConfig(Section):
     """``model``: the architecture's own head; ``mean-pool``: mean of the last hidden states and a linear layer;
     ``auto``: mean-pool where the checkpoint has no trained pooler, else model."""
     targets: str | list[str] = "default"
-    """Modules that get LoRA: PEFT's ``default`` for the architecture, a list of names, or ``all-linear``."""
+    """Linear layers that get LoRA: PEFT's ``default`` for the architecture, a list of names, a pattern of whole paths,
+    or ``all-linear``. The output layer of a model that writes gets none."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before A."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """How the frozen linear layers are held: ``nf4`` in 4 bits, ``int8`` in 8; needs ``polyrank[quantized]``. Merged
+    models are of the base as it is, not quantised."""
     config: dict[str, Any] = {}  # Any: whatever the architecture's own configuration takes
     """Values that replace those of the checkpoint's configuration, e.g. ``{num_hidden_layers = 3}``."""
 

@@ -19,7 +19,7 @@ def rank_for_uplink(ahead: Outlook, budget: int) -> int:
     Raises:
         ConfigError: rank 1 needs more; it says how much.
     """
-    return _highest(ahead, budget, lambda rank: uplink(ahead, rank), "an uplink of {} a round", "sends")
+    return _highest(ahead, budget, lambda rank: uplink(ahead, rank), "an uplink of {} a round", ("sends", "the head"))
 
 
 def rank_for_memory(ahead: Outlook, budget: int, held: Callable[[int], int]) -> int:
@@ -33,7 +33,7 @@ def rank_for_memory(ahead: Outlook, budget: int, held: Callable[[int], int]) -> 
     Raises:
         ConfigError: rank 1 needs more; it says how much.
     """
-    return _highest(ahead, budget, held, "{} of memory", "holds")
+    return _highest(ahead, budget, held, "{} of memory", ("holds", "base and head"))
 
 
 def uplink(ahead: Outlook, rank: int) -> int:
@@ -45,10 +45,11 @@ def uplink(ahead: Outlook, rank: int) -> int:
     return max(sent)
 
 
-def _highest(ahead: Outlook, budget: int, needed: Callable[[int], int], what: str, does: str) -> int:
+def _highest(ahead: Outlook, budget: int, needed: Callable[[int], int], what: str, words: tuple[str, str]) -> int:
     low, high = 0, ahead.widest.rank
     if (least := needed(1)) > budget:
-        more = f", {size(head)} of them for the head" if (head := needed(0)) else ""
+        does, rest = words
+        more = f", {size(others)} of it for {rest}" if (others := needed(0)) else ""
         raise ConfigError(f"{what.format(size(budget))} is too little: a client of rank 1 {does} {size(least)}{more}")
     while low < high:
         middle = (low + high + 1) // 2

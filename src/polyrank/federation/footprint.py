@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from polyrank.federation.outlook import Outlook
 from polyrank.federation.population import read
 from polyrank.federation.round import parts_of
 from polyrank.federation.site import Site
+from polyrank.hf.quantized import QuantizedLinear
 from polyrank.ranks import policy
 from polyrank.tasks import settled
 from polyrank.training.sequential import Sequential
@@ -30,7 +32,7 @@ class Footprint:
     """What one client's training holds, where it trains alone; exact but for what the libraries need.
 
     Args:
-        parameters: of the frozen base.
+        parameters: of the frozen base, quantised ones among them.
         base: precision -> bytes of them; one where it is known, else each that may be chosen.
         moments: numbers that the optimiser keeps for each that is trained.
     """
@@ -45,9 +47,12 @@ def footprint(ahead: Outlook) -> Footprint:
     resident, training = ahead.resident, ahead.config.training
     trained = {id(parameter) for parameter in resident.trainable()}
     count = sum(own.numel() for own in resident.model.parameters() if id(own) not in trained)
+    packed = [module for module in resident.model.modules() if isinstance(module, QuantizedLinear)]
+    numbers, held = sum(own.count for own in packed), sum(own.packed_bytes for own in packed)
     chosen = BYTES if training.precision == "auto" else {training.precision: BYTES[training.precision]}
     moments = 2 if training.optimizer == "adamw" else int(training.momentum > 0)
-    return Footprint(count, {name: size * count for name, size in chosen.items()}, moments)
+    base = {name: size * count + held for name, size in chosen.items()}
+    return Footprint(count + numbers, base, moments)
 
 
 def held_for(ahead: Outlook, rank: int, moments: int) -> int:
@@ -105,15 +110,18 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
     engine = Sequential(site.resident, site.task, examples, site.config.training)
     saved: dict[int, int] = {}
     allocated: dict[int, int] = {}
+    seen = Sequential(site.resident, site.task, examples, site.config.training)
+    seen.whole = 1  # as one layer is while it is recomputed, which is not seen otherwise
     whole = initial(site.resident, config)
     for rank in levels:
         work = Work(client, 1, whole.prefix(rank), seed=0, trains=trains)
 
-        def step(work: Work = work) -> object:
+        def step(engine: Sequential, work: Work = work) -> object:
             return list(engine.run([work]))
 
-        saved[rank] = most_saved(site.resident.model, step)
-        held = most_allocated(site.resident.device, step)
+        site.resident.install(work.adapter)  # the step copies it into the same memory, which does not count
+        saved[rank] = most_saved(site.resident.model, partial(step, seen))
+        held = most_allocated(site.resident.device, partial(step, engine))
         allocated |= {} if held is None else {rank: held}
     longest = int(examples[client].lengths.max())
     return Measured(site.config.training.precision, saved, allocated, longest, len(rows))

@@ -15,11 +15,11 @@ from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import DataError
 from polyrank.data import Partition, TextDataset
-from polyrank.federation.population import Holdings, global_rank, read, read_alone
+from polyrank.federation.population import Holdings, base_digests, global_rank, read, read_alone
 from polyrank.federation.round import cohort
 from polyrank.federation.site import Site
-from polyrank.hf.digest import model_digests
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
+from polyrank.hf.quantized import require_bitsandbytes
 from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
@@ -65,6 +65,8 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     Raises:
         PolyRankError: something in the data or the model does not fit.
     """
+    if config.model.quantization != "none":
+        require_bitsandbytes(config.model.quantization)
     read = encode(config, held)
     task, sets, encoded, used = read.task, read.sets, read.encoded, read.used
     largest = max(part.examples.largest for part in encoded.values())
@@ -102,7 +104,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         engine=_engine(config, task, choice.resident, examples, outputs, clock=clock),
         plan=plan,
         clock=clock,
-        digests={**held.digests, **model_digests(config.model)},
+        digests={**held.digests, **base_digests(config)},
         left_out=left_out(held.partition, used, encoded["train"]),
     )
 

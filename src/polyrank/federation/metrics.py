@@ -150,6 +150,7 @@ def summarise(
         "best/round": evaluated[first]["round"],
         **({key.replace(TEST, "untrained/"): untrained[key] for key in _tested(task, untrained)} if untrained else {}),
         **{f"constant/{name}": value for name, value in server.site.constant().items()},
+        **({"constant/of": "training" if server.site.examples else "test"} if task.writes else {}),
         "bytes/up": sum(line["bytes/up"] for line in lines) + clients["scoring"]["bytes/up"],
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),

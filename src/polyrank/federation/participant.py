@@ -23,6 +23,8 @@ class Facts:
         names: of the labels, as a check that both sides count them in the same order.
         base: digests of the base's files by what they are, as a check that both sides hold the same values; none where
             nobody knows.
+        task: what is learned, with its options, as a check that both sides learn the same; empty where nobody says.
+        left_out: reason -> how many of its rows are no examples.
     """
 
     examples: Count
@@ -30,6 +32,8 @@ class Facts:
     parameters: Mapping[str, tuple[Count, Count]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     base: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
+    left_out: Mapping[str, Count] = field(default_factory=dict)
 
 
 class Participant(Protocol):

@@ -27,11 +27,13 @@ class Population:
         sizes: client -> number of its examples.
         labels: client -> how many of them have each label, in their order; nothing where the data have none.
         groups: client -> which kind of client it is, where the partition has kinds.
+        left_out: client -> reason -> how many of its rows are no examples; clients with none are not in here.
     """
 
     sizes: Mapping[str, int]
     labels: Mapping[str, Sequence[int]]
     groups: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -89,7 +91,8 @@ def read_alone(config: Config) -> Holdings:
     Raises:
         PolyRankError: the data cannot be read.
     """
-    split = load_data(config)
+    alone = config.data.model_copy(update={"column": None})  # which says who holds what: it may have none
+    split = load_data(config.model_copy(update={"data": alone}))
     seed, least = config.federation.seed, config.data.min_examples
     partition = data.partition(split.train, "iid", 1, seed=seed, min_examples=least, options={})
     return Holdings(split.train, split.test, None, partition, split.read, split.digests)
@@ -152,7 +155,12 @@ def digests_of(config: Config) -> dict[str, str]:
 
 def digests(config: Config, split: Split) -> dict[str, str]:
     """What these data and the model of a configuration hold."""
-    return {**split.digests, **model_digests(config.model)}
+    return {**split.digests, **base_digests(config)}
+
+
+def base_digests(config: Config) -> dict[str, str]:
+    """What the model of a configuration holds, as far as its task uses it."""
+    return model_digests(config.model, writes=tasks.task(tasks.settled(config)).writes)
 
 
 def share_out(train: TextDataset, config: Config) -> Partition:

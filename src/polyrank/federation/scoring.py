@@ -36,9 +36,9 @@ def score_clients(
         client: {
             "rank": state.ranks[client],
             "examples": population.sizes[client],
-            **({"labels": list(population.labels[client])} if server.site.labels else {}),
+            **({"labels": list(own)} if (own := population.labels[client]) else {}),
             "group": population.groups.get(client),
-            **({"left_out": dict(own)} if (own := server.site.left_out.get(client)) else {}),
+            **({"left_out": dict(lost)} if (lost := population.left_out.get(client)) else {}),
         }
         for client in server.clients
     }

@@ -115,5 +115,5 @@ def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
-    population = Population(sizes, labels, held.partition.groups)
+    population = Population(sizes, labels, held.partition.groups, site.left_out)
     return Server(site.config, population, method, policy, site.engine, site, held.rows_read)

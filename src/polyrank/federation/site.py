@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any
-
-import numpy as np
 
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
@@ -17,9 +13,8 @@ from polyrank.core.errors import ConfigError
 from polyrank.federation.participant import OF_THE_BASE, Facts, Participant
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
-from polyrank.tasks.metric import BY_KIND
 from polyrank.tasks.task import Examples
-from polyrank.training.evaluate import evaluate
+from polyrank.training.evaluate import by_kind, evaluate
 from polyrank.training.profile import Clock
 from polyrank.training.tuning.planner import Plan
 from polyrank.training.work import Engine, Outcome, Work
@@ -67,13 +62,16 @@ class Site(Participant):
 
     def facts(self, client: str) -> Facts:
         """See `Participant`."""
-        held = self.examples[self._own(client)]
+        own = self._own(client)
+        held = self.examples[own]
         return Facts(
             len(held),
             tuple(held.kind_counts(len(self.labels))),
             dict(self.resident.shapes),
             self.labels,
             {name: self.digests[name] for name in OF_THE_BASE if name in self.digests},
+            str(self.task),
+            dict(self.left_out.get(own, {})),
         )
 
     def do(self, work: Work) -> Outcome:
@@ -90,21 +88,9 @@ class Site(Participant):
         return self.task.measured(evaluate(self.resident, self.task, examples, self.config.evaluation.batch_size))
 
     def by_kind(self, adapter: Adapter, base_change: Adapter | None) -> dict[str, Any]:  # Any: numbers, and kind -> one
-        """Metrics of the test set, and, where the task is to write and texts have kinds, those of each kind.
-
-        The latter are ``NAME_by_kind``, kind -> value; kinds of which no text is tested are left out.
-        """
-        if not self.task.writes or self.test.kinds is None:
-            return dict(self.measured(adapter, base_change, self.test))
+        """Metrics of the test set; see `polyrank.training.evaluate.by_kind`."""
         self.resident.install(adapter, base_change)
-        size, kinds = self.config.evaluation.batch_size, self.test.kinds
-        tallies = {
-            self.labels[kind]: evaluate(self.resident, self.task, self.test.subset(np.flatnonzero(kinds == kind)), size)
-            for kind in np.unique(kinds)
-        }
-        each = {kind: self.task.measured(tally) for kind, tally in tallies.items()}
-        whole = self.task.measured(reduce(operator.add, tallies.values()))
-        return whole | {f"{name}{BY_KIND}": {kind: own[name] for kind, own in each.items()} for name in whole}
+        return by_kind(self.resident, self.task, self.test, self.labels, self.config.evaluation.batch_size)
 
     def constant(self) -> Scores:
         """Metrics of the best answer to the test set that looks at no text."""

@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 
 from polyrank.core.errors import FlowerError
 from polyrank.federation.participant import OF_THE_BASE
-from polyrank.flower.facts import About, Place, read_answer
+from polyrank.flower.facts import About, Counts, Place, read_answer
 from polyrank.flower.nodes import Member
 
 if TYPE_CHECKING:  # nodes import this file too, for every message, and transformers takes seconds
@@ -43,11 +43,8 @@ class Admission:
         names = self._names(said)
         own = said.client is not None and said.client not in self.server.population.sizes
         for client, counts in zip(names, said.clients, strict=True):
-            if len(counts.labels) != len(self.server.site.labels):
-                raise FlowerError(
-                    f"{client} counts {len(counts.labels)} labels, the server has {len(self.server.site.labels)}"
-                )
-            if said.place is not None and list(counts.labels) != list(self.server.population.labels[client]):
+            self._check_labels(client, counts)
+            if said.place is not None and not self._is_ours(client, counts):
                 raise FlowerError(
                     f"{client} has other data than the server's part of that name; give both the same data, or the "
                     "node a name (client) and data-train of its own"
@@ -56,7 +53,10 @@ class Admission:
             self._check_shapes(names[0], said)
             self._compare_base(names[0], said)
         pairs = zip(names, said.clients, strict=True)
-        return [Member(node, client, said.rank, counts.examples, counts.labels, own) for client, counts in pairs]
+        return [
+            Member(node, client, said.rank, counts.examples, counts.labels, counts.left_out, own)
+            for client, counts in pairs
+        ]
 
     def _names(self, said: About) -> Sequence[str]:
         """Its clients: as it calls its one, or those at its places."""
@@ -69,6 +69,15 @@ class Admission:
                 f"it serves {len(said.clients)} clients, and {len(names)} of the federation's are its own"
             )
         return names
+
+    def _check_labels(self, client: str, counts: Counts) -> None:
+        found, expected = len(counts.labels), len(self.server.site.labels)
+        if found != expected and (found or self.server.site.task.labelled):
+            raise FlowerError(f"{client} counts {found} labels, the server has {expected}")
+
+    def _is_ours(self, client: str, counts: Counts) -> bool:
+        ours = self.server.population
+        return (counts.examples, list(counts.labels)) == (ours.sizes[client], list(ours.labels[client]))
 
     def _check_rank(self, rank: int | None) -> None:
         from polyrank.federation.population import global_rank

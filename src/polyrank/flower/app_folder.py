@@ -9,10 +9,11 @@ from typing import Any
 import tomlkit
 
 from polyrank.config import Config
-from polyrank.core.errors import FlowerError
+from polyrank.core.errors import DataError, FlowerError
 from polyrank.federation.population import DEFAULT_CLIENTS
 from polyrank.flower.server import Settings
 from polyrank.site.switches import SWITCHES
+from polyrank.tasks import settled
 
 NAME = "polyrank-federation"
 README = """# A federation of PolyRank on Flower
@@ -44,8 +45,8 @@ and `flwr run . deployment --stream`, where `$FLWR_HOME/config.toml` has
     address = "127.0.0.1:18443"
     insecure = true
 
-Set `min-nodes` to the number of nodes, and `data.train` to data of the server's own: it needs labels and a test set.
-The paths in `pyproject.toml` are the server's.
+Set `min-nodes` to the number of nodes, and `data.train` to data of the server's own: it needs a test set, and a
+classifier's labels. The paths in `pyproject.toml` are the server's.
 
 ## With TLS and keys
 
@@ -67,11 +68,13 @@ def write(folder: Path, config: Config, out: str = "runs/flower") -> list[Path]:
 
     Raises:
         FlowerError: there is something in the folder.
+        DataError: what is learned is not said, and the data cannot tell it here.
     """
     if folder.exists() and not folder.is_dir():
         raise FlowerError(f"{folder} is a file; name a new folder for the app, and the configuration after it")
     if folder.exists() and any(folder.iterdir()):
         raise FlowerError(f"{folder} is not empty; name a new folder")
+    config = _settled(config)
     folder.mkdir(parents=True, exist_ok=True)
     config = _found_from_anywhere(config)
     out = str((folder / out).absolute())
@@ -102,6 +105,17 @@ def run_config(config: Config) -> dict[str, dict[str, bool | float | int | str]]
         }
         for section, values in config.model_dump().items()
     }
+
+
+def _settled(config: Config) -> Config:
+    """The configuration with its task: the app names every key, so no task's defaults would fill what is not set."""
+    try:
+        return settled(config)
+    except DataError as error:
+        raise DataError(
+            f"{error}. The app says what is learned, which the data would tell; where they are not on this machine set "
+            "task.name: classification, or causal-lm for a model that writes"
+        ) from error
 
 
 def _found_from_anywhere(config: Config) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 import tomllib
@@ -24,25 +23,20 @@ from polyrank.flower import held
 from polyrank.flower.facts import RECORD, Place, about, unknown_labels
 from polyrank.flower.held import NodeConfig
 from polyrank.flower.messages import answer, read_question
+from polyrank.flower.own_data import check_keys, participant
 from polyrank.flower.records import shown
+from polyrank.tasks import task
+from polyrank.tasks.registry import AUTO
 
 MakeSite: TypeAlias = Callable[[Config, NodeConfig], Participant]
-OF_DATA = {
-    **{"data-train": "train", "data-test": "test", "data-text": "text", "data-label": "label"},
-    "data-quoting": "quoting",
-}
-"""Keys of a node's configuration that replace those of the federation's ``[data]``."""
 FAILED = {
     DataError: "the site's data do not fit the configuration",
     ModelError: "the site's base cannot be used",
     SiteError: "the site's daemon failed or cannot be reached",
 }
 """What the server is told of errors that quote the site's data or name its files."""
-ALONE = {
-    **{"test": None, "limit_train": None, "limit_test": None, "size": None, "column": None},
-    **{"partition": "iid", "quoting": "auto"},
-}
-"""What the federation's ``[data]`` says of its own data, and not of a site's."""
+UNSAID = "task.name=classification"
+"""What a server means whose version knew no other task."""
 
 
 def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = None) -> ClientApp:
@@ -73,14 +67,17 @@ def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = 
         """What the node says of itself."""
         with _only_what_may_leave():
             scores_own(context.node_config)  # refused now, and not in the first round
+            if make_site is None:
+                check_keys(context.node_config)
             text = str(message.content.config_records[RECORD]["config"])
             federation = _parsed(text)
-            if not federation.data.labels:
+            learned, labels = task(federation), federation.data.labels or ()
+            if learned.labelled and not labels:
                 raise FlowerError("the server names no labels (data.labels), and a site says none that was not sent")
             own = held.participant(name, made, text, context.node_config)
             who, clients = served(own, context.node_config, federation)
             rank = context.node_config.get("lora-rank")
-            content = about(who, rank, federation.data.labels, [own.facts(client) for client in clients])
+            content = about(who, rank, learned, labels, [own.facts(client) for client in clients])
         return Message(content, reply_to=message)
 
     @app.train()
@@ -102,7 +99,8 @@ def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = 
 
 def _parsed(text: str) -> Config:
     try:
-        return configuration.parse(tomllib.loads(text), "the server's configuration")
+        found = configuration.parse(tomllib.loads(text), "the server's configuration")
+        return configuration.override(found, [UNSAID]) if found.task.name == AUTO else found
     except (ConfigError, tomllib.TOMLDecodeError) as error:
         raise FlowerError(f"the server's configuration cannot be read: {error}; have both the same version?") from None
 
@@ -129,36 +127,6 @@ def _for_the_server(error: Exception) -> str:
         return str(error)
     what = next((words for kind, words in FAILED.items() if isinstance(error, kind)), "the node failed")
     return f"{what} ({type(error).__name__}); its log has the reason"
-
-
-def participant(config: Config, node: NodeConfig) -> Participant:
-    """What a node trains with: its site's daemon, its own data, or its part of the federation's data.
-
-    Args:
-        config: the federation's, resolved by the server.
-        node: the node's configuration. ``site-socket`` names the socket of `polyrank site`; ``data-train`` (with
-            ``data-test``, ``data-text``, ``data-label``) a file of its own; ``model`` its copy of the base.
-
-    Raises:
-        FlowerError: there are keys for data, and no ``data-train``.
-    """
-    if "site-socket" in node:
-        from polyrank.site.client import SiteClient
-
-        return SiteClient(str(node["site-socket"]))
-    own = {key: str(node[name]) for name, key in OF_DATA.items() if name in node}
-    overrides = ["training.workers=1"]
-    if "model" in node:
-        overrides.append(f"model.name={json.dumps(str(node['model']))}")
-    if "train" in own:
-        overrides.append("federation.clients=1")
-        config = config.model_copy(update={"data": config.data.model_copy(update={**ALONE, **own})})
-    elif own:
-        has = ", ".join(name for name, key in sorted(OF_DATA.items()) if key in own)
-        raise FlowerError(f"the node has {has}, expected data-train beside it")
-    from polyrank.federation import loading
-
-    return loading.participant(configuration.override(config, overrides))
 
 
 def _whole(key: str, node: NodeConfig) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from polyrank.core.errors import FlowerError
 from polyrank.federation.participant import Facts
 from polyrank.flower.records import shown
+from polyrank.tasks import Task
 from polyrank.training.work import Count
 
 RECORD = "facts"
@@ -28,13 +29,16 @@ class Counts(BaseModel):
 
     Args:
         examples: that it trains on.
-        labels: how many of them have each of the labels that the server named, in its order.
+        labels: how many of them have each of the labels that the server named, in its order; nothing where the task
+            needs none and the site's are others, or it has none.
+        left_out: reason -> how many of its rows are no examples.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     examples: Positive
     labels: tuple[Count, ...]
+    left_out: dict[Name, Count] = {}
 
 
 class About(BaseModel):
@@ -91,22 +95,25 @@ def question(config: str) -> tuple[str, RecordDict]:
     return "query", RecordDict({RECORD: ConfigRecord({"config": config})})
 
 
-def about(who: str | Place, rank: object, labels: Sequence[str], found: Sequence[Facts]) -> RecordDict:
+def about(who: str | Place, rank: object, task: Task, labels: Sequence[str], found: Sequence[Facts]) -> RecordDict:
     """What a node says of itself.
 
     Args:
         who: the name of its one client, or whom of the federation's own it serves.
         rank: that it declares, as its configuration has it.
+        task: of the federation.
         labels: that the server named.
         found: of each of its clients.
 
     Raises:
-        FlowerError: its rank is none, or its labels are not those that the server named, in that order. How many are
-            is said, and no name.
+        FlowerError: its rank is none, it learns another task, or the task needs labels and its own are not those that
+            the server named, in that order. How many are is said, and no name.
     """
     rank = None if rank is None else read_rank(rank)
     for facts in found:
-        check_labels(labels, facts.names)
+        check_task(task, facts.task)
+        if task.labelled:
+            check_labels(labels, facts.names)
     said_of_itself = {
         "client": who if isinstance(who, str) else None,
         "place": who.first if isinstance(who, Place) else None,
@@ -114,7 +121,14 @@ def about(who: str | Place, rank: object, labels: Sequence[str], found: Sequence
         "rank": rank,
         "shapes": dict(found[0].parameters) if found else {},
         "base": dict(found[0].base) if found else {},
-        "clients": [{"examples": facts.examples, "labels": facts.labels} for facts in found],
+        "clients": [
+            {
+                "examples": facts.examples,
+                "labels": facts.labels if task.labelled else of_kinds(labels, facts),
+                "left_out": dict(facts.left_out),
+            }
+            for facts in found
+        ],
     }
     try:
         said = About.model_validate_json(json.dumps(said_of_itself))
@@ -132,6 +146,25 @@ def read_rank(said: object) -> int:
     if not isinstance(said, int) or isinstance(said, bool) or said < 1:
         raise FlowerError(f"its lora-rank is {shown(said)}; expected a whole number of 1 or more")
     return said
+
+
+def check_task(task: Task, own: str) -> None:
+    """Refuse a site that learns something else, as a daemon may that was started with another configuration.
+
+    Raises:
+        FlowerError: it does. It goes to the server, so it says what the server's is.
+    """
+    if own and own != str(task):
+        raise FlowerError(
+            f"the site learns another task than the federation's {task}; give it the same task.name and task.options, "
+            "and for a task that writes the same data.template"
+        )
+
+
+def of_kinds(named: Sequence[str], facts: Facts) -> tuple[int, ...]:
+    """How many examples are of each kind that the server named; nothing where the site has others, which it may."""
+    own = dict(zip(facts.names, facts.labels, strict=True))
+    return tuple(own.get(name, 0) for name in named) if own.keys() <= set(named) and own else ()
 
 
 def check_labels(named: Sequence[str], own: Sequence[str]) -> None:
@@ -184,7 +217,7 @@ def read_answer(records: RecordDict, most_examples: int = MOST_EXAMPLES) -> Abou
                 f"it has {counts.examples} examples, expected at most {most_examples}; if so many are right, set "
                 "most-examples"
             )
-        if sum(counts.labels) != counts.examples:
+        if counts.labels and sum(counts.labels) != counts.examples:
             raise FlowerError(f"it has {counts.examples} examples, and {sum(counts.labels)} by label")
     return said
 

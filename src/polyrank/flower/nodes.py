@@ -38,6 +38,7 @@ class Member:
         rank: that it declares, or None.
         examples: that it trains on.
         labels: how many of them have each label; nothing where the data have none.
+        left_out: reason -> how many of its rows are no examples.
         own: whether the data are its own, and no part of the federation's.
     """
 
@@ -46,6 +47,7 @@ class Member:
     rank: int | None
     examples: int = 0
     labels: tuple[int, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
     own: bool = False
 
 

@@ -116,7 +116,8 @@ def make_server_app(config: Config | None = None, listener: Listener | None = No
 def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | None = None) -> dict[str, Any]:
     """Run the federation to its end and return its summary.
 
-    The server needs the model and data of its own: labels, the test set, and the set by which clients are scored.
+    The server needs the model and data of its own: labels where the task has some, the test set, and the set by which
+    clients are scored.
 
     Raises:
         PolyRankError: too few nodes or replies, or what `polyrank.run` raises (resuming with another configuration is
@@ -148,8 +149,8 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
             f"with {server.method.info.name} and federation.head {server.config.federation.head}, "
             f"{' and '.join(sorted(keeps))} would stay with each client; on Flower clients keep nothing between rounds"
         )
-    named = server.config.data.model_copy(update={"labels": list(server.site.labels)})
-    text = configuration.dump(server.config.model_copy(update={"data": named}))
+    labels = {"labels": list(server.site.labels)} if server.site.labels else {"labels": None, "label": ""}
+    text = configuration.dump(server.config.model_copy(update={"data": server.config.data.model_copy(update=labels)}))
     read = Admission(server, settings.most_examples)
     nodes = Nodes(grid, question(text), read, settings.timeout)
     nodes.wait(settings.min_nodes, settings.wait, clients=0 if settings.min_nodes else len(server.clients))
@@ -171,9 +172,11 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
         {client: member.examples for client, member in members.items()},
         {client: member.labels for client, member in members.items()},
         {} if own else server.population.groups,
+        {client: member.left_out for client, member in members.items() if member.left_out},
     )
     return replace(
         server,
+        site=replace(server.site, examples={}) if own else server.site,  # its training data are nobody's
         population=population,
         engine=engine,
         method=AsSent(server.method, WIRE[settings.wire]),

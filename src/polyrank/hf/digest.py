@@ -30,11 +30,19 @@ _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_IN
 """In the order in which transformers looks for them: the first that is there is loaded."""
 
 
-def model_digests(config: ModelConfig) -> dict[str, str]:
+TEMPLATE = "chat template"
+"""Name of the digest that only models that write have."""
+
+
+def model_digests(config: ModelConfig, *, writes: bool = False) -> dict[str, str]:
     """Digests of the weights, the configuration and the vocabulary, by the content of the files that are loaded.
 
     Where the folder lies plays no part, nor do files that are not loaded. A file is read once per process, unless it
     changes.
+
+    Args:
+        config: of the model.
+        writes: whether prompts are written with its tokenizer's template, which may lie in a file of its own.
 
     Raises:
         ModelError: the model or its tokenizer cannot be loaded.
@@ -49,6 +57,7 @@ def model_digests(config: ModelConfig) -> dict[str, str]:
         "model's weights": _digest(folder, {*_weights(folder), *_ADAPTER}),
         "model's configuration": _digest(folder, _CONFIGURATION),
         "vocabulary": _digest(folder, {*_TOKENIZER, *tokenizer.vocab_files_names.values()}),
+        **({TEMPLATE: _short(hashlib.sha256(str(tokenizer.chat_template).encode()))} if writes else {}),
     }
 
 
@@ -76,6 +85,10 @@ def _digest(folder: Path, names: Iterable[str]) -> str:
             about = path.stat()
             of_file = _of_file(path.resolve(), about.st_size, about.st_mtime_ns, about.st_ctime_ns)
             found.update(f"{name} {of_file}\n".encode())
+    return _short(found)
+
+
+def _short(found: hashlib._Hash) -> str:
     return found.hexdigest()[:LENGTH]
 
 

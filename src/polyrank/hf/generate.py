@@ -1,16 +1,33 @@
-"""What a model writes: the likeliest token each time, until one that ends an answer."""
+"""What a model writes: the likeliest token each time, or one that is drawn, until one that ends an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from polyrank.core.seeds import seeded
 from polyrank.hf.files import quiet
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn instead of taking the likeliest.
+
+    Args:
+        temperature: what logits are divided by, above 0.
+        top_p: drawn from the likeliest tokens whose probabilities together reach this.
+        seed: of each answer, whatever else is written beside it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @torch.inference_mode()
@@ -22,10 +39,12 @@ def write(
     pad: int,
     most: int,
     at_a_time: int = 8,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """The tokens that follow on each opening, greedily, without the one that ends them.
+    """The tokens that follow on each opening, without the one that ends them.
 
-    Openings are padded on the left, so that an unequal batch gives what one by one gives. What the checkpoint says of
+    Openings are padded on the left, so that an unequal batch gives what one by one gives; where tokens are drawn, it is
+    one by one, each from the seed. What the checkpoint says of
     sampling, penalties and lengths is not used.
 
     Args:
@@ -35,10 +54,17 @@ def write(
         pad: the token that fills a batch up.
         most: tokens that are written at most.
         at_a_time: openings in a batch.
+        sampling: how tokens are drawn; None for the likeliest each time.
     """
     settings = GenerationConfig(
-        max_new_tokens=most, do_sample=False, num_beams=1, use_cache=True, eos_token_id=sorted(stops), pad_token_id=pad
+        max_new_tokens=most,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=sorted(stops),
+        pad_token_id=pad,
+        **_drawn(sampling),
     )
+    at_a_time = at_a_time if sampling is None else 1
     device = next(model.parameters()).device
     by_length = sorted(range(len(openings)), key=lambda i: -len(openings[i]))
     found: dict[int, list[int]] = {}
@@ -52,10 +78,17 @@ def write(
                 ids[row, longest - len(openings[i]) :] = torch.as_tensor(openings[i])
                 mask[row, longest - len(openings[i]) :] = 1
             named: Any = model  # Any: a model's methods have no types
-            written = named.generate(input_ids=ids.to(device), attention_mask=mask.to(device))
+            with seeded(sampling.seed, device) if sampling else nullcontext():
+                written = named.generate(input_ids=ids.to(device), attention_mask=mask.to(device))
             for i, own in zip(chosen, written[:, longest:].tolist(), strict=True):
                 found[i] = _until(own, stops)
     return [found[i] for i in range(len(openings))]
+
+
+def _drawn(sampling: Sampling | None) -> dict[str, Any]:  # Any: numbers, as GenerationConfig takes them
+    if sampling is None:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
 
 
 def _until(tokens: Sequence[int], stops: Collection[int]) -> list[int]:

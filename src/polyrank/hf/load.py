@@ -32,7 +32,7 @@ from polyrank.hf.classes import (
 )
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.mean_pool import MeanPoolClassifier
-from polyrank.hf.settings import end_token, for_logits, positions, saved_settings
+from polyrank.hf.settings import check_not_packed, end_token, for_logits, positions, saved_settings
 from polyrank.hf.skeleton import from_checkpoint, without_weights
 from polyrank.hf.writers import load_writer
 
@@ -135,6 +135,8 @@ def load_base(
     tokenizer = load_tokenizer(config) if weights else None
     with explained(config.name, "classification" if labels else "writing"):
         settings = saved_settings(path, config)
+        if weights:
+            check_not_packed(settings)
         saved = Saved(path, saved_classes(path, settings) if labels else (), is_classifier(settings))
         if labels:
             settings.num_labels = len(labels)

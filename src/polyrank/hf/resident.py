@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from polyrank.core.adapter import PARTS, Adapter, Factors, Part
-from polyrank.core.errors import AdapterError, ModelError, did_you_mean
+from polyrank.core.errors import AdapterError, ModelError
 from polyrank.core.seeds import torch_generator
 from polyrank.hf.files import quiet
 from polyrank.hf.load import BaseModel
 from polyrank.hf.mean_pool import MeanPoolClassifier
-from polyrank.hf.skeleton import META
+from polyrank.hf.quantized import quantize
 from polyrank.hf.speed.first_token import read_first_token
 from polyrank.hf.speed.packed_linear import pack
+from polyrank.hf.targets import adapt, targeted
 
 SLOT = "polyrank"
 """The name under which PEFT knows the one adapter that is installed at a time."""
@@ -34,10 +29,10 @@ BASE_SLOT = "polyrank_base_change"
 
 
 class ResidentModel:
-    """A base model with room for one adapter of any rank.
+    """A base model with room for one adapter of any rank, quantised where its configuration says so.
 
     Args:
-        base: as `load_base` gives it; its model is changed in place.
+        base: as `load_base` gives it, not quantised; its model is changed in place.
         device: where it computes; on the meta device it has names and shapes, and its adapters are there too.
 
     Attributes:
@@ -45,72 +40,31 @@ class ResidentModel:
         adapter_dtype: of what is trained: float32, or float64 over a float64 base.
 
     Raises:
-        ModelError: the targets name no module of the model.
+        ModelError: the targets name no module of the model that can be adapted, or it cannot be quantised.
     """
 
     def __init__(self, base: BaseModel, device: torch.device | None = None) -> None:
         self.base = base
         self.model = base.model
         self.device = device or torch.device("cpu")
+        if base.config.quantization != "none":
+            quantize(self.model, base.config.quantization, base.head_modules, self.device)
         self.model.to(self.device)
         self.dtype = next(p.dtype for p in self.model.parameters())
         self.adapter_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        self._layers = self._inject()
+        names = targeted(base, self._transformer.config.model_type)
+        self._layers = adapt(self.model, names, SLOT, lora_dropout=base.config.dropout)
         self._dense = {
             f"{module}.{name}": parameter
             for module in base.head_modules
             for name, parameter in self.model.get_submodule(module).named_parameters()
         }
-        self._home = self.device if self.device == META else torch.device("cpu")  # of adapters
+        self._home = torch.device("meta" if self.device.type == "meta" else "cpu")  # of adapters
         self._loaded = {name: parameter.detach().to(self._home, copy=True) for name, parameter in self._dense.items()}
         for parameter in self._dense.values():
             parameter.requires_grad_()
         pack(self.model)
         read_first_token(self.model)
-
-    def _inject(self) -> dict[str, LoraLayer]:
-        config = self.base.config
-        targets = config.targets
-        if targets == "default":
-            targets = DEFAULT_TARGETS.get(self._transformer.config.model_type, "all-linear")
-        elif isinstance(targets, str) and re.fullmatch(r"\w+", targets):
-            targets = [targets]  # one name; PEFT takes a string for a pattern of whole paths
-        linear = [name for name, m in self.model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-        head = "|".join(re.escape(name) for name in self.base.head_modules)
-        lora = LoraConfig(
-            r=1,
-            target_modules=targets,
-            exclude_modules=rf"({head})(\..*)?",  # a list of names would leave out the parts of those modules
-            lora_dropout=config.dropout,
-        )
-        try:
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # what PEFT draws is never used
-                warnings.simplefilter("ignore")
-                inject_adapter_in_model(lora, self.model, adapter_name=SLOT)
-        except ValueError:
-            raise ModelError(self._no_target(config.targets, linear)) from None
-        layers: dict[str, LoraLayer] = {}
-        for name, module in self.model.named_modules():
-            if isinstance(module, LoraLayer):
-                if not isinstance(module, LoraLinear):
-                    raise ModelError(
-                        f"model.targets: {name} is a {type(module).__name__}; only linear layers can be adapted. "
-                        "Name the linear modules in model.targets"
-                    )
-                module.cast_input_dtype_enabled = False
-                layers[name] = module
-        for target in targets if isinstance(targets, list) else []:
-            if not any(f".{name}".endswith(f".{target}") for name in layers):
-                raise ModelError(self._no_target(target, linear))
-        return layers
-
-    def _no_target(self, found: object, linear: Iterable[str]) -> str:
-        known = {name.rpartition(".")[2] for name in linear if not name.startswith(self.base.head_modules)}
-        hint = did_you_mean(found, known) if isinstance(found, str) else f"known: {', '.join(sorted(known))}"
-        return (
-            f"model.targets: {found!r} is no linear layer of {self.base.config.name} outside of its head; {hint} "
-            '(expected a list of such names, "default" or "all-linear")'
-        )
 
     @property
     def layers(self) -> dict[str, LoraLayer]:
@@ -201,10 +155,7 @@ class ResidentModel:
                 raise AdapterError(f"the base change does not fit {self.base.config.name}: {names}")
         active = [SLOT] if change is None else [SLOT, BASE_SLOT]
         if change is not None and not any(BASE_SLOT in layer.lora_A for layer in self._layers.values()):
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # what PEFT draws is never used
-                warnings.simplefilter("ignore")
-                config = LoraConfig(r=1, target_modules=list(self._layers), inference_mode=True)
-                inject_adapter_in_model(config, self.model, adapter_name=BASE_SLOT)
+            adapt(self.model, list(self._layers), BASE_SLOT, inference_mode=True)
         for name, layer in self._layers.items():
             if change is not None:
                 d_out, d_in = layer.out_features, layer.in_features

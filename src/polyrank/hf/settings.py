@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from polyrank.config import ModelConfig
 from polyrank.core.errors import ModelError, did_you_mean
-from polyrank.hf.files import origin
+from polyrank.hf.files import origin, resolve_name
 
 LOGITS_ONLY = {
     **{"return_dict": True, "use_cache": False, "output_attentions": False, "output_hidden_states": False},
@@ -42,12 +42,36 @@ def saved_settings(path: str, config: ModelConfig) -> Any:  # Any: every archite
     return settings
 
 
+def check_not_packed(settings: Any) -> None:  # Any: as above
+    """Refuse a checkpoint whose weights bitsandbytes packed before: nothing can be merged into them.
+
+    Raises:
+        ModelError: it says what to take instead.
+    """
+    packed = getattr(settings, "quantization_config", None) or {}
+    packed = packed if isinstance(packed, dict) else packed.to_dict()
+    if str(packed.get("quant_method", "")).startswith("bitsandbytes"):
+        raise ModelError(
+            "its weights were quantised by bitsandbytes, and no adapter can be merged into them; take the checkpoint "
+            'that it was made of, and set model.quantization = "nf4" or "int8"'
+        )
+
+
 def for_logits(settings: Any) -> None:  # Any: as above
     """Set, in place, all that PolyRank's way to compute asks for and that leaves the logits as they are."""
     for part in (settings, settings.get_text_config()):
         for key, value in LOGITS_ONLY.items():
             if hasattr(part, key):
                 setattr(part, key, value)
+
+
+def as_saved(settings: Any, config: ModelConfig) -> None:  # Any: as above
+    """Undo `for_logits`, in place: a model that is given away keeps keys and values as its checkpoint did."""
+    saved = saved_settings(resolve_name(config.name), config)
+    for part, before in ((settings, saved), (settings.get_text_config(), saved.get_text_config())):
+        for key in LOGITS_ONLY:
+            if hasattr(part, key) and hasattr(before, key):
+                setattr(part, key, getattr(before, key))
 
 
 def positions(settings: Any, pad: int) -> int | None:  # Any: as above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
 from safetensors import safe_open
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from polyrank.config import ModelConfig
@@ -41,7 +43,13 @@ def from_checkpoint(auto: Any, path: str, common: Mapping[str, Any], **options: 
     chosen = classes[0] if isinstance(classes, tuple) else classes
     here = {key: value for key, value in asked.items() if key not in ("revision", "local_files_only")}
     model, info = chosen.from_pretrained(None, **here)
+    with contextlib.suppress(OSError):  # most that classify have none
+        model.generation_config = GenerationConfig.from_pretrained(path, **_where(common))
     return model, info
+
+
+def _where(common: Mapping[str, Any]) -> dict[str, Any]:  # Any: as above
+    return {key: common[key] for key in ("revision", "local_files_only") if key in common}
 
 
 def without_weights(path: str, config: ModelConfig, settings: Any) -> dict[str, Any]:  # Any: as in `saved_settings`

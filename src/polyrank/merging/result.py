@@ -20,6 +20,8 @@ from polyrank.core.errors import AdapterError
 from polyrank.hf.peft.file import WEIGHTS
 from polyrank.hf.peft.names import PREFIX
 from polyrank.hf.peft.patterns import rank_settings
+from polyrank.hf.peft.portable import portable as made_portable
+from polyrank.hf.peft.portable import portable_settings
 from polyrank.hf.peft.settings import SETTINGS
 from polyrank.hf.peft.shared import OURS
 from polyrank.merging.checks import Module
@@ -89,18 +91,44 @@ class Merged:
             groups[group(name)].append(name)
         return dict(sorted(groups.items()))
 
-    def save(self, folder: Path | str) -> None:
-        """Write a folder for ``PeftModel.from_pretrained``: all of it, or nothing.
+    @property
+    def serves(self) -> bool:
+        """Whether it is for a model that writes, and all that servers such as vLLM take: LoRA of linear layers."""
+        plain = all(self.modules[name].layer.kind == "linear" for name in self.adapter.modules)
+        plain = plain and not self.settings.get("ensure_weight_tying")
+        return self.settings.get("task_type") == "CAUSAL_LM" and plain and not self.adapter.dense
+
+    def given(self, portable: bool | None = None) -> Adapter:
+        """What `save` writes.
+
+        Args:
+            portable: whether at one rank and scale (`polyrank.hf.peft.portable`); by default where it `serves`.
 
         Raises:
-            AdapterError: the folder exists and is not empty, or cannot be written.
+            AdapterError: its rank is above what servers take, or tied layers would come apart.
         """
-        target = Path(folder)
+        if not (self.serves if portable is None else portable):
+            return self.adapter
+        if self.settings.get("ensure_weight_tying"):
+            raise AdapterError("tied layers share their factors, which cannot have one scale; leave --portable out")
+        return made_portable(self.adapter)
+
+    def save(self, folder: Path | str, *, portable: bool | None = None) -> None:
+        """Write a folder for ``PeftModel.from_pretrained``: all of it, or nothing.
+
+        Args:
+            folder: to write.
+            portable: as in `given`.
+
+        Raises:
+            AdapterError: the folder exists and is not empty, or cannot be written; as `given`.
+        """
+        target, given = Path(folder), self.given(portable)
         check_free(target)
         writing = target.parent / f".{target.name}.{os.getpid()}.writing"
         try:
             writing.mkdir(parents=True)
-            self._write(writing)
+            self._write(writing, given)
             if target.exists():
                 target.rmdir()
             writing.rename(target)
@@ -111,12 +139,13 @@ class Merged:
         finally:
             shutil.rmtree(writing, ignore_errors=True)
 
-    def _write(self, folder: Path) -> None:
-        tensors = {PREFIX + name: tensor.contiguous() for name, tensor in self.adapter.dense.items()}
-        for name, factors in self.adapter.modules.items():
+    def _write(self, folder: Path, given: Adapter) -> None:
+        tensors = {PREFIX + name: tensor.contiguous() for name, tensor in given.dense.items()}
+        for name, factors in given.modules.items():
             tensors |= self.modules[name].layer.stored(name, factors)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        settings = {**self.settings, **rank_settings(self.adapter)}
+        ranks = rank_settings(given) if given is self.adapter else portable_settings(given)
+        settings = {**self.settings, **ranks}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if self.ours is not None:
             (folder / OURS).write_text(json.dumps(self.ours, indent=2) + "\n", encoding="utf-8")

@@ -11,8 +11,7 @@ from typing import Any
 
 from polyrank.report.statistics import CONFIDENCE, LAST, LEVEL, Comparison, Difference, Row, Spread
 from polyrank.runs.folder import plain
-from polyrank.tasks import Metric
-from polyrank.tasks.classification import Classification
+from polyrank.tasks import TASKS, Metric
 
 _PARTS = ("mean", "low", "high", "p", "p_holm")
 """Of a difference, as CSV has them."""
@@ -43,7 +42,7 @@ def note(metric: Metric) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:  # Any: plain JSON values
     """Everything, numbers in full; null stands for one that is not finite. Of a task but the first, its metric too."""
     metric = comparison.metric
-    of = {} if comparison.task == Classification() else {"metric": metric.name, "better": metric.better}
+    of = {} if comparison.task == TASKS.build(next(iter(TASKS))) else {"metric": metric.name, "better": metric.better}
     return {
         **of,
         "target": comparison.target,

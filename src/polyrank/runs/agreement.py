@@ -137,7 +137,7 @@ def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
     for section, keys in _LATER.items():
         defaults = type(getattr(config, section))().model_dump(mode="json")
         for key in keys:
-            if key in defaults and asked[section][key] == defaults[key]:
+            if asked[section][key] == defaults[key]:
                 del asked[section][key]
     values = [asked, dict(digests)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

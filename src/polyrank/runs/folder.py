@@ -6,11 +6,9 @@ import contextlib
 import json
 import math
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +19,10 @@ from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
-from polyrank.tasks.registry import AUTO
+from polyrank.tasks.registry import AUTO, options_of
 
 if TYPE_CHECKING:
     from polyrank.hf.peft.folder import Target
-
-LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
 
 FIRST = "classification"
 """The task of runs that are older than ``[task]``."""
@@ -185,9 +181,10 @@ class RunFolder:
         """
         from polyrank.hf.peft.folder import Target  # imports transformers, which readers of metrics do without
 
-        about = self.read_json("run")
+        about, config = self.read_json("run"), self.read_config()
         outputs = about.get("outputs", about["labels"])
-        return Target(self.read_config().model, tuple(outputs), tuple(about["head_modules"]))
+        named, options = name_of(about, config), options_of(task_of(about, config))
+        return Target(config.model, tuple(outputs), tuple(about["head_modules"]), named, options)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round's line."""
@@ -254,13 +251,18 @@ class RunFolder:
                 temporary.unlink(missing_ok=True)
 
 
+def name_of(about: Mapping[str, Any], config: Config) -> str:  # Any: JSON values
+    """The task's name, as `task_of` finds it."""
+    return str(about.get("task", FIRST if config.task.name == AUTO else config.task.name))
+
+
 def task_of(about: Mapping[str, Any], config: Config) -> Task:  # Any: JSON values
     """What a run has learned, by its run.json, which in an earlier version did not say it, and its configuration.
 
     Raises:
         ConfigError: there is no such task in this version.
     """
-    named = about.get("task", FIRST if config.task.name == AUTO else config.task.name)
+    named = name_of(about, config)
     return task(config.model_copy(update={"task": config.task.model_copy(update={"name": named})}))
 
 
@@ -287,23 +289,3 @@ def disk_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {getattr(error, 'strerror', None) or error}; what was saved before is "
             "untouched. Make room or mend it, then run again, with --resume if a round was saved"
         ) from error
-
-
-def about_this_machine() -> dict[str, Any]:
-    """Versions and hardware, for the record."""
-    import torch
-
-    versions: dict[str, str | None] = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
-    }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from polyrank import aggregation
+from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import RunFolderError, did_you_mean
 from polyrank.core.state import ServerState
-from polyrank.federation.round import global_model, joined, parts_of, personalise, read_out
+from polyrank.federation.round import joined, parts_of, personalise, read_out
 
 _WORDS = {"a": "A", "b": "B", "head": "head"}
 
@@ -21,7 +22,17 @@ def stay_with_clients(config: Config) -> tuple[str, ...]:
 
 
 def exported(state: ServerState, config: Config, client: str | None = None) -> Adapter:
-    """The whole model as one adapter: the global one, or the client's own where the clients have models of their own.
+    """The whole model as one adapter; see `model_of`.
+
+    Raises:
+        RunFolderError: as `model_of`.
+    """
+    own = model_of(state, config, client)
+    return joined(own.adapter, own.base_change)
+
+
+def model_of(state: ServerState, config: Config, client: str | None = None) -> Download:
+    """The global model, or the client's own where the clients have models of their own.
 
     A client's own is what it was evaluated with: what all share as it is now, cut to the client's rank, and what stays
     with the client as it left it in its last round.
@@ -38,15 +49,15 @@ def exported(state: ServerState, config: Config, client: str | None = None) -> A
     stays = " and ".join(stay_with_clients(config))
     if client is None:
         if not stays:
-            return global_model(state)
+            return Download(state.adapter, state.base_change)
         raise RunFolderError(
-            f"each client keeps its own {stays} ({_why(config)}), so there is no one model to export; name a client, "
+            f"each client keeps its own {stays} ({_why(config)}), so there is no one model; name a client, "
             f"such as --client {next(iter(sorted(state.personal)), 'NAME')}"
         )
     if not stays:
         raise RunFolderError(
             f"--client {client}: nothing stays with the clients of this run ({_why(config)}), and all have one model; "
-            "export it without --client, at the client's rank with --rank"
+            "leave --client out (polyrank export --rank cuts it to the client's rank)"
         )
     if client not in state.ranks:
         raise RunFolderError(f"--client {client}: no client has this name; {did_you_mean(client, sorted(state.ranks))}")
@@ -57,8 +68,7 @@ def exported(state: ServerState, config: Config, client: str | None = None) -> A
             f"those that have: {trained}"
         )
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
-    own = personalise(state, client, read_out(state, client, method))
-    return joined(own.adapter, own.base_change)
+    return personalise(state, client, read_out(state, client, method))
 
 
 def _why(config: Config) -> str:

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from polyrank.config import ModelConfig
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ServerState
 from polyrank.federation.evaluation import score_global
 from polyrank.federation.metrics import is_due, named
 from polyrank.federation.server import Server
-from polyrank.hf.digest import model_digests
+from polyrank.hf.digest import TEMPLATE, model_digests
 from polyrank.runs.agreement import differences
 from polyrank.runs.folder import RunFolder
 from polyrank.tasks.metric import TEST, is_evaluated
@@ -23,7 +24,7 @@ def check_same(server: Server, folder: RunFolder) -> None:
     """Refuse what would go on in another way, and say which clients' data are not what they were.
 
     Data on this machine are compared by their digests before. A site's data are its own and may grow from one day to
-    the next, so all that is known of them is how many examples of each label the site says that it has.
+    the next, so all that is known of them is how many examples, and of each label, the site says that it has.
 
     Raises:
         RunFolderError: the classes have another order, or tensors would travel in another dtype.
@@ -41,23 +42,31 @@ def check_same(server: Server, folder: RunFolder) -> None:
             f"{folder.path}: tensors travelled as {about['wire']} and would travel as {wire}; go on with wire = "
             f"{about['wire']!r}, or start a new run with another out"
         )
-    saved = folder.read_json("clients")["clients"]
+    saved, population = folder.read_json("clients")["clients"], server.population
     for client in server.clients:
-        before, now = saved.get(client, {}).get("labels"), list(server.population.labels[client])
+        before, now = saved.get(client, {}).get("labels"), list(population.labels[client])
         if before is not None and before != now:
             log.warning("%s had %s examples of the labels when the run began, and has %s now", client, before, now)
+            continue
+        had, has = saved.get(client, {}).get("examples"), population.sizes[client]
+        if had is not None and had != has:
+            log.warning("%s had %s examples when the run began, and has %s now", client, had, has)
 
 
-def check_model(folder: RunFolder) -> None:
+def check_model(folder: RunFolder, model: ModelConfig | None = None) -> None:
     """Refuse a base that is not the one under which a run's adapter was trained; an earlier version's run does not say.
+
+    Args:
+        folder: of the run.
+        model: the base; by default where the run says that it is.
 
     Raises:
         RunFolderError: weights, configuration or vocabulary changed.
     """
-    kept, model = folder.read_json("run").get("digests"), folder.read_config().model
+    kept, model = folder.read_json("run").get("digests"), model or folder.read_config().model
     if not isinstance(kept, dict):
         return
-    found = model_digests(model)
+    found = model_digests(model, writes=TEMPLATE in kept)
     if changed := differences({name: kept.get(name, "none") for name in found}, found):
         raise RunFolderError(
             f"{folder.path}: the base {model.name} changed since the run was made: {'; '.join(changed)}. The adapter "

@@ -29,8 +29,10 @@ from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.runs import checkpoint, samples
 from polyrank.runs.agreement import Asked, fingerprint
-from polyrank.runs.folder import RunFolder, about_this_machine, disk_errors
+from polyrank.runs.folder import RunFolder, disk_errors
+from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
+from polyrank.runs.machine import about_this_machine
 from polyrank.runs.models import stay_with_clients
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
@@ -269,7 +271,10 @@ class Runner:
             if stay:
                 peft_folder.write_shared(self.folder.adapter, global_model(state), stay)
             else:
-                peft_folder.write(self.folder.adapter, global_model(state), self.folder.target())
+                base, task = server.site.resident.base, server.site.task
+                given = for_servers(global_model(state), task, self.folder.adapter)
+                around = beside(task, base.tokenizer, base.model)
+                peft_folder.write(self.folder.adapter, given, self.folder.target(), around)
         summary = summarise(lines, self.folder.read_json("clients"), server, self.folder.read_untrained())
         samples.finish(server, state, self.folder)
         if server.config.evaluation.rank_groups:

@@ -13,7 +13,7 @@ from polyrank.core.state import ServerState
 from polyrank.data.sampling import stratified
 from polyrank.federation.evaluation import first_model
 from polyrank.federation.server import Server
-from polyrank.hf.generate import write
+from polyrank.runs.answers import answers
 from polyrank.runs.folder import RunFolder
 from polyrank.tasks.task import Examples
 
@@ -64,16 +64,6 @@ def _chosen(server: Server) -> Examples:
 
 def _written(server: Server, chosen: Examples, adapter: Adapter, base_change: Adapter | None) -> list[str]:
     resident, task = server.site.resident, server.site.task
-    tokenizer = resident.base.tokenizer
     resident.install(adapter, base_change)
-    resident.model.eval()
     openings = [task.asked(chosen, i)[0].tolist() for i in range(len(chosen))]
-    with resident.computing():
-        found = write(
-            resident.model,
-            openings,
-            stops=task.stops(tokenizer, resident.model),
-            pad=tokenizer.pad_token_id,
-            most=server.config.evaluation.sample_tokens,
-        )
-    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+    return [one.text for one in answers(resident, task, openings, server.config.evaluation.sample_tokens)]

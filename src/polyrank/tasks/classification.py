@@ -63,6 +63,11 @@ class Classification(Task):
         np.add.at(confusion, (batch.targets.cpu().numpy(), logits.argmax(dim=-1).cpu().numpy()), 1)
         return Tally({"nats": float(_cross_entropy(logits, batch.targets, "sum")), "confusion": confusion})
 
+    def probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Of each row the probability of each class, ``(rows, classes)``, in float32 or wider."""
+        logits = _logits(model, batch)
+        return (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(dim=-1)
+
     def measured(self, tally: Tally) -> dict[str, float]:
         """Nats per example, the share of right answers, and the mean over the classes of F1.
 

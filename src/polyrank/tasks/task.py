@@ -211,6 +211,10 @@ class Task(ABC):
         """Tokens that end an answer; of a task that writes."""
         raise NotImplementedError
 
+    def chat_template(self, tokenizer: Any) -> str | None:  # noqa: ARG002  # of a task that writes
+        """How prompts were written in training, as a chat template; None for the tokenizer's own."""
+        return None
+
     @abstractmethod
     def measured(self, tally: Tally) -> dict[str, float]:
         """The metrics that sums and counts come to: name -> value."""

@@ -61,7 +61,7 @@ class Florist(ProductMethod):
         return Parts(receives=frozenset({"head"}))
 
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:  # noqa: ARG002  # as in `Method`
-        """Of the stack of a round, the energy decides how much is kept."""
+        """How much is kept of the round's stack is decided by its energy: at least a rank index."""
         return before + 1, before + sum(clients)
 
     def _kept(self, product: Product) -> Product:

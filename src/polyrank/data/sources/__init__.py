@@ -100,7 +100,8 @@ def load(
             not, or is the training data; there are labels that `labels` has not.
         ConfigError: a share or a limit is out of range, or `labels` are fewer than two or not different.
     """
-    _check(test_share, limit_train, limit_test, labels)
+    fewest = 2 if labelled else 1
+    _check(test_share, limit_train, limit_test, labels, fewest)
     columns = _Columns(text, label, quoting, writing)
     train_table, test_table = _tables(train, test, columns)
     if test_table is not None and (test_table.where == train_table.where or _same_file(train, test)):
@@ -110,7 +111,7 @@ def load(
         )
     kinds = label if labelled or label in train_table.columns or label not in ("", UNNAMED) else None
     training = columns.examples(train_table, kinds, extra_columns)
-    names = tuple(labels) if labels is not None and kinds else training.label_names(2 if labelled else 1)
+    names = tuple(labels) if labels is not None and kinds else training.label_names(fewest)
     digests = described("training", training)
     if names:
         digests["classes"] = classes(names)  # in the data's order, whatever the head's
@@ -143,6 +144,44 @@ def load(
     )
 
 
+def read_one(
+    source: str,
+    *,
+    text: str | Sequence[str] = "text",
+    writing: Writing | None = None,
+    label: str = UNNAMED,
+    labels: Sequence[str] | None = None,
+    quoting: Quoting = "auto",
+    extra_columns: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+) -> TextDataset:
+    """The rows of one source, such as test data whose training data are elsewhere.
+
+    Labels are read where there is a column of theirs, which must be there if it was given a name of its own.
+
+    Args:
+        source: as `load` has it; of an embedded data set its test part, of one on the Hub "test" or "validation".
+        text: as `load` has it, and the others too.
+        writing: see `text`.
+        label: see `text`.
+        labels: names of the labels in their order; by default those of this source.
+        quoting: see `text`.
+        extra_columns: see `text`; those that are there are read.
+        limit: draw at most so many.
+        seed: of the limit.
+
+    Raises:
+        DataError: as `load`.
+    """
+    columns = _Columns(text, label, quoting, writing)
+    table = _test_table(source, columns)
+    kinds = label if label in table.columns or label not in ("", UNNAMED) else None
+    found = columns.examples(table, kinds, [column for column in extra_columns if column in table.columns])
+    names = tuple(labels) if labels is not None and kinds else found.label_names(1)
+    return _limited(found.encode(names), limit, seed, "test")
+
+
 def columns_of(train: str, *, quoting: Quoting = "auto") -> tuple[str, ...]:
     """Names of the columns of training data.
 
@@ -160,9 +199,12 @@ def columns_of(train: str, *, quoting: Quoting = "auto") -> tuple[str, ...]:
     return tuple(choose(splits, (name.split or "train",), name).columns)
 
 
-def _check(test_share: float, limit_train: int | None, limit_test: int | None, labels: Sequence[str] | None) -> None:
-    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
-        raise ConfigError(f"data.labels is {list(labels)}; expected two different names or more, or leave it out")
+def _check(
+    test_share: float, limit_train: int | None, limit_test: int | None, labels: Sequence[str] | None, fewest: int
+) -> None:
+    if labels is not None and (len(labels) < fewest or len(set(labels)) < len(labels)):
+        least = "two different names or more" if fewest > 1 else "different names"
+        raise ConfigError(f"data.labels is {list(labels)}; expected {least}, or leave it out")
     if not 0 < test_share < 1:
         raise ConfigError(f"data.test_share is {test_share}; expected a number between 0 and 1, such as 0.2")
     for name, limit in {"data.limit_train": limit_train, "data.limit_test": limit_test}.items():

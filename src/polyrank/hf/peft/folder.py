@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,53 @@ from polyrank import config as configuration
 from polyrank.config import ModelConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError
+from polyrank.hf.beside import Beside, generation_of
 from polyrank.hf.load import BaseModel, load_base
 from polyrank.hf.peft import shared
 from polyrank.hf.peft.file import WEIGHTS, AdapterFile
 from polyrank.hf.peft.names import PREFIX
 from polyrank.hf.peft.patterns import exact_targets, rank_settings
+from polyrank.hf.peft.portable import portable_settings
 from polyrank.hf.peft.settings import SETTINGS
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.peft.tying import ties
 
+CLASSIFICATION = "classification"
+"""The task of a folder that names none."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """What an adapter belongs to: the resolved model section, the names of the classes, the modules of the head."""
+    """What an adapter belongs to, and what it was trained for.
+
+    Args:
+        model: the resolved model section.
+        labels: names of the classes, or of what else a head gives; none for a model that writes.
+        head_modules: of the head.
+        task: its name in a configuration.
+        options: of the task, such as the template of prompts.
+    """
 
     model: ModelConfig
     labels: tuple[str, ...]
     head_modules: tuple[str, ...]
+    task: str = CLASSIFICATION
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a model that writes."""
+        return not self.labels
 
 
-def write(folder: Path, adapter: Adapter, target: Target) -> None:
-    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``polyrank.json``.
+def write(folder: Path, adapter: Adapter, target: Target, beside: Beside | None = None) -> None:
+    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``polyrank.json``, and what lies ``beside``.
 
     Ranks and scales that differ from module to module become ``rank_pattern`` and ``alpha_pattern``; dense tensors
     become ``modules_to_save``. ``PeftModel.from_pretrained(base, folder)`` then computes the same logits, where
     ``base`` is what `base_model` returns for the folder (with head ``model``:
-    what ``AutoModelForSequenceClassification.from_pretrained`` returns).
+    what ``AutoModelForSequenceClassification.from_pretrained`` returns). A model that writes is that of
+    ``AutoModelForCausalLM.from_pretrained``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_tensors(adapter), folder / WEIGHTS, metadata={"format": "pt"})
@@ -51,7 +72,11 @@ def write(folder: Path, adapter: Adapter, target: Target) -> None:
         "labels": list(target.labels),
         "head_modules": list(target.head_modules),
     }
+    if target.task != CLASSIFICATION or target.options:
+        ours["task"] = {"name": target.task, "options": dict(target.options)}
     (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+    if beside is not None:
+        beside.save(folder, generation_of(target.model))
 
 
 def write_shared(folder: Path, adapter: Adapter, stay: Sequence[str]) -> None:
@@ -90,10 +115,10 @@ def _settings(adapter: Adapter, target: Target) -> dict[str, Any]:
     by_pattern = isinstance(targets, str) and not re.fullmatch(r"[\w-]+", targets)  # a list would match endings, too
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if plain else None,
+        "task_type": "CAUSAL_LM" if target.writes else "SEQ_CLS" if plain else None,
         "base_model_name_or_path": target.model.name,
         "revision": target.model.revision,
-        **rank_settings(adapter),
+        **(portable_settings(adapter) if target.writes else rank_settings(adapter)),
         "target_modules": exact_targets(adapter.modules) if by_pattern else sorted(adapter.modules),
         "modules_to_save": list(target.head_modules) or None,
         "lora_dropout": target.model.dropout,
@@ -140,7 +165,9 @@ def read_target(folder: Path) -> Target:
     try:
         ours = json.loads(path.read_bytes())
         model = configuration.parse({"model": ours["model"]}, str(path)).model
-        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]))
+        learned = ours.get("task", {"name": CLASSIFICATION, "options": {}})
+        named, options = str(learned["name"]), dict(learned["options"])
+        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]), named, options)
     except FileNotFoundError:
         raise AdapterError(f"{folder} was not written by PolyRank: it has no {OURS}; load its base yourself") from None
     except (OSError, ValueError, TypeError, KeyError) as error:

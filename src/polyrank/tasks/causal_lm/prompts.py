@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,6 +124,21 @@ class Prompts:
         """A prompt, for models without a chat template."""
         said = "\n\n".join(turn.content for turn in turns)
         return said if self.template == NONE else self.template.replace(PLACE, said)
+
+    @property
+    def chat_template(self) -> str | None:
+        """A chat template that renders a conversation as it is written here; None where the tokenizer's own is used."""
+        if self.chat:
+            return None
+        parts = (PLACE if self.template == NONE else self.template).split(PLACE)
+        begins = bool(self.begins) and not parts[0].startswith(self.tokenizer.bos_token)
+        said = "{{ ns.said }}".join("{{ " + json.dumps(part, ensure_ascii=False) + " }}" for part in parts)
+        return (
+            "{% set ns = namespace(said='') %}{% for message in messages %}"
+            "{% set ns.said = ns.said + ('' if loop.first else '\\n\\n') + message['content'] %}{% endfor %}"
+            + ("{{ bos_token }}" if begins else "")
+            + said
+        )
 
     def ids(self, text: str) -> list[int]:
         """A text's tokens, none added: what a template wrote holds its own begin token."""

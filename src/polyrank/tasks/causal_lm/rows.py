@@ -37,7 +37,7 @@ class Row:
 def whole_text(prompts: Prompts, text: str, limit: int) -> Row | None:
     """A text, all of which is trained, with its end token; None where it has more tokens than the limit."""
     ids = prompts.begun(text)
-    row = _row([*ids, prompts.stop] if ids[-1:] != [prompts.stop] else ids, [(1, len(ids) + 1)])
+    row = _row([*ids, prompts.end] if ids[-1:] != [prompts.end] else ids, [(1, len(ids) + 1)])
     return row if len(row) <= limit else None
 
 

@@ -178,6 +178,10 @@ class CausalLM(Task):
         end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         return frozenset({prompts.stop, *end}) | saved_stops(model)
 
+    def chat_template(self, tokenizer: Any) -> str | None:
+        """The template of the prompts that were trained, where it is not the tokenizer's own."""
+        return prompts_for(tokenizer, self.template).chat_template
+
     def measured(self, tally: Tally) -> dict[str, float]:
         """Nats per trained token, the exponential of that, and the share of tokens that were the likeliest."""
         loss = tally.sums["nats"] / tally.sums["tokens"]
