@@ -110,7 +110,8 @@ def rows(documents: Sequence[list[int]], length: int, end: int, generator: torch
     """One epoch of the documents in a random order, packed into rows of `length` tokens.
 
     A row begins with a document, as a prompt does. What its last document has too much becomes a document of its own
-    if it is worth a quarter of a row, else it is dropped for this epoch.
+    if it is worth a quarter of a row, else it is dropped for this epoch. Its turn is drawn, too: were it the last,
+    every epoch would end on nothing but rests.
     """
     queue = deque(documents[i] for i in torch.randperm(len(documents), generator=generator).tolist())
     row: list[int] = []
@@ -122,7 +123,8 @@ def rows(documents: Sequence[list[int]], length: int, end: int, generator: torch
             yield row
             row = []
             if len(document) - room >= length // 4:
-                queue.append(document[room:-1])
+                turn = torch.randint(len(queue) + 1, (), generator=generator).item()
+                queue.insert(int(turn), document[room:-1])
 
 
 def share_of_rate(passed: float, recipe: Recipe) -> float:

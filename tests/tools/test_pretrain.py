@@ -48,6 +48,16 @@ def test_rows_begin_with_documents_and_go_on_with_what_was_cut_off():
         assert all(1 in (left, right) or right == left + 1 for left, right in pairwise(row))
 
 
+def test_what_was_cut_off_does_not_wait_for_the_end_of_the_epoch():
+    """100 documents that fill two rows each, and what begins rows: early rests, late beginnings."""
+    beginning, rest = 2, 3
+    documents = [[beginning] * 8 + [rest] * 7] * 100
+    firsts = [row[0] for row in rows(documents, 8, 1, torch.Generator().manual_seed(0))]
+    assert firsts.count(beginning) == firsts.count(rest) == 100
+    assert rest in firsts[:50]
+    assert beginning in firsts[-50:]
+
+
 def test_every_epoch_has_another_order():
     documents = [[i] * 31 for i in range(2, 18)]
     one, two, three, four, five = islice(batches(documents, TINY, 1, 0, 32), 5)
