@@ -172,7 +172,7 @@ def test_what_a_run_would_refuse_is_refused(configure: Configure, tmp_path: Path
         ahead(configure("model.name=./nowhere"))
     with pytest.raises(ModelError, match="has no config"):
         ahead(mistral(f"model.name={tmp_path.parent}"))
-    with pytest.raises(ModelError, match=r"\['nothing'\] is no linear layer"):
+    with pytest.raises(ModelError, match=r"'nothing' is no linear layer"):
         ahead(mistral('model.targets=["nothing"]'))
 
 

@@ -29,12 +29,24 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
+    quickstart: Annotated[
+        str | None,
+        typer.Option(
+            "--quickstart", metavar="NAME", help="classification (the default) or generative, a model that writes."
+        ),
+    ] = None,
 ) -> None:
-    """Run a federation on this machine; without CONFIG the quickstart."""
+    """Run a federation on this machine; without CONFIG a quickstart."""
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite replaces it; give one of them")
     if resume and folder is None:
         raise ConfigError("--resume needs the folder of the run: polyrank run --resume --out DIR")
+    if quickstart is not None:
+        if config is not None:
+            raise ConfigError(f"found {config} and --quickstart {quickstart}; expected one of them")
+        from polyrank.quickstart import config_path
+
+        config = config_path(quickstart)
     folder = folder or _next_folder(config.stem if config else "quickstart")
     from polyrank import config as configuration
     from polyrank.runs.runner import run as run_federation

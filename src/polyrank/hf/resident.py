@@ -18,7 +18,6 @@ from polyrank.hf.files import quiet
 from polyrank.hf.load import BaseModel
 from polyrank.hf.mean_pool import MeanPoolClassifier
 from polyrank.hf.quantized import quantize
-from polyrank.hf.skeleton import META
 from polyrank.hf.speed.first_token import read_first_token
 from polyrank.hf.speed.packed_linear import pack
 from polyrank.hf.targets import adapt, targeted
@@ -60,7 +59,7 @@ class ResidentModel:
             for module in base.head_modules
             for name, parameter in self.model.get_submodule(module).named_parameters()
         }
-        self._home = self.device if self.device == META else torch.device("cpu")  # of adapters
+        self._home = torch.device("meta" if self.device.type == "meta" else "cpu")  # of adapters
         self._loaded = {name: parameter.detach().to(self._home, copy=True) for name, parameter in self._dense.items()}
         for parameter in self._dense.values():
             parameter.requires_grad_()

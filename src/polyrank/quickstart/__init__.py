@@ -14,10 +14,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polyrank.core.errors import ConfigError, did_you_mean
+
+QUICKSTARTS = ("classification", "generative")
+
 
 def backbone_path() -> Path:
     """The folder of the embedded backbone, to be given to `from_pretrained`."""
     return Path(__file__).parent / "backbone"
+
+
+def config_path(name: str) -> Path | None:
+    """The configuration of a quickstart; None for the first one, which is the default of every value.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in QUICKSTARTS:
+        raise ConfigError(f"--quickstart {name}: {did_you_mean(name, QUICKSTARTS)}")
+    return None if name == QUICKSTARTS[0] else Path(__file__).parent / f"{name}.toml"
 
 
 def decoder_path() -> Path:

@@ -95,7 +95,7 @@ def choose(
         rounds: how often such a cohort will be trained.
     """
     held = {work.client: examples[work.client] for work in works}
-    samples = {client: own.subset(typical(own.lengths, options)) for client, own in held.items()}
+    samples = {client: own.subset(_typical(own.lengths, options)) for client, own in held.items()}
     steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
     reference = Sequential(resident, task, samples, options)
     try:
@@ -166,7 +166,7 @@ def _seconds(engine: Engine, works: Sequence[Work]) -> float:
     return best
 
 
-def typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
+def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
     """Rows of a few batches that are as long as the client's examples are, at even distances by length."""
     count = min(len(lengths), STEPS * options.batch_size)
     by_length = np.argsort(lengths, kind="stable")
