@@ -41,9 +41,9 @@ def targeted(base: BaseModel, kind: str) -> list[str]:
     head = tuple(f"{name}." for name in base.head_modules)
     modules = {name: own for name, own in base.model.named_modules() if name and not f"{name}.".startswith(head)}
     tables = _tables(base.model)
-    linear = [name for name, own in modules.items() if isinstance(own, nn.Linear | Conv1D)]
+    linear = [name for name, own in modules.items() if isinstance(own, nn.Linear | Conv1D) and name not in tables]
     if targets == ALL:
-        found = {name: ALL for name in linear if name not in tables}
+        found = dict.fromkeys(linear, ALL)
     elif isinstance(targets, str):
         found = {name: targets for name in modules if _pattern(targets).fullmatch(name)}
     else:
