@@ -118,3 +118,30 @@ def test_a_stopped_run_is_continued_to_the_same_adapter(done: Path, tmp_path: Pa
 
 def _lines(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_the_quickstart_that_writes(tmp_path: Path):
+    """At most 0.6 of the base's perplexity and 0.3 of the unigram's; less in every topic and for every rank group."""
+    done = subprocess.run(
+        command("run", "--quickstart", "generative", "--out", "run"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=4 * SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    before, after = summary["untrained/perplexity"], summary["test/perplexity"]
+    assert after <= 0.6 * before
+    assert after <= 0.3 * summary["constant/perplexity"]
+    kinds = summary["untrained/perplexity_by_kind"]
+    assert len(kinds) == 9
+    assert all(summary["test/perplexity_by_kind"][kind] < own for kind, own in kinds.items())
+    assert [group["rank"] for group in summary["rank_groups"]] == [4, 16]
+    assert all(group["perplexity"] < before for group in summary["rank_groups"])
+    assert summary["memory/peak"] < 2e9
+    samples = json.loads((tmp_path / "run" / "samples.json").read_text(encoding="utf-8"))["samples"]
+    assert len(samples) == 5
+    assert all(one["after"] and one["after"] != one["before"] for one in samples)

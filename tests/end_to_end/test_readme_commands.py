@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """README's study, its data and its model under their names, small; three adapters; a run of a model that writes."""
     made = tmp_path_factory.mktemp("readme")
     run_federation(configuration.load(writers.study(made / "chat") / "study.toml"), made / "runs" / "chat")
-    (study,) = blocks("README.md", "toml")
+    study, _ = blocks("README.md", "toml")
     (made / "study.toml").write_text(study, encoding="utf-8")
     base = models.save(made / "distilbert" / "distilbert-base-uncased", "distilbert")
     toy = models.toy(500)
@@ -69,13 +69,17 @@ def run(command: str, folder: Path) -> str:
 
 COMPARE = ("polyrank compare", "polyrank report")
 FLOWER = "polyrank flower"
-QUICK = [command for command in COMMANDS if not command.startswith(("make", FLOWER, *COMPARE))]
+QUICKSTARTS = ("polyrank run", "polyrank run --quickstart generative")
+"""The first is what `make quickstart` does, the second is tested in test_quickstart.py."""
+OTHERS = [command for command in COMMANDS if not command.startswith(("make", FLOWER, *COMPARE))]
+QUICK = [command for command in OTHERS if command not in QUICKSTARTS]
 
 
 def test_all_of_them_are_here():
     assert [command for command in COMMANDS if command.startswith("make")] == ["make quickstart", "make test"]
     assert len([command for command in COMMANDS if command.startswith(COMPARE)]) == 2
     assert len([command for command in COMMANDS if command.startswith(FLOWER)]) == 1
+    assert [command for command in OTHERS if command in QUICKSTARTS] == list(QUICKSTARTS)
     assert len(QUICK) == 9
 
 
