@@ -168,6 +168,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     file = folder / "tokenizer_config.json"
     said = json.loads(file.read_text(encoding="utf-8"))
     said["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for key in ("is_local", "local_files_only"):  # how it was loaded, where it was
+        said.pop(key, None)
     file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
