@@ -104,5 +104,7 @@ def test_the_card_tells_the_facts(decoder):
     assert int(parameters[1].replace(",", "")) == model.num_parameters()
     for fact in (f"{len(tokenizer):,} entries", f"{model.config.max_position_embeddings} positions", PAD, END):
         assert fact in CARD
+    megabytes = (decoder_path() / "model.safetensors").stat().st_size / 1e6
+    assert f"{megabytes:.1f} MB in bfloat16" in CARD
     for source in ("PSF-2.0", "CC BY-SA 3.0", "databricks-dolly-15k"):
         assert source in CARD
