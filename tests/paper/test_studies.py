@@ -20,7 +20,8 @@ def test_every_study_is_a_valid_configuration_with_three_seeds_or_more(table: st
     runs = list(planned(study, config))
     assert len(study.seeds) >= 3
     assert len({(entry.name, seed) for entry, seed in runs}) == len(runs)
-    assert sum(level_counts(config.ranks, config.federation.clients or 100)) == 100
+    clients = config.federation.clients or 100
+    assert sum(level_counts(config.ranks, clients)) == clients
     assert [study.name for study in TABLES[table]].count(study.name) == 1
 
 

@@ -147,7 +147,8 @@ def _print(ahead: Outlook, found: Forecast, held: Footprint, seen: Measured | No
         f"{len(ahead.clients.first)} clients"
     )
     columns = ["rank", "clients", "parameters trained", "up a round", "down a round", "weights, gradients, optimiser"]
-    made = table(title, *columns, *(["activations"] if seen else []))
+    out.print(title, markup=False, soft_wrap=True)
+    made = table("", *columns, *(["activations"] if seen else []))
     for level in found.levels:
         cells = [f"{level.rank}", f"{level.clients}", _count(level.parameters), _size(level.up), _size(level.down)]
         made.add_row(*cells, size(needed[level.rank]), *([size(seen.at(level.rank))] if seen else []))
