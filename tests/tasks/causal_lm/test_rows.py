@@ -144,6 +144,16 @@ class TestTruncation:
                 assert len(row) <= limit
                 assert spoken(self.tokenizer, row) == ["It is four.<|im_end|>"]
 
+    def test_without_a_begin_token_something_stays_before_the_answer(self):
+        """What comes first in a row is never learned, so it is not the answer."""
+        tokenizer = writers.tokenizer(chat=False, begins=False)
+        prompts = prompts_for(tokenizer, "none")
+        answer = len(prompts.ids(TOLD.content)) + 1
+        for limit in range(2, 30):
+            row = answered(prompts, self.long, limit)
+            assert (row is None) == (answer + 1 > limit)
+            assert row is None or spoken(tokenizer, row) == ["It is four.</s>"]
+
     def test_whole_exchanges_go_first(self):
         whole = answered(self.prompts, MORE, 1000)
         row = answered(self.prompts, MORE, len(whole) - 1)

@@ -119,6 +119,11 @@ def written(table: Table, how: Writing) -> Written:
 
 
 def _pairs(table: Table, names: Sequence[str], completion: str) -> tuple[str, ...]:
+    if completion in ([names] if isinstance(names, str) else names):
+        raise DataError(
+            f"{table.where}: the column {completion!r} is both prompt and completion, so an answer would stand in its "
+            "own question; name another one with data.prompt or data.completion"
+        )
     prompts = _joined(table, names, "data.prompt", "prompt", "\n\n")
     answers = _joined(table, completion, "data.completion", "answer", "")
     pairs = zip(prompts, answers, strict=True)

@@ -60,8 +60,8 @@ def answered(prompts: Prompts, turns: Sequence[Turn], limit: int) -> Row | None:
         row = written(prompts, [*system, *spoken])
     kept = [*system, *spoken]
     for at in (len(kept) - 2, *range(len(system))):
-        while len(row) > limit and kept[at].content:
-            kept[at] = Turn(kept[at].role, _right_of(prompts, kept[at].content, len(row) - limit))
+        while len(row) > limit and (right := _right_of(prompts, kept[at].content, len(row) - limit)):
+            kept[at] = Turn(kept[at].role, right)
             row = written(prompts, kept)
     return replace(row, cut=True) if len(row) <= limit else _without_template(prompts, row, limit)
 
@@ -78,9 +78,13 @@ def _without_template(prompts: Prompts, row: Row, limit: int) -> Row | None:
 
 
 def _right_of(prompts: Prompts, text: str, tokens: int) -> str:
-    """A text without so many tokens of its left, and without what remains of a character that was cut."""
-    kept = prompts.ids(text)[tokens:]
-    right: str = prompts.tokenizer.decode(kept, clean_up_tokenization_spaces=False) if kept else ""
+    """A text without so many tokens of its left, and without what remains of a character that was cut.
+
+    Its last token stays: nothing comes before an answer's first token otherwise, and that would not be learned. Nothing
+    is returned where there is no more to cut.
+    """
+    ids = prompts.ids(text)
+    right: str = prompts.tokenizer.decode(ids[min(tokens, len(ids) - 1) :], clean_up_tokenization_spaces=False)
     right = right.lstrip("\ufffd")
     return right if len(right) < len(text) else text[1:]
 
