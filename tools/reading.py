@@ -11,14 +11,13 @@ import ast
 import json
 import re
 import sysconfig
-import tokenize
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from polyrank.core.errors import DataError
 from polyrank.core.seeds import derive
+from polyrank.quickstart.stdlib_docs import module_name, parsed
 from polyrank.quickstart.stdlib_signatures import pairs
 
 PIECE = 900
@@ -63,14 +62,11 @@ def code(library: Path) -> Iterator[str]:
         relative = path.relative_to(library)
         if _SKIPPED.search(relative.as_posix()):
             continue
-        module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
         try:
-            with tokenize.open(path) as file, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-                tree = ast.parse(file.read())
+            tree = parsed(path)
         except (SyntaxError, UnicodeDecodeError):  # lib2to3 brings bad files along on purpose
             continue
-        yield from pieces(module, tree)
+        yield from pieces(module_name(library, path), tree)
 
 
 def pieces(module: str, tree: ast.Module) -> Iterator[str]:
@@ -103,9 +99,7 @@ def strip_docstrings(tree: ast.AST) -> None:
 def reference(library: Path) -> Iterator[str]:
     """The sections of the language reference that `pydoc` shows, cut at empty lines into documents of some length."""
     for path in sorted((library / "pydoc_data").glob("topics.py")):
-        with tokenize.open(path) as file:
-            tree = ast.parse(file.read())
-        for node in ast.walk(tree):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Dict):
                 for value in node.values:
                     text = ast.literal_eval(value)

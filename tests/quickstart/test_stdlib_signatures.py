@@ -7,7 +7,7 @@ import pytest
 from polyrank.core.errors import DataError
 from polyrank.quickstart import stdlib_docs, stdlib_signatures
 from polyrank.quickstart.stdlib_docs import TOPICS
-from polyrank.quickstart.stdlib_signatures import MIN_WORDS, Pair, columns, pairs, split
+from polyrank.quickstart.stdlib_signatures import MIN_WORDS, Pair, pairs, split
 
 SOURCE = '''
 class Shelf(Base, metaclass=Meta):
@@ -145,7 +145,7 @@ def test_a_share_outside_its_range_is_an_error(share):
 
 def test_columns_are_as_long_as_the_pairs():
     pair = Pair('# m\ndef f():\n    """', "Do nothing at all.", "GUI", "m")
-    assert columns([pair]) == {
+    assert stdlib_docs.columns([pair]) == {
         "prompt": ['# m\ndef f():\n    """'],
         "completion": ["Do nothing at all."],
         "label": ["GUI"],

@@ -14,9 +14,10 @@ import sysconfig
 import tokenize
 import warnings
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from polyrank.core.errors import DataError
 from polyrank.core.seeds import derive
@@ -93,40 +94,73 @@ def split(test_share: float = 0.2, seed: int = 0) -> tuple[list[Document], list[
     Raises:
         DataError: `test_share` is not between 0 and 1, or there are no sources.
     """
-    if not 0 < test_share < 1:
-        raise DataError(f"stdlib-docs: test_share is {test_share}; it must lie between 0 and 1, for example 0.2")
+    check_share("stdlib-docs", test_share)
     everything = documents()
     held_out: set[str] = set()
     for topic in TOPICS:
         texts = [document.text for document in everything if document.topic == topic]
-        texts.sort(key=lambda text: derive(seed, "stdlib-docs", _normalised(text)))
+        texts.sort(key=lambda text: derive(seed, "stdlib-docs", normalised(text)))
         held_out.update(texts[: round(test_share * len(texts))])
     train = [document for document in everything if document.text not in held_out]
     test = [document for document in everything if document.text in held_out]
     return train, test
 
 
+def column_names(kind: type[Any]) -> tuple[str, ...]:  # Any: a dataclass
+    """The columns of an embedded data set whose rows are of this class: its fields, and `label`, which is the topic."""
+    return (*(field.name for field in fields(kind)), "label")
+
+
+def columns(rows: Sequence[Any]) -> dict[str, list[str]]:  # Any: of a dataclass with a topic
+    """Rows of an embedded data set, at least one, as columns of equal length."""
+    found = {name: [getattr(row, name) for row in rows] for name in column_names(type(rows[0]))[:-1]}
+    return {**found, "label": found["topic"]}
+
+
 @functools.cache
 def _documents(root: Path) -> tuple[Document, ...]:
     found: dict[str, Document] = {}
-    for topic, modules in TOPIC_MODULES.items():
-        for name in sorted(modules.split()):
-            for path in sources(root, name):
-                module = module_name(root, path)
-                for text in _docstrings(path):
-                    key = _normalised(text)
-                    if len(key.split()) >= MIN_WORDS:
-                        found.setdefault(key, Document(text, topic, module))
-    if not found:
-        raise DataError(
-            f"stdlib-docs: no sources of the standard library under {root}; expected .py files with docstrings. "
-            "This Python is frozen, zipped or stripped: use another interpreter, or a data set of your own"
-        )
+    for topic, module, path in files(root):
+        for text in _docstrings(path):
+            key = normalised(text)
+            if len(key.split()) >= MIN_WORDS:
+                found.setdefault(key, Document(text, topic, module))
+    check_found("stdlib-docs", found, root)
     return tuple(found.values())
 
 
-def sources(root: Path, name: str) -> list[Path]:
-    """The Python files of a top-level module or package of the library under `root`, without tests."""
+def check_share(name: str, test_share: float) -> None:
+    """Refuse a share of a data set that leaves nothing to train on, or to test.
+
+    Raises:
+        DataError: it is not between 0 and 1.
+    """
+    if not 0 < test_share < 1:
+        raise DataError(f"{name}: test_share is {test_share}; it must lie between 0 and 1, for example 0.2")
+
+
+def check_found(name: str, found: Sized, root: Path) -> None:
+    """Refuse a library in which nothing of a data set was found.
+
+    Raises:
+        DataError: says where it was looked for.
+    """
+    if not found:
+        raise DataError(
+            f"{name}: no sources of the standard library under {root}; expected .py files with docstrings. "
+            "This Python is frozen, zipped or stripped: use another interpreter, or a data set of your own"
+        )
+
+
+def files(root: Path) -> Iterator[tuple[str, str, Path]]:
+    """Topic, dotted module and path of the library's files under `root`, by topic table, module and file."""
+    for topic, modules in TOPIC_MODULES.items():
+        for name in sorted(modules.split()):
+            yield from ((topic, module_name(root, path), path) for path in _sources(root, name))
+
+
+def _sources(root: Path, name: str) -> list[Path]:
+    """The Python files of a top-level module or package, without tests."""
     module = root / f"{name}.py"
     inside = sorted((root / name).rglob("*.py"))
     kept = [path for path in inside if _SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts)]
@@ -139,14 +173,18 @@ def module_name(root: Path, path: Path) -> str:
 
 
 def _docstrings(path: Path) -> Iterator[str]:
-    with tokenize.open(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        tree = ast.parse(file.read())
-    for node in statements(tree):
+    for node in statements(parsed(path)):
         if isinstance(node, _Documented):
             text = ast.get_docstring(node, clean=False)
             if text:
                 yield inspect.cleandoc(text).strip()
+
+
+def parsed(path: Path) -> ast.Module:
+    """A file of the library, in whatever encoding it says it has."""
+    with tokenize.open(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        return ast.parse(file.read())
 
 
 def statements(tree: ast.Module) -> Iterator[ast.AST]:
@@ -159,5 +197,6 @@ def statements(tree: ast.Module) -> Iterator[ast.AST]:
             todo.extend(getattr(node, name, ()))
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
+    """What two texts are compared by: case and spaces make no difference."""
     return " ".join(text.lower().split())

@@ -18,15 +18,12 @@ import copy
 import functools
 import inspect
 import sysconfig
-import tokenize
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyrank.core.errors import DataError
 from polyrank.core.seeds import derive
-from polyrank.quickstart import stdlib_docs
+from polyrank.quickstart.stdlib_docs import check_found, check_share, files, normalised, parsed, statements
 
 MIN_WORDS = 3
 """Shorter docstrings ("Initialize.") say nothing that their signature does not."""
@@ -63,13 +60,12 @@ def split(test_share: float = 0.2, seed: int = 0) -> tuple[list[Pair], list[Pair
     Raises:
         DataError: `test_share` is not between 0 and 1, or there are no sources.
     """
-    if not 0 < test_share < 1:
-        raise DataError(f"stdlib-signatures: test_share is {test_share}; it must lie between 0 and 1, for example 0.2")
+    check_share("stdlib-signatures", test_share)
     everything = pairs()
     topics: dict[str, dict[str, None]] = {}
     seen: set[str] = set()
     for pair in everything:
-        key = _normalised(pair.completion)
+        key = normalised(pair.completion)
         if key not in seen:  # a completion of two topics belongs to the first
             seen.add(key)
             topics.setdefault(pair.topic, {})[key] = None
@@ -77,21 +73,9 @@ def split(test_share: float = 0.2, seed: int = 0) -> tuple[list[Pair], list[Pair
     for keys in topics.values():
         ranked = sorted(keys, key=lambda key: derive(seed, "stdlib-docs", key))
         held_out.update(ranked[: round(test_share * len(ranked))])
-    train = [pair for pair in everything if _normalised(pair.completion) not in held_out]
-    test = [pair for pair in everything if _normalised(pair.completion) in held_out]
+    train = [pair for pair in everything if normalised(pair.completion) not in held_out]
+    test = [pair for pair in everything if normalised(pair.completion) in held_out]
     return train, test
-
-
-def columns(chosen: list[Pair]) -> dict[str, list[str]]:
-    """The pairs as the columns `prompt`, `completion`, `label`, `topic` (the same) and `module`."""
-    topics = [pair.topic for pair in chosen]
-    return {
-        "prompt": [pair.prompt for pair in chosen],
-        "completion": [pair.completion for pair in chosen],
-        "label": topics,
-        "topic": topics,
-        "module": [pair.module for pair in chosen],
-    }
 
 
 def first_paragraph(docstring: str) -> str:
@@ -132,29 +116,19 @@ def signature(node: _Function | ast.ClassDef) -> str:
 @functools.cache
 def _pairs(root: Path) -> tuple[Pair, ...]:
     found: dict[tuple[str, str], Pair] = {}
-    for topic, modules in stdlib_docs.TOPIC_MODULES.items():
-        for name in sorted(modules.split()):
-            for path in stdlib_docs.sources(root, name):
-                module = stdlib_docs.module_name(root, path)
-                for text, docstring in _documented(path, module):
-                    completion = first_paragraph(docstring)
-                    if completion not in text and _tells_something(completion):
-                        found.setdefault((text, completion), Pair(text, completion, topic, module))
-    if not found:
-        raise DataError(
-            f"stdlib-signatures: no sources of the standard library under {root}; expected .py files with docstrings. "
-            "This Python is frozen, zipped or stripped: use another interpreter, or a data set of your own"
-        )
+    for topic, module, path in files(root):
+        for text, docstring in _documented(path, module):
+            completion = first_paragraph(docstring)
+            if completion not in text and _tells_something(completion):
+                found.setdefault((text, completion), Pair(text, completion, topic, module))
+    check_found("stdlib-signatures", found, root)
     return tuple(found.values())
 
 
 def _documented(path: Path, module: str) -> Iterator[tuple[str, str]]:
     """Prompt and docstring of every documented function and class, outer ones first."""
-    with tokenize.open(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        tree = ast.parse(file.read())
     classes: dict[ast.AST, str] = {}
-    for node in stdlib_docs.statements(tree):
+    for node in statements(parsed(path)):
         if isinstance(node, ast.ClassDef):
             classes.update(dict.fromkeys(node.body, node.name))
         if isinstance(node, _Function | ast.ClassDef):
@@ -167,7 +141,3 @@ def _tells_something(completion: str) -> bool:
     words = completion.split()
     refers = words[:1] and words[0].lower() == "see" and len(words) < 2 * MIN_WORDS
     return len(words) >= MIN_WORDS and not refers and not completion.startswith(">>>")
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split())

@@ -77,7 +77,7 @@ def load(
     `train` and `test` are each one of
 
     - ``stdlib-docs``, the embedded data set, with the columns text, label, topic (= label) and module, or
-      ``stdlib-signatures``, its brother for models that write, with prompt, completion, label and topic (= label);
+      ``stdlib-signatures``, its brother for models that write, with prompt and completion in the place of text;
     - a file ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` (see `polyrank.data.sources.files`);
     - a data set on the Hub, ``id[:configuration][#split]``; the split of `train` is "train" unless named, that of
       `test` "test" or else "validation";
@@ -188,10 +188,11 @@ def columns_of(train: str, *, quoting: Quoting = "auto") -> tuple[str, ...]:
     Raises:
         DataError: as `load`.
     """
-    if train == EMBEDDED[0]:
-        return ("text", UNNAMED, "topic", "module")
-    if train == EMBEDDED[1]:
-        return ("prompt", "completion", UNNAMED, "topic")
+    if train in EMBEDDED:
+        from polyrank.quickstart.stdlib_docs import Document, column_names
+        from polyrank.quickstart.stdlib_signatures import Pair
+
+        return column_names(Document if train == EMBEDDED[0] else Pair)
     if looks_like_path(train):
         return tuple(read_file(train, quoting=quoting).columns)
     name = HubName.parse(train)
@@ -270,10 +271,8 @@ def _file(name: str, columns: _Columns) -> Table:
 def _embedded(name: str, part: int) -> Table:
     from polyrank.quickstart import stdlib_docs, stdlib_signatures
 
-    module = stdlib_docs if name == EMBEDDED[0] else stdlib_signatures
-    documents, columns = module.split()[part], [column for column in columns_of(name) if column != UNNAMED]
-    values: dict[str, list[object]] = {column: [getattr(one, column) for one in documents] for column in columns}
-    return Table(f"{name}#{('train', 'test')[part]}", {**values, UNNAMED: values["topic"]})
+    split = stdlib_docs.split if name == EMBEDDED[0] else stdlib_signatures.split
+    return Table(f"{name}#{('train', 'test')[part]}", stdlib_docs.columns(split()[part]))
 
 
 def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[TextDataset, TextDataset]:
