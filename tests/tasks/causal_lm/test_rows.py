@@ -119,6 +119,17 @@ def test_an_answer_may_spell_the_end():
     assert spoken(tokenizer, row) == ["Write <|im_end|> to end a turn.<|im_end|>"]
 
 
+def test_an_answer_that_ends_in_an_end_token_under_a_template_that_writes_none():
+    tokenizer = with_template(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    told = Turn("assistant", "Turns end in <|im_end|>")
+    row = written(prompts_for(tokenizer, "chat"), [*MORE[:3], told])
+    assert spoken(tokenizer, row)[-1] == "Turns end in <|im_end|></s>"
+    assert "And three?" in tokenizer.decode(row.ids)
+
+
 class TestTruncation:
     """The prompt's left goes, the answer never does."""
 

@@ -178,11 +178,11 @@ class _Answer:
             return None
         ids = prompts.ids(told[start:])
         over = prompts.over(ids)
-        if over is None:
+        stop: str = "" if over is None else prompts.tokenizer.convert_ids_to_tokens(ids[over])
+        found = told.find(stop, at + len(bare)) if stop else -1
+        if found < 0:  # nor is it one where an answer that ends in such a token is all that there is
             return cls(start, len(told.rstrip()), stops=False)
-        stop: str = prompts.tokenizer.convert_ids_to_tokens(ids[over])
-        found = told.find(stop, at + len(bare))
-        return cls(start, found + len(stop), stops=True) if found >= 0 else None
+        return cls(start, found + len(stop), stops=True)
 
 
 def _encoded(prompts: Prompts, text: str, spans: Sequence[_Answer]) -> tuple[list[int], list[tuple[int, int]]]:
