@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, table
+from polyrank.cli.options import Json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -25,7 +26,7 @@ def data(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. data.max_tokens=256.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what the task makes of the data: format, examples, lengths, what is cut or left out; no model is loaded."""
     from polyrank import config as configuration

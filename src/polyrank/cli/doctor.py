@@ -7,11 +7,10 @@ import shutil
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from polyrank.cli.console import out, print_json, size, table
+from polyrank.cli.options import Json
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +19,7 @@ SIDE = 1024
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check cores, memory, bfloat16, GPU, the Hub and optional packages; nothing is changed."""
     found = examine()

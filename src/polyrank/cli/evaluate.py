@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, table
+from polyrank.cli.options import MOST, BaseName, Client, Json, MaxTokens
 from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.config import Config
     from polyrank.runs.measuring import Asked
     from polyrank.runs.trained import Trained
-
-MOST = 256
-"""Tokens of an answer where nobody says how many."""
 
 
 def evaluate(  # noqa: PLR0917  # Typer's way to declare options
@@ -34,7 +32,7 @@ def evaluate(  # noqa: PLR0917  # Typer's way to declare options
     samples: Annotated[
         int, typer.Option("--samples", min=0, help="Let it answer so many of them: ROUGE-L and exact match.")
     ] = 0,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens of an answer.")] = MOST,
+    max_tokens: MaxTokens = MOST,
     base: Annotated[bool, typer.Option("--base", help="Also measure the base, without the adapter.")] = False,
     predictions: Annotated[
         Path | None,
@@ -51,14 +49,9 @@ def evaluate(  # noqa: PLR0917  # Typer's way to declare options
     limit: Annotated[
         int | None, typer.Option("--harness-limit", min=1, help="At most so many documents of each of lm-eval's tasks.")
     ] = None,
-    client: Annotated[
-        str | None,
-        typer.Option("--client", metavar="NAME", help="This client's own model, where something stays with clients."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The base, if it is not where the folder says.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    client: Client = None,
+    model: BaseName = None,
+    as_json: Json = False,
 ) -> None:
     """Measure a trained model: on the run's own test data, or on any others."""
     from polyrank.hf.harness import check_installed

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from polyrank.cli.console import out, size
+from polyrank.cli.options import Client, Portable
 from polyrank.core.errors import ConfigError, RunFolderError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -17,23 +18,12 @@ def export(  # noqa: PLR0917  # Typer's way to declare options
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not exist or be empty.")],
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Best approximation of this rank.")] = None,
-    client: Annotated[
-        str | None,
-        typer.Option(
-            "--client", metavar="NAME", help="This client's own model, where B or the head stays with clients."
-        ),
-    ] = None,
+    client: Client = None,
     merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter merged in.")] = False,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="Of --merged: float32 (the default), bfloat16 or float16.")
     ] = None,
-    portable: Annotated[
-        bool | None,
-        typer.Option(
-            "--portable/--exact-ranks",
-            help="One rank and scale, as servers such as vLLM need (default of models that write), or as they are.",
-        ),
-    ] = None,
+    portable: Portable = None,
 ) -> None:
     """Write what a run learned (also an unfinished one) as a PEFT folder of any rank, or as the merged model."""
     if dtype is not None and not merged:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import errors, out, print_json
+from polyrank.cli.options import MOST, BaseName, Client, Json, MaxTokens
 from polyrank.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from polyrank.runs.answers import Answer
-
-MOST = 256
-"""Tokens of an answer where nobody says how many."""
 
 
 def generate(  # noqa: PLR0917  # Typer's way to declare options
@@ -28,21 +26,16 @@ def generate(  # noqa: PLR0917  # Typer's way to declare options
         Path | None, typer.Option("--file", metavar="FILE", help="A prompt per line; - is standard input.")
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system turn before each.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens of an answer.")] = MOST,
+    max_tokens: MaxTokens = MOST,
     base: Annotated[bool, typer.Option("--base", help="Also show what the base answers, without the adapter.")] = False,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Draw tokens; by default the likeliest is taken.")
     ] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Draw among the likeliest of this share.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of what is drawn.")] = 0,
-    client: Annotated[
-        str | None,
-        typer.Option("--client", metavar="NAME", help="This client's own model, where something stays with clients."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The base, if it is not where the folder says.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    client: Client = None,
+    model: BaseName = None,
+    as_json: Json = False,
 ) -> None:
     """Answer prompts with a model that was trained to write, under the template of its training."""
     asked = [*(prompts or []), *(_read(file) if file else [])]

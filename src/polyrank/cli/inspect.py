@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import number, out, percent, print_json, size, table
+from polyrank.cli.options import Json
 from polyrank.core.errors import AdapterError
 from polyrank.core.text import one_line
 
@@ -29,7 +30,7 @@ def inspect(
             min=1, help="Rank whose share of the energy is shown; default: the lowest of any client or module."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show ranks, scales, norms, spectrum and bytes of an adapter, and for a run also how it went."""
     from polyrank.federation.round import global_model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, percent, print_json, size, table
+from polyrank.cli.options import Json, Portable
 from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,14 +30,8 @@ def merge(
     allow_different_bases: Annotated[
         bool, typer.Option("--allow-different-bases", help="Merge though the named base models differ.")
     ] = False,
-    portable: Annotated[
-        bool | None,
-        typer.Option(
-            "--portable/--exact-ranks",
-            help="One rank and scale, as servers such as vLLM need (default of models that write), or as they are.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    portable: Portable = None,
+    as_json: Json = False,
 ) -> None:
     """Merge PEFT adapter folders of any ranks into one, and show what the method lost."""
     from polyrank.merging.merge import merge as run

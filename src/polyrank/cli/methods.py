@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
+from polyrank.cli.options import Json
 
 if TYPE_CHECKING:
     from polyrank.aggregation import Method
@@ -22,7 +23,7 @@ def methods(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. ranks.levels=[4,64].")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the aggregation methods: what is averaged, whether it is exact, and its bytes for a configuration."""
     from polyrank import config as configuration

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
+from polyrank.cli.options import Json
 from polyrank.core.errors import ConfigError
 from polyrank.core.text import read_size
 
@@ -34,7 +35,7 @@ def plan(  # noqa: PLR0917  # Typer's way to declare options
     measure: Annotated[
         bool, typer.Option("--measure", help="Load model and data, and measure a step's memory.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show parameters, bytes and memory for each rank, and in all, without loading weights."""
     budgets = _budgets(uplink or [], memory or [])
