@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from polyrank.config import ModelConfig
+from polyrank import config as configuration
+from polyrank.config import Config, ModelConfig
 from polyrank.data.dataset import TextDataset
 from polyrank.data.turns import Turn, dumps
 from polyrank.hf.files import quiet
@@ -176,6 +177,16 @@ def study(folder: Path, **saved: Any) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+class Study:
+    """A `study` with values of its own: `made("data.label=")`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = study(folder)
+
+    def __call__(self, *overrides: str) -> Config:
+        return configuration.load(self.folder / "study.toml", overrides)
 
 
 class Checkpoints:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,13 @@ from polyrank.runs.folder import RunFolder
 from polyrank.tasks.causal_lm.task import TOO_LONG
 from tests import writers
 from tests.flower.conftest import QUICK, InProcess, anyhow, apart, grid, lines, state
-
-Study = Callable[..., Config]
+from tests.writers import Study
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """`study("data.label=")`: three owners of questions and answers of two kinds, on a tiny Llama, two rounds."""
-    folder = writers.study(tmp_path_factory.mktemp("writing"))
-
-    def made(*overrides: str) -> Config:
-        return configuration.load(folder / "study.toml", overrides)
-
-    return made
+    return Study(tmp_path_factory.mktemp("writing"))
 
 
 def clients_of(folder: Path) -> dict[str, Any]:

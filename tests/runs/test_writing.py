@@ -10,29 +10,21 @@ from typing import Any
 
 import pytest
 
-from polyrank import config as configuration
-from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import find
 from polyrank.runs import trackers
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run
-from tests import writers
 from tests.conftest import Configure
 from tests.runs.runs import assert_same_run, interrupt
+from tests.writers import Study
 
-Study = Callable[..., Config]
 Lines = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    folder = writers.study(tmp_path_factory.mktemp("study"))
-
-    def made(*overrides: str) -> Config:
-        return configuration.load(folder / "study.toml", overrides)
-
-    return made
+    return Study(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")

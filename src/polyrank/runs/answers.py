@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from polyrank.core.errors import DataError
+from polyrank.core.seeds import numpy_generator
+from polyrank.data.sampling import stratified
 from polyrank.hf.generate import Sampling, write
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
+
+
+def drawn(examples: Examples, count: int, seed: int) -> np.ndarray:
+    """Indices, ascending, of so many examples that are to be answered, of every kind where there are kinds."""
+    kinds = np.zeros(len(examples), dtype=np.int64) if examples.kinds is None else examples.kinds
+    return stratified(kinds, count, numpy_generator(seed, "samples"))
+
+
+def in_words(task: Task, tokenizer: Any, examples: Examples, index: int) -> tuple[str, str]:  # Any: of transformers
+    """What is asked in an example, and the right answer, without special tokens."""
+    opening, answer = (tokenizer.decode(ids, skip_special_tokens=True) for ids in task.asked(examples, index))
+    return opening, answer
 
 
 @dataclass(frozen=True)

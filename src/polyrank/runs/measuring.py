@@ -12,21 +12,19 @@ import torch
 
 from polyrank.config import Config, parse
 from polyrank.core.errors import ConfigError
-from polyrank.core.seeds import numpy_generator
 from polyrank.data.dataset import TextDataset
-from polyrank.data.sampling import stratified
 from polyrank.data.sources import read_one
 from polyrank.federation.loading import encode_set, end_for
 from polyrank.federation.population import load_data
 from polyrank.hf.resident import ResidentModel
 from polyrank.runs.agreement import differences
-from polyrank.runs.answers import Answer, answers
+from polyrank.runs.answers import Answer, answers, drawn, in_words
 from polyrank.runs.trained import Trained
 from polyrank.tasks import settled
 from polyrank.tasks.causal_lm.rouge import rouge_l, words
 from polyrank.tasks.registry import AUTO, options_of, recorded, writing_of
 from polyrank.tasks.task import Encoded, Task
-from polyrank.training.evaluate import by_kind
+from polyrank.training.evaluate import batches, by_kind
 
 log = logging.getLogger(__name__)
 
@@ -154,14 +152,11 @@ def replies(resident: ResidentModel, what: Asked, count: int, most: int) -> list
         most: tokens of an answer.
     """
     examples, task, tokenizer = what.encoded.examples, what.task, resident.base.tokenizer
-    kinds = np.zeros(len(examples), dtype=np.int64) if examples.kinds is None else examples.kinds
-    seed = what.config.federation.seed
-    chosen = np.sort(stratified(kinds, min(count, len(examples)), numpy_generator(seed, "samples")))
-    pairs = [task.asked(examples, int(i)) for i in chosen]
-    found = answers(resident, task, [opening.tolist() for opening, _ in pairs], most)
+    chosen = drawn(examples, count, what.config.federation.seed).tolist()
+    found = answers(resident, task, [task.asked(examples, i)[0].tolist() for i in chosen], most)
     made = []
-    for i, (opening, right), answer in zip(chosen, pairs, found, strict=True):
-        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (opening, right))
+    for i, answer in zip(chosen, found, strict=True):
+        prompt, reference = in_words(task, tokenizer, examples, i)
         score, exact = rouge_l(reference, answer.text), reference.strip() == answer.text.strip()
         made.append(Reply(what.dataset.row(int(what.encoded.kept[i])), prompt, reference, answer, score, exact))
     return made
@@ -193,13 +188,10 @@ def probabilities(resident: ResidentModel, what: Asked) -> np.ndarray:
     if not what.task.classifies:
         raise ConfigError(f"the task {what.config.task.name} gives no class to a text, so there are no probabilities")
     examples, size = what.encoded.examples, what.config.evaluation.batch_size
-    found = np.zeros((len(examples), 0))
-    order = np.argsort(-examples.lengths, kind="stable")
-    resident.model.eval()
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    rows, each = [], []
+    for chosen, batch in batches(resident, what.task, examples, size):
         with resident.computing():
-            own = what.task.probabilities(resident.model, what.task.collate([(examples, rows)], resident.device))
-        found = found if found.shape[1] else np.zeros((len(examples), own.shape[1]))
-        found[rows] = own.double().cpu().numpy()
+            each.append(what.task.probabilities(resident.model, batch).double().cpu().numpy())
+        rows.append(chosen)
+    found: np.ndarray = np.concatenate(each)[np.argsort(np.concatenate(rows))]
     return found

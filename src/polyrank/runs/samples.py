@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import RunFolderError
-from polyrank.core.seeds import numpy_generator
 from polyrank.core.state import ServerState
-from polyrank.data.sampling import stratified
 from polyrank.federation.evaluation import first_model
 from polyrank.federation.server import Server
-from polyrank.runs.answers import answers
+from polyrank.runs.answers import answers, drawn, in_words
 from polyrank.runs.folder import RunFolder
 from polyrank.tasks.task import Examples
 
@@ -55,14 +51,8 @@ def _before(server: Server, chosen: Examples, adapter: Adapter) -> list[dict[str
 
 def _asked(server: Server, chosen: Examples) -> list[dict[str, str]]:
     task, tokenizer = server.site.task, server.site.resident.base.tokenizer
-    pairs = [task.asked(chosen, i) for i in range(len(chosen))]
-    return [
-        {
-            "prompt": tokenizer.decode(opening, skip_special_tokens=True),
-            "reference": tokenizer.decode(answer, skip_special_tokens=True),
-        }
-        for opening, answer in pairs
-    ]
+    pairs = [in_words(task, tokenizer, chosen, i) for i in range(len(chosen))]
+    return [{"prompt": prompt, "reference": reference} for prompt, reference in pairs]
 
 
 def _kept(server: Server, chosen: Examples, folder: RunFolder) -> list[dict[str, str]]:
@@ -78,11 +68,9 @@ def _kept(server: Server, chosen: Examples, folder: RunFolder) -> list[dict[str,
 
 def _chosen(server: Server) -> Examples:
     """Test examples, of every kind where there are kinds; none where the task is not to write."""
-    site, count = server.site, server.config.evaluation.samples
-    if not site.task.writes:
-        count = 0
-    kinds = np.zeros(len(site.test), dtype=np.int64) if site.test.kinds is None else site.test.kinds
-    return site.test.subset(stratified(kinds, count, numpy_generator(server.config.federation.seed, "samples")))
+    site = server.site
+    count = server.config.evaluation.samples if site.task.writes else 0
+    return site.test.subset(drawn(site.test, count, server.config.federation.seed))
 
 
 def _written(server: Server, chosen: Examples, adapter: Adapter, base_change: Adapter | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.metric import BY_KIND
-from polyrank.tasks.task import Examples, Tally
+from polyrank.tasks.task import Batch, Examples, Tally
 
 
 @torch.inference_mode()
@@ -26,16 +26,24 @@ def evaluate(resident: ResidentModel, task: Task, examples: Examples, batch_size
         examples: at least one.
         batch_size: examples at a time.
     """
-    order = np.argsort(-examples.lengths, kind="stable")
-    resident.model.eval()
     found: Tally | None = None
-    for start in range(0, len(order), batch_size):
-        batch = task.collate([(examples, order[start : start + batch_size])], resident.device)
+    for _, batch in batches(resident, task, examples, batch_size):
         with resident.computing():
             own = task.scores(resident.model, batch)
         found = own if found is None else found + own
     assert found is not None
     return found
+
+
+def batches(
+    resident: ResidentModel, task: Task, examples: Examples, batch_size: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All examples, longest first, for a model in evaluation mode: indices of some, and the batch of them."""
+    order = np.argsort(-examples.lengths, kind="stable")
+    resident.model.eval()
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, task.collate([(examples, rows)], resident.device)
 
 
 def by_kind(
