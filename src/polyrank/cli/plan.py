@@ -14,9 +14,9 @@ from polyrank.core.errors import ConfigError
 from polyrank.core.text import read_size
 
 if TYPE_CHECKING:
-    from polyrank.federation.footprint import Footprint, Measured
-    from polyrank.federation.forecast import Forecast, Span
-    from polyrank.federation.outlook import Outlook
+    from polyrank.federation.planning.footprint import Footprint, Measured
+    from polyrank.federation.planning.forecast import Forecast, Span
+    from polyrank.federation.planning.outlook import Outlook
 
 
 def plan(  # noqa: PLR0917  # Typer's way to declare options
@@ -40,9 +40,9 @@ def plan(  # noqa: PLR0917  # Typer's way to declare options
     """Show parameters, bytes and memory for each rank, and in all, without loading weights."""
     budgets = _budgets(uplink or [], memory or [])
     from polyrank import config as configuration
-    from polyrank.federation import footprint
-    from polyrank.federation.forecast import forecast
-    from polyrank.federation.outlook import outlook
+    from polyrank.federation.planning import footprint
+    from polyrank.federation.planning.forecast import forecast
+    from polyrank.federation.planning.outlook import outlook
 
     ahead = outlook(configuration.load(config, overrides or []))
     found = forecast(ahead)
@@ -97,8 +97,8 @@ def _fitting(
     ahead: Outlook, found: Forecast, held: Footprint, seen: Measured | None, budgets: list[Budget]
 ) -> dict[str, Any]:  # Any: TOML values
     """The ``[ranks]`` of clients with these means."""
-    from polyrank.federation.fitting import rank_for_memory, rank_for_uplink, with_levels
-    from polyrank.federation.footprint import held_for
+    from polyrank.federation.planning.fitting import rank_for_memory, rank_for_uplink, with_levels
+    from polyrank.federation.planning.footprint import held_for
 
     base = held.base[seen.precision] if seen else min(held.base.values())
 

@@ -9,13 +9,13 @@ from polyrank import config as configuration
 from polyrank.aggregation import METHODS
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError, DataError, ModelError
-from polyrank.federation.forecast import Forecast, Span, forecast
-from polyrank.federation.outlook import outlook
+from polyrank.federation.planning.forecast import Forecast, Span, forecast
+from polyrank.federation.planning.outlook import outlook
 from polyrank.federation.round import cohort
 from polyrank.runs.runner import run
 from tests.conftest import Configure
 
-PLANNING = Path(__file__).parents[2] / "examples" / "planning"
+PLANNING = Path(__file__).parents[3] / "examples" / "planning"
 
 
 def ahead(config: Config) -> Forecast:

@@ -10,7 +10,7 @@ import numpy as np
 
 from polyrank.config import Config
 from polyrank.federation.loading import initial, load
-from polyrank.federation.outlook import Outlook
+from polyrank.federation.planning.outlook import Outlook
 from polyrank.federation.population import read
 from polyrank.federation.round import parts_of
 from polyrank.federation.site import Site

@@ -9,7 +9,7 @@ from polyrank.config import Config
 from polyrank.core.errors import ConfigError
 from polyrank.core.text import size
 from polyrank.federation import traffic
-from polyrank.federation.outlook import Outlook
+from polyrank.federation.planning.outlook import Outlook
 from polyrank.federation.round import nbytes
 
 

@@ -11,7 +11,7 @@ import torch
 from polyrank.aggregation import Parts
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.federation import traffic
-from polyrank.federation.outlook import Outlook
+from polyrank.federation.planning.outlook import Outlook
 from polyrank.federation.round import read_outs
 from polyrank.hf.skeleton import META
 from polyrank.training.work import Moved
