@@ -38,6 +38,7 @@ from polyrank.federation.population import digests_of
 from polyrank.federation.scoring import Known
 from polyrank.quickstart import config_path
 from polyrank.report.runs import read
+from polyrank.tasks.metric import TEST
 
 HERE = Path(__file__).parent
 
@@ -94,7 +95,8 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
             run = read(folder)
             archive.append(path, name, run)
             assert run.summary is not None
-            print(f"{name}: {run.summary['test/accuracy']:.3f}, {run.summary['seconds']:.0f} s", flush=True)
+            quality = run.summary[f"{TEST}{run.task.primary.name}"]
+            print(f"{name}: {quality:.4g}, {run.summary['seconds']:.0f} s", flush=True)
     return True
 
 

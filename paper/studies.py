@@ -72,14 +72,9 @@ TABLES: Mapping[str, Sequence[Study]] = {
     ],
     "generative": [
         Study("dolly", "dolly", EVERY),
-        Study(
-            "signatures",
-            "generative",
-            EVERY,
-            ("ranks.levels=[4, 8, 16, 32]", "ranks.by_name={}", "evaluation.samples=0"),
-        ),
+        Study("signatures", "generative", QUICKSTART, ("evaluation.samples=0",)),
     ],
-    "smollm2": [Study("dolly", "dolly", ("replication", "zero_padding", "flexlora"), ("training.lr=3e-4",))],
+    "smollm2": [Study("dolly", "dolly", ("replication", "zero_padding", "flexlora"), ("training.lr=3e-4",), (0,))],
     "when_quickstart": _when("quickstart", ()),
     "when_ag_news": _when("ag_news", (THREE_LAYERS,)),
     "gamma": [

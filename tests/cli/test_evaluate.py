@@ -85,7 +85,7 @@ def test_a_base_change_counts(polyrank: Polyrank, writing: Path, tmp_path: Path)
     assert found["loss"] != lines(tmp_path / "run")[0]["test/loss"]
 
 
-def test_other_data(polyrank: Polyrank, written: Path, tmp_path: Path):
+def test_other_data(polyrank: Polyrank, written: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """All rows of a file, under the run's columns; without the column of kinds in all only."""
     rows = writers.pairs(20)
     file = writers.write(tmp_path / "other.jsonl", rows)
@@ -114,6 +114,9 @@ def test_other_data(polyrank: Polyrank, written: Path, tmp_path: Path):
         "data.max_tokens=48",
     )
     assert two["test"] == one["test"]
+    texts = writers.write(tmp_path / "texts.jsonl", [{"text": row["completion"]} for row in rows])
+    assert told(polyrank, written, "--data", texts, "--set", "data.label=")["precision"] == "float32"
+    assert f"{texts} holds whole texts, which are measured as they stand" in caplog.text
     few = told(polyrank, written / "adapter", "--data", bare, "--set", "data.limit_test=5")
     assert few["examples"] == 5
 

@@ -81,6 +81,8 @@ def test_how_it_is_shown(polyrank: Polyrank, written: Path, asked: list[str], tm
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeff" + "\n\n".join(ASKED) + "\n", encoding="utf-8")
     assert answered(polyrank, written, "--file", file) == expected
+    blank = polyrank("generate", written, "--file", file, "--max-tokens", "1").err
+    assert f"2 of 5 lines of {file} are blank" in blank.replace("\n", "")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(ASKED).encode())))
     assert answered(polyrank, written, "--file", "-") == expected
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from polyrank.cli.inspect import describe_adapter, error_by_layer, owners_by_row
+from polyrank.cli.adapters import by_layer, describe_adapter
+from polyrank.cli.inspect import error_by_layer, owners_by_row
+from polyrank.config import ModelConfig
 from polyrank.core.adapter import Adapter, Factors
+from polyrank.hf.peft.folder import Target, write
 from tests.cli.conftest import Polyrank
 
 
@@ -111,3 +114,20 @@ def test_what_is_no_adapter_is_one_line(polyrank: Polyrank, made: str):
     assert result.code == 2
     assert len(result.err.strip().splitlines()) == 1
     assert made in result.err
+
+
+def test_many_modules_are_shown_in_groups(polyrank: Polyrank, tmp_path: Path):
+    """Of one last name and shape each, unless every one is asked for."""
+    factors = [Factors(torch.ones(1 + i % 2, 3), torch.ones(4, 1 + i % 2), 1.0 + i) for i in range(30)]
+    adapter = Adapter({f"layers.{i}.{'q' if i % 3 else 'v'}_proj": one for i, one in enumerate(factors)})
+    rows = {row["layer"]: row for row in by_layer(describe_adapter(adapter, lowest=1))}
+    assert {name: row["modules"] for name, row in rows.items()} == {"q_proj": 20, "v_proj": 10}
+    assert (rows["v_proj"]["rank"], rows["v_proj"]["scale"]) == ((1, 2), (1.0, 28.0))
+    assert sum(row["bytes"] for row in rows.values()) == adapter.nbytes
+    target = Target(ModelConfig(name="x"), (), "causal-lm")
+    write(tmp_path / "adapter", adapter, target)
+    few = polyrank("inspect", tmp_path / "adapter").out
+    assert "30 modules, least to highest; --modules shows each" in few
+    assert "layers.7.q_proj" not in few
+    assert "1 to 28" in few
+    assert "layers.7.q_proj" in polyrank("inspect", tmp_path / "adapter", "--modules").out

@@ -15,8 +15,6 @@ from tests.deployment.world import CLIENTS, SMALL, Federation, lines, running, s
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = "federation.rounds=3"
-
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
@@ -28,7 +26,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local") / "run"
-    run(configuration.load(None, [*SMALL, ROUNDS]), folder)
+    run(configuration.load(None, SMALL), folder)
     return folder
 
 
@@ -39,12 +37,12 @@ def in_the_second_round(federation: Federation, out: Path) -> None:
 
 def test_the_superlink_is_killed_and_the_run_goes_on(federation: Federation, expected: Path):
     """It is started again with its database: no reply is lost, and nobody notices."""
-    out, number = federation.begin("link", ROUNDS)
+    out, number = federation.begin("link")
     in_the_second_round(federation, out)
     federation.processes.kill(federation.deployment.link)
     federation.deployment.start_link()
     federation.ended(out)
-    assert [line["dropped"] for line in lines(out)] == [{}, {}, {}]
+    assert [line["dropped"] for line in lines(out)] == [{}, {}]
     same(state(expected), state(out))
     federation.wait(
         lambda: federation.deployment.status(number) == "finished:completed", 60, "the run is not said to be complete"
@@ -53,7 +51,7 @@ def test_the_superlink_is_killed_and_the_run_goes_on(federation: Federation, exp
 
 def test_the_serverapp_is_killed_and_its_run_resumed(federation: Federation, expected: Path):
     """The run has failed for Flower; a new one with resume=true goes on with the second round."""
-    out, number = federation.begin("app", ROUNDS)
+    out, number = federation.begin("app")
     in_the_second_round(federation, out)
     killed = running("flwr-serverapp")
     for process in killed:
@@ -67,7 +65,7 @@ def test_the_serverapp_is_killed_and_its_run_resumed(federation: Federation, exp
     assert len(lines(out)) == 1
     federation.begin("app", resume=True)
     federation.ended(out)
-    assert [line["round"] for line in lines(out)] == [1, 2, 3]
+    assert [line["round"] for line in lines(out)] == [1, 2]
     same(state(expected), state(out))
 
 

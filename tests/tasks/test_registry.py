@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import polyrank
-from polyrank.config import Config, TaskConfig
-from polyrank.core.errors import ConfigError
-from polyrank.tasks import TASKS, Task
+from polyrank.config import Config, DataConfig, TaskConfig
+from polyrank.core.errors import ConfigError, DataError
+from polyrank.federation import population
+from polyrank.tasks import TASKS, Task, settled
 from polyrank.tasks import task as named
 from polyrank.tasks.classification import Classification
 from polyrank.tasks.task import LOSS
+from tests import writers
 
 PACKAGE = Path(polyrank.__file__).parent
 
@@ -57,3 +60,32 @@ def test_training_knows_no_task():
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] != "tasks":
             assert "tasks.classification" not in path.read_text(encoding="utf-8"), path
+
+
+class TestWhatTheColumnsSay:
+    def of(self, folder: Path, row: dict[str, str], **data: object) -> str:
+        file = folder / "own.jsonl"
+        file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        return settled(Config(data=DataConfig(train=str(file), **data))).task.name  # type: ignore[arg-type]
+
+    def test_which_task_it_is(self, tmp_path: Path):
+        assert self.of(tmp_path, {"text": "a", "label": "b"}) == "classification"
+        assert self.of(tmp_path, {"text": "a", "source": "b"}) == "classification"
+        assert self.of(tmp_path, {"text": "a"}) == "causal-lm"
+        assert self.of(tmp_path, {"instruction": "a", "output": "b", "label": "c"}) == "causal-lm"
+        assert self.of(tmp_path, {"q": "a", "a": "b"}, prompt="q", completion="a") == "causal-lm"
+
+    def test_of_both_kinds(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+        row = {"text": "a", "label": "b", "prompt": "c", "completion": "d"}
+        assert self.of(tmp_path, row) == "classification"
+        assert "and of a model that writes (prompt): it is taken for the former" in caplog.text
+
+    def test_of_neither(self, tmp_path: Path):
+        with pytest.raises(DataError, match=r"columns found: 'q', 'a'\. Name those .*data\.prompt and data\.compl"):
+            self.of(tmp_path, {"q": "a", "a": "b"})
+
+    def test_of_the_other_kind(self, tmp_path: Path):
+        file = writers.write(tmp_path / "pairs.jsonl", writers.pairs(4))
+        config = Config(data=DataConfig(train=str(file)), task=TaskConfig(name="classification"))
+        with pytest.raises(DataError, match=r"no column 'text' to classify, but .*prompt.*task.name = 'causal-lm'"):
+            population.load_data(config)

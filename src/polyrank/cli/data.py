@@ -58,6 +58,7 @@ def describe(found: Overview) -> dict[str, Any]:  # Any: plain JSON values
             "examples": len(encoded.examples),
             "cut": len(encoded.cut),
             "left_out": {reason: len(rows) for reason, rows in encoded.left_out.items()},
+            "noted": {what: len(rows) for what, rows in encoded.noted.items()},
             **{
                 what.replace(" ", "_"): {title: int(np.percentile(values, at)) for title, at in PERCENTILES.items()}
                 for what, values in lengths(read, name).items()
@@ -107,6 +108,8 @@ def _print(found: Overview, described: Mapping[str, Any]) -> None:
         _say(f"  {one['examples']} examples, {one['cut']} of them cut" + ("" if one["left_out"] else ", none left out"))
         for reason, rows in one["left_out"].items():
             _say(f"  {rows} rows left out: {reason}")
+        for what, rows in one["noted"].items():
+            _say(f"  {rows} rows: {what}")
         if one["labels"]:
             what = "kinds" if learned else "labels"
             _say(f"  {what}: {_some([f'{label} {count}' for label, count in one['labels'].items()], LABELS)}")

@@ -68,9 +68,9 @@ def evaluate(  # noqa: PLR0917  # Typer's way to declare options
         check_free(predictions)
         if writes and not samples:
             raise ConfigError("--predictions of a model that writes are its answers; say how many: --samples N")
-    described: dict[str, Any] = {"model": found.words}
     chosen = _config(found, config, overrides or [])
     resident = found.resident()
+    described: dict[str, Any] = {"model": found.words, "precision": str(resident.dtype).removeprefix("torch.")}
     what = None
     if found.run or chosen or source or samples or not harness:  # else nothing but benchmarks was asked for
         from polyrank.runs.measuring import asked, measure
@@ -168,7 +168,7 @@ def _print(found: Trained, what: Asked | None, described: Mapping[str, Any]) -> 
         units = f", {described['trained_tokens']:,} trained tokens" if "trained_tokens" in described else ""
         notes = [f"{described['cut']} cut to {described['max_tokens']} tokens"] if described["cut"] else []
         notes += [f"{rows} left out: {reason}" for reason, rows in described["left_out"].items()]
-        about = "; ".join([f"{described['examples']} examples{units}", *notes])
+        about = "; ".join([f"{described['examples']} examples{units}", *notes, f"in {described['precision']}"])
         _say(f"{found.words} on {described['data']}: {about}")
     metrics = found.task.metrics
     if "test" in described:

@@ -87,7 +87,13 @@ def _read(file: Path) -> list[str]:
         text = decode(content)
     except (OSError, ValueError) as error:
         raise DataError(f"--file {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return [line for line in text.splitlines() if line.strip()]
+    found = text.splitlines()
+    said = [line for line in found if line.strip()]
+    if len(said) < len(found):
+        errors.print(
+            f"{len(found) - len(said)} of {len(found)} lines of {file} are blank, and no prompts", markup=False
+        )
+    return said
 
 
 def _described(answer: Answer) -> dict[str, Any]:  # Any: plain JSON values

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polyrank.cli.console import number, out, percent, print_json, size, table
+from polyrank.cli.adapters import MANY, describe_adapter, print_adapter
+from polyrank.cli.console import number, out, percent, print_json, table
 from polyrank.cli.options import Json
 from polyrank.core.errors import AdapterError
 from polyrank.core.text import one_line
 
 if TYPE_CHECKING:
-    from polyrank.core.adapter import Adapter
     from polyrank.core.state import ServerState
     from polyrank.runs.folder import RunFolder
     from polyrank.tasks import Task
@@ -30,6 +30,9 @@ def inspect(
             min=1, help="Rank whose share of the energy is shown; default: the lowest of any client or module."
         ),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--modules", help=f"Show each module by itself, also where there are more than {MANY}.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show ranks, scales, norms, spectrum and bytes of an adapter, and for a run also how it went."""
@@ -56,36 +59,7 @@ def inspect(
         return
     if described:
         _print_run(described, run.task())
-    _print_adapter(adapter, modules, lowest)
-
-
-def describe_adapter(adapter: Adapter, lowest: int) -> list[dict[str, Any]]:
-    """One row per module: shape, rank, scale, norm of the delta, spectrum, bytes.
-
-    ``energy_in_lowest`` is the share of the energy in the first ``lowest`` singular values; None for a delta of zero.
-    """
-    from polyrank.core import lowrank
-
-    rows: list[dict[str, Any]] = []
-    for name, factors in adapter.modules.items():
-        singular = lowrank.singular_values(factors.a, factors.b) * abs(factors.scale)
-        energy = singular.double().square()
-        total = float(energy.sum())
-        rows.append(
-            {
-                "module": name,
-                "d_out": factors.d_out,
-                "d_in": factors.d_in,
-                "rank": factors.rank,
-                "scale": factors.scale,
-                "norm": float(singular.norm()),
-                "effective_rank": lowrank.effective_rank(singular),
-                "energy_in_lowest": float(energy[:lowest].sum()) / total if total > 0 else None,
-                "singular_values": [float(value) for value in singular],
-                "bytes": factors.a.nbytes + factors.b.nbytes,
-            }
-        )
-    return rows
+    print_adapter(adapter, modules, lowest, every=every)
 
 
 def error_by_layer(by_module: Mapping[str, float | None]) -> list[dict[str, Any]]:
@@ -229,29 +203,3 @@ def _print_kinds(run: Mapping[str, Any], task: Task) -> None:
 
 def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first} to {last}"
-
-
-def _print_adapter(adapter: Adapter, modules: list[dict[str, Any]], lowest: int) -> None:
-    share = f"energy in rank {lowest}"
-    spectrum = ("effective rank", share, "largest singular values")
-    made = table(None, "module", "shape", "rank", "scale", "norm", *spectrum, "bytes")
-    for row in modules:
-        made.add_row(
-            row["module"],
-            f"{row['d_out']} x {row['d_in']}",
-            str(row["rank"]),
-            f"{row['scale']:g}",
-            f"{row['norm']:.4g}",
-            f"{row['effective_rank']:.1f}",
-            percent(row["energy_in_lowest"]),
-            " ".join(f"{value:.3g}" for value in row["singular_values"][:4]),
-            size(row["bytes"]),
-        )
-    out.print(made)
-    dense = sum(tensor.nbytes for tensor in adapter.dense.values())
-    per_rank = sum(row["d_out"] + row["d_in"] for row in modules)
-    out.print(
-        f"\n{adapter.parameters:,} LoRA parameters ({per_rank:,} per rank), "
-        f"{size(adapter.nbytes - dense)}; whole tensors: {', '.join(adapter.dense) or 'none'} ({size(dense)})",
-        markup=False,
-    )

@@ -193,6 +193,11 @@ def encode_set(
             "%d of %d rows of %s are left out: %s; the first: row %d",
             *(len(rows), len(dataset), dataset.where, reason, dataset.row(int(rows[0]))),
         )
+    for what, rows in found.noted.items():
+        log.warning(
+            "%d of %d rows of %s: %s; the first: row %d",
+            *(len(rows), len(dataset), dataset.where, what, dataset.row(int(rows[0]))),
+        )
     if len(found.examples) == 0:
         why = ", ".join(found.left_out) or "there are none"
         raise DataError(f"{dataset.where}: no row is left as an example: {why}")

@@ -21,6 +21,7 @@ from polyrank.runs.agreement import differences
 from polyrank.runs.answers import Answer, answers, drawn, in_words
 from polyrank.runs.trained import Trained
 from polyrank.tasks import settled
+from polyrank.tasks.causal_lm.prompts import NONE
 from polyrank.tasks.causal_lm.rouge import rouge_l, words
 from polyrank.tasks.registry import AUTO, options_of, recorded, writing_of
 from polyrank.tasks.task import Encoded, Task
@@ -71,6 +72,11 @@ def asked(found: Trained, config: Config | None, source: str | None, tokenizer: 
         task = replace(task, **{name: config.data.template for name in options_of(task) if name == "template"})
     chosen = recorded(settled(chosen), task)
     dataset = _read(found, chosen, task, source, original=config is None and own is not None)
+    if not dataset.turns and task.writes and chosen.data.template not in (NONE, AUTO):
+        log.warning(
+            "%s holds whole texts, which are measured as they stand: the model learned to answer under a template (%s)",
+            *(dataset.where, chosen.data.template),
+        )
     labelled = dataset.labels is not None or not task.labelled
     if not labelled:  # a place for each, so that the texts can be encoded
         dataset = replace(dataset, labels=np.zeros(len(dataset), dtype=np.int64), label_names=found.target.labels)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
 from polyrank.config import Config, DataConfig, parse
+from polyrank.core.errors import DataError
 from polyrank.core.registry import Registry
 from polyrank.data.sources import columns_of
 from polyrank.data.sources.formats import Format, Writing
 from polyrank.tasks.causal_lm import CausalLM
 from polyrank.tasks.classification import Classification
 from polyrank.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 TASKS: Registry[Task] = Registry("task", {"classification": Classification, "causal-lm": CausalLM})
 AUTO = "auto"
@@ -67,10 +71,24 @@ def _of_the_data(config: Config) -> str:
         return "causal-lm"
     columns = columns_of(data.train, quoting=data.quoting)
     texts = {data.text} if isinstance(data.text, str) else set(data.text)
+    forms = writing.possible(columns)
     if texts <= set(columns) and data.label in columns:
+        if others := [form for form in forms if form != "text"]:
+            log.warning(
+                "%s has columns of a classifier (%s, %s) and of a model that writes (%s): it is taken for the former; "
+                "task.name = 'causal-lm' takes it for the latter",
+                *(data.train, ", ".join(sorted(texts)), data.label, " or ".join(others)),
+            )
         return "classification"
-    form = writing.found(columns)
-    return "causal-lm" if form and (form != "text" or _nothing_but(texts, columns, data)) else "classification"
+    if forms:
+        return "causal-lm" if forms[0] != "text" or _nothing_but(texts, columns, data) else "classification"
+    if not {"text", "label"} & data.model_fields_set and data.label not in columns and not texts & set(columns):
+        found = ", ".join(repr(column[:40]) for column in columns)
+        raise DataError(
+            f"{data.train} does not say what is learned of it; columns found: {found}. Name those of a classifier "
+            "(data.text, data.label), or those of a model that writes (data.prompt and data.completion, data.messages)"
+        )
+    return "classification"
 
 
 def _nothing_but(texts: Collection[str], columns: Collection[str], data: DataConfig) -> bool:

@@ -77,12 +77,14 @@ class Encoded:
         kept: the rows' indices in the data set, ``(len(examples),)``, ascending.
         cut: indices of those of them that lost a part of their text to the limit.
         left_out: reason -> indices of the rows that are no examples.
+        noted: what is likely not meant -> indices of the rows that are kept, of which it is so.
     """
 
     examples: Examples
     kept: np.ndarray
     cut: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+    noted: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

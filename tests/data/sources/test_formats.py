@@ -55,3 +55,17 @@ def test_what_cannot_be_learned_is_named(columns: dict[str, list[object]], said:
 def test_a_column_is_not_question_and_answer_at_once():
     with pytest.raises(DataError, match="'completion' is both prompt and completion"):
         written(Table("x.jsonl", {"prompt": ["a"], "completion": ["b"]}), Writing(prompt="completion"))
+
+
+def test_several_formats_are_said(caplog: pytest.LogCaptureFixture):
+    """The first of them is read, unless another one is named; a format or a column that is named is the only one."""
+    table = Table("x.jsonl", {"instruction": ["Hi"], "output": ["Hello"], "text": ["Hi Hello"], "messages": [OPENAI]})
+    assert written(table, Writing()).form == "messages"
+    assert [record.getMessage() for record in caplog.records] == [
+        "x.jsonl has columns of several formats and is read as messages, not as prompt or text; data.format says which "
+        "one is meant"
+    ]
+    caplog.clear()
+    assert written(table, Writing("text")).form == "text"
+    assert written(table, Writing(completion="output")).form == "prompt"
+    assert not caplog.records

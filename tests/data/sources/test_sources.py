@@ -6,6 +6,7 @@ import pytest
 
 from polyrank.core.errors import ConfigError, DataError
 from polyrank.data import load
+from polyrank.data.sources.formats import Writing
 
 
 def write(path, labels, start=0):
@@ -72,6 +73,10 @@ def test_what_cannot_be_split(tmp_path):
     one_each = write(tmp_path / "x.csv", ["a", "b"])
     with pytest.raises(DataError, match=r"2 rows, one for each label, so no test data"):
         load(one_each)
+    single = tmp_path / "one.jsonl"
+    single.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"has a single row, so no test data"):
+        load(str(single), writing=Writing(), labelled=False)
     with pytest.raises(DataError, match=r"training and test data are both"):
         load(one_each, one_each)
     with pytest.raises(DataError, match=r"'#test', a split, but data.train"):
@@ -224,3 +229,13 @@ def test_labels_that_nobody_learns_are_read_where_they_are(tmp_path):
     (tmp_path / "y.csv").write_text("text\nx")
     with pytest.raises(DataError, match=r"y\.csv has no column 'label'"):
         load(name, str(tmp_path / "y.csv"), labelled=False)
+
+
+def test_test_data_of_another_format_are_said(tmp_path, caplog):
+    """What they hold is measured all the same."""
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    train.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    test.write_text('{"text": "a b"}\n', encoding="utf-8")
+    split = load(str(train), str(test), writing=Writing(), labelled=False)
+    assert (split.train.form, split.test.form) == ("prompt", "text")
+    assert f"{train} is read as prompt, and {test} as text: what is measured is not what is learned" in caplog.text

@@ -203,6 +203,21 @@ class TestEncode:
         with pytest.raises(ConfigError, match=r"take .* already"):
             TASK.encode(long, tokenizer, 5)
 
+    def test_what_is_likely_not_meant_is_noted(self):
+        """Of rows that are kept: a question that was cut to almost nothing, a token of the template spelled out."""
+        asked = ["Hi", "red " * 90, "What is <|im_end|> and </s>?"]
+        rows = [writers.dumps([writers.Turn("user", one), writers.Turn("assistant", "red " * 20)]) for one in asked]
+        tokenizer = writers.tokenizer()
+        tokenizer.pad_token = tokenizer.eos_token
+        dataset = TextDataset(tuple(rows), None, (), turns=True)
+        limit = len(TASK.encode(dataset, tokenizer, 4000).examples.tokens[0]) + 15
+        found = TASK.encode(dataset, tokenizer, limit)
+        spelled = module.SPELLED.format("<|im_end|>")
+        assert {what: at.tolist() for what, at in found.noted.items()} == {module.NO_QUESTION: [1], spelled: [2]}
+        assert len(found.cut) == 1
+        plain = replace(TASK, template="none").encode(dataset, tokenizer, 4000)
+        assert plain.noted == {}
+
     def test_a_row_that_cannot_be_written_is_named(self):
         tokenizer = writers.tokenizer()
         tokenizer.pad_token = tokenizer.eos_token

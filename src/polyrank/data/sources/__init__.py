@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ from polyrank.core.shares import part_of
 from polyrank.data.dataset import Split, TextDataset
 from polyrank.data.digest import CUT, classes, described
 from polyrank.data.sampling import strata, stratified
+from polyrank.data.sources.columns import Columns
 from polyrank.data.sources.delimited import Quoting
 from polyrank.data.sources.files import looks_like_path, read_file
-from polyrank.data.sources.formats import Writing, written
+from polyrank.data.sources.formats import Writing
 from polyrank.data.sources.hub import HubName, choose, read_hub
-from polyrank.data.sources.tables import Examples, Table, alike, examples, whole_texts
+from polyrank.data.sources.tables import Table, alike
 
 log = logging.getLogger(__name__)
 
@@ -27,32 +27,6 @@ EMBEDDED = ("stdlib-docs", "stdlib-signatures")
 """Data sets that are made of the standard library's text: to classify, and for models that write."""
 UNNAMED = "label"
 """The column of labels where nobody named one: data that need none may lack it."""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What of a table is read, and how: names of the columns, quoting of text files."""
-
-    text: str | Sequence[str]
-    label: str
-    quoting: Quoting
-    writing: Writing | None
-
-    @property
-    def shown(self) -> str:
-        """The columns in a message."""
-        if self.writing is not None:
-            return "prompt and completion, messages, or text"
-        return f"{self.text if isinstance(self.text, str) else ' and '.join(self.text)} and {self.label}"
-
-    def examples(self, table: Table, kinds: str | None, extra: Sequence[str]) -> Examples:
-        """The table's rows, with labels from the column ``kinds``, if any."""
-        if self.writing is None:
-            names = (self.text,) if isinstance(self.text, str) else tuple(self.text)
-            return replace(examples(table, whole_texts(table, self.text), kinds, extra), form="text", read=names)
-        found = written(table, self.writing)
-        rows = examples(table, found.texts, kinds, extra, turns=found.turns)
-        return replace(rows, form=found.form, read=found.read)
 
 
 def load(
@@ -102,7 +76,7 @@ def load(
     """
     fewest = 2 if labelled else 1
     _check(test_share, limit_train, limit_test, labels, fewest)
-    columns = _Columns(text, label, quoting, writing)
+    columns = Columns(text, label, quoting, writing)
     train_table, test_table = _tables(train, test, columns)
     if test_table is not None and (test_table.where == train_table.where or _same_file(train, test)):
         raise DataError(
@@ -129,6 +103,12 @@ def load(
         testing = columns.examples(test_table, kinds, present)
         test_set = testing.encode(names)
         digests |= described("test", testing)
+        if testing.form != training.form:
+            log.warning(
+                "%s is read as %s, and %s as %s: what is measured is not what is learned; data.format and the names of "
+                "columns hold for both",
+                *(training.where, training.form, testing.where, testing.form),
+            )
         read[test_table.where] = len(test_set)
         if set(test_set.texts) <= set(train_set.texts):
             log.warning(
@@ -174,7 +154,7 @@ def read_one(
     Raises:
         DataError: as `load`.
     """
-    columns = _Columns(text, label, quoting, writing)
+    columns = Columns(text, label, quoting, writing)
     table = _test_table(source, columns)
     kinds = label if label in table.columns or label not in ("", UNNAMED) else None
     found = columns.examples(table, kinds, [column for column in extra_columns if column in table.columns])
@@ -231,7 +211,7 @@ def _same_file(train: str, test: str | None) -> bool:
     return ours.is_file() and theirs.is_file() and ours.samefile(theirs)
 
 
-def _tables(train: str, test: str | None, columns: _Columns) -> tuple[Table, Table | None]:
+def _tables(train: str, test: str | None, columns: Columns) -> tuple[Table, Table | None]:
     """The table of `train`, and that of `test`; None where the test data are to be cut from the training data."""
     if train in EMBEDDED or looks_like_path(train):
         train_table = _embedded(train, 0) if train in EMBEDDED else _file(train, columns)
@@ -255,7 +235,7 @@ def _tables(train: str, test: str | None, columns: _Columns) -> tuple[Table, Tab
     return train_table, _test_table(test, columns)
 
 
-def _test_table(test: str, columns: _Columns) -> Table:
+def _test_table(test: str, columns: Columns) -> Table:
     if test in EMBEDDED:
         return _embedded(test, 1)
     if looks_like_path(test):
@@ -264,7 +244,7 @@ def _test_table(test: str, columns: _Columns) -> Table:
     return choose(read_hub(name, columns.shown), (name.split,) if name.split else ("test", "validation"), name)
 
 
-def _file(name: str, columns: _Columns) -> Table:
+def _file(name: str, columns: Columns) -> Table:
     return read_file(name, quoting=columns.quoting, label=columns.label)
 
 
@@ -279,9 +259,9 @@ def _split(dataset: TextDataset, share: float, seed: int, where: str) -> tuple[T
     size = max(part_of(len(dataset), share), 1)
     test = stratified(strata(dataset), size, numpy_generator(seed, "data", "test split"), keep=1)
     if len(test) == 0:
+        rows = "a single row" if len(dataset) == 1 else f"{len(dataset)} rows, one for each label"
         raise DataError(
-            f"{where} has {len(dataset)} rows, one for each label, so no test data can be cut from it: "
-            "add rows, or name test data with data.test"
+            f"{where} has {rows}, so no test data can be cut from it: add rows, or name test data with data.test"
         )
     mask = np.ones(len(dataset), dtype=bool)
     mask[test] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,8 @@ from typing import Literal, NamedTuple
 from polyrank.core.errors import DataError
 from polyrank.data.sources.tables import Table, refuse, whole
 from polyrank.data.turns import ASSISTANT, Turn, dumps
+
+log = logging.getLogger(__name__)
 
 Format = Literal["text", "prompt", "messages", "conversations"]
 
@@ -63,18 +66,28 @@ class Writing:
         >>> Writing().found(["conversations", "id"]), Writing().found(["text", "label"]), Writing().found(["label"])
         ('conversations', 'text', None)
         """
+        return next(iter(self.possible(columns)), None)
+
+    def possible(self, columns: Collection[str]) -> tuple[Format, ...]:
+        """What the columns could be read as, the first one first; only what was asked for, where something was.
+
+        >>> Writing().possible(["instruction", "output", "text"])
+        ('prompt', 'text')
+        """
         if self.format is not None:
-            return self.format
-        if self.messages is not None or "messages" in columns:
-            return "messages"
-        if "conversations" in columns:
-            return "conversations"
+            return (self.format,)
+        if self.messages is not None:
+            return ("messages",)
         if self.prompt is not None or self.completion is not None:
-            return "prompt"
-        if self.prompts(columns) and self.completions(columns):
-            return "prompt"
+            return ("prompt",)
         named = [self.text] if isinstance(self.text, str) else list(self.text)
-        return "text" if set(named) <= set(columns) else None
+        found: dict[Format, bool] = {
+            "messages": "messages" in columns,
+            "conversations": "conversations" in columns,
+            "prompt": bool(self.prompts(columns) and self.completions(columns)),
+            "text": set(named) <= set(columns),
+        }
+        return tuple(form for form, there in found.items() if there)
 
 
 class Written(NamedTuple):
@@ -107,6 +120,13 @@ def written(table: Table, how: Writing) -> Written:
             f"{table.where} has no columns that a model could learn to write from; columns found: {found} (expected "
             "text, prompt and completion, messages or conversations: name them with data.prompt and data.completion, "
             "data.messages or data.text)"
+        )
+    if others := how.possible(table.columns)[1:]:
+        log.warning(
+            "%s has columns of several formats and is read as %s, not as %s; data.format says which one is meant",
+            table.where,
+            form,
+            " or ".join(others),
         )
     if form == "text":
         names = (how.text,) if isinstance(how.text, str) else tuple(how.text)
@@ -141,7 +161,7 @@ def _joined(table: Table, names: str | Sequence[str], setting: str, what: str, b
         wrong = [i for i, value in enumerate(part) if not (value is None or isinstance(value, str))]
         kind = type(part[wrong[0]]).__name__ if wrong else ""
         found = f"{_with_article(what)} in {shown} that is {_with_article(kind)}, not a string"
-        refuse(wrong, table.where, found, f"set {setting}")
+        refuse(wrong, table.where, found, f"write these as strings, or name another column with {setting}")
     joined = [
         between.join(value for value in row if isinstance(value, str) and value.strip())
         for row in zip(*parts, strict=True)

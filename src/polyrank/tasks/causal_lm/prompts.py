@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,22 @@ class Prompts:
 
     def _is_special(self, token: int) -> bool:
         return token in self._specials
+
+    def spelled(self, turns: Sequence[Turn]) -> str | None:
+        """A special token that somebody says in so many letters, if any: under a chat template it becomes the token.
+
+        In texts that are written as they stand such tokens are meant to be there.
+        """
+        if not self.chat or (found := self._spellings.search("\n".join(turn.content for turn in turns))) is None:
+            return None
+        return found.group()
+
+    @cached_property
+    def _spellings(self) -> re.Pattern[str]:
+        texts = sorted(
+            filter(None, self.tokenizer.convert_ids_to_tokens(sorted(self._specials))), key=len, reverse=True
+        )
+        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     @cached_property
     def _specials(self) -> frozenset[int]:

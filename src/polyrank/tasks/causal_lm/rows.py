@@ -24,11 +24,13 @@ class Row:
         ids: int64, ``(tokens,)``.
         trained: bool, ``(tokens,)``: which of them are learned; never the first, which nothing comes before.
         cut: whether something of it was left out.
+        asked: how much of the last question's text is left, 0 to 1.
     """
 
     ids: np.ndarray
     trained: np.ndarray
     cut: bool = False
+    asked: float = 1.0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,7 +65,10 @@ def answered(prompts: Prompts, turns: Sequence[Turn], limit: int) -> Row | None:
         while len(row) > limit and (right := _right_of(prompts, kept[at].content, len(row) - limit)):
             kept[at] = Turn(kept[at].role, right)
             row = written(prompts, kept)
-    return replace(row, cut=True) if len(row) <= limit else _without_template(prompts, row, limit)
+    if len(row) > limit:
+        return _without_template(prompts, row, limit)
+    asked = len(kept[-2].content) / len(turns[-2].content) if len(turns) > 1 else 1.0
+    return replace(row, cut=True, asked=asked)
 
 
 def _without_template(prompts: Prompts, row: Row, limit: int) -> Row | None:
@@ -74,7 +79,7 @@ def _without_template(prompts: Prompts, row: Row, limit: int) -> Row | None:
     if room + len(begin) < 1:
         return None
     ids = [*begin, *row.ids[start - room : start].tolist(), *row.ids[start:].tolist()]
-    return replace(_row(ids, [(len(begin) + room, len(ids))]), cut=True)
+    return replace(_row(ids, [(len(begin) + room, len(ids))]), cut=True, asked=0.0)
 
 
 def _right_of(prompts: Prompts, text: str, tokens: int) -> str:
@@ -102,8 +107,9 @@ def _plain(prompts: Prompts, turns: Sequence[Turn]) -> Row:
     """Prompt and completion as they stand, or the prompt in its place in a text; then the end token."""
     if sum(turn.role == ASSISTANT for turn in turns) > 1:
         raise DataError(
-            "it has several answers, and only a chat template says how turns are written: take a model whose tokenizer "
-            "has one, as instruct models have, and data.template = 'chat'"
+            "it has several answers, and only a chat template says how turns are written: give it rows of one question "
+            "and one answer, or train a model whose tokenizer has one, as instruct models have, with data.template = "
+            "'chat'"
         )
     opening, answer = prompts.opening(turns[:-1]), prompts.ids(turns[-1].content)
     if answer[-1:] != [prompts.stop]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +23,14 @@ if TYPE_CHECKING:  # as in `polyrank.tasks.task`
     import torch
     from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
+
 TOO_LONG = "the answer is longer than data.max_tokens"
 """Why a row is left out: what is learned of it does not fit, with the template around it."""
+NO_QUESTION = "next to nothing of the question is left beside the answer; data.max_tokens gives room"
+"""Noted where less than `LEAST_ASKED` of its text is."""
+LEAST_ASKED = 0.1
+SPELLED = "{} is spelled out in the text and read as that token of the chat template; mend it if that is not meant"
 NOT_TRAINED = -100
 """In a batch's targets, where nothing is learned; as transformers has it."""
 TOKENS_AT_A_TIME, LOGITS_AT_A_TIME = 2**13, 2**26
@@ -95,7 +102,7 @@ class CausalLM(Task):
         examples = Examples(tuple(row.ids for row in found), targets, tokenizer.pad_token_id, kinds)
         lost = np.setdiff1d(np.arange(len(rows)), kept)
         cut = kept[np.fromiter((row.cut for row in found), dtype=bool, count=len(found))]
-        return Encoded(examples, kept, cut, {TOO_LONG: lost} if len(lost) else {})
+        return Encoded(examples, kept, cut, {TOO_LONG: lost} if len(lost) else {}, _noted(dataset, prompts, rows))
 
     def _row(self, dataset: TextDataset, prompts: Prompts, index: int, limit: int) -> Row | None:
         text = dataset.texts[index]
@@ -150,7 +157,10 @@ class CausalLM(Task):
 
     def opening(self, tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
         """The conversation up to where the model begins to speak, under the template."""
-        return prompts_for(tokenizer, self.template).opening(turns)
+        prompts = prompts_for(tokenizer, self.template)
+        if spelled := prompts.spelled(turns):
+            log.warning("a prompt spells out %s, a token of the chat template, and is read as that token", spelled)
+        return prompts.opening(turns)
 
     def frame(self, tokenizer: Any) -> Mapping[str, str]:
         """The template, the token that a text begins with, and the one that ends an answer."""
@@ -208,6 +218,21 @@ class CausalLM(Task):
     def baseline(self, of: str) -> str:
         """The unigram of those answers."""
         return f"unigram of the {of} answers"
+
+
+def _noted(dataset: TextDataset, prompts: Prompts, rows: Sequence[Row | None]) -> dict[str, np.ndarray]:
+    """What of the rows that are kept is likely not meant, as `Encoded` has it."""
+    if not dataset.turns:
+        return {}
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row is None:
+            continue
+        if row.asked < LEAST_ASKED:
+            found.setdefault(NO_QUESTION, []).append(i)
+        if spelled := prompts.spelled(loads(dataset.texts[i])):
+            found.setdefault(SPELLED.format(spelled), []).append(i)
+    return {what: np.asarray(at, dtype=np.int64) for what, at in found.items()}
 
 
 def _around(prompts: Prompts, dataset: TextDataset) -> int:
