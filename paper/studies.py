@@ -74,7 +74,15 @@ TABLES: Mapping[str, Sequence[Study]] = {
         Study("dolly", "dolly", EVERY),
         Study("signatures", "generative", QUICKSTART, ("evaluation.samples=0",)),
     ],
-    "smollm2": [Study("dolly", "dolly", ("replication", "zero_padding", "flexlora"), ("training.lr=3e-4",), (0,))],
+    "smollm2": [
+        Study(
+            "dolly",
+            "dolly",
+            ("replication", "zero_padding", "flexlora"),
+            ("training.lr=3e-4", "federation.rounds=5", "data.size=30"),
+            (0,),
+        )
+    ],
     "when_quickstart": _when("quickstart", ()),
     "when_ag_news": _when("ag_news", (THREE_LAYERS,)),
     "gamma": [
