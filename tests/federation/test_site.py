@@ -15,7 +15,7 @@ from polyrank.federation.loading import participant
 from polyrank.federation.participant import OF_THE_BASE, Facts
 from polyrank.federation.site import Site
 from polyrank.training.work import Work
-from tests import models
+from tests import models, writers
 from tests.conftest import Configure
 
 FEW = ("data.limit_train=100", "data.limit_test=20", "training.precision=float32", "training.attention=eager")
@@ -82,9 +82,24 @@ def test_a_model_without_such_layers_is_refused_before_anything_is_trained(confi
 def test_facts_are_counts_names_shapes_and_digests(several: Site):
     facts = several.facts("client-00")
     counts = several.examples["client-00"].kind_counts(2)
-    digests = {name: several.digests[name] for name in OF_THE_BASE}
+    digests = {name: several.digests[name] for name in OF_THE_BASE if name in several.digests}
+    assert len(digests) == 2
     assert facts == Facts(32, tuple(counts), several.resident.shapes, ("fruit", "pets"), digests, "Classification()")
     assert sum(counts) == 32
+
+
+def test_a_model_that_writes_tells_its_template_too(tmp_path: Path):
+    """What is trained depends on it; two that differ in nothing else are told apart."""
+    told = {}
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        study = writers.study(tmp_path / name)
+        if name == "theirs":
+            template = tmp_path / name / "llama" / "chat_template.jinja"
+            template.write_text(template.read_text(encoding="utf-8") + "{# theirs #}", encoding="utf-8")
+        told[name] = participant(configuration.load(study / "study.toml")).facts("site-0").base
+    assert told["ours"].keys() == set(OF_THE_BASE)
+    assert [name for name, value in told["ours"].items() if told["theirs"][name] != value] == ["chat template"]
 
 
 def test_with_several_clients_the_name_picks_one(several: Site):

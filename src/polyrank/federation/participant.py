@@ -8,7 +8,7 @@ from typing import Protocol
 
 from polyrank.training.work import Count, Outcome, Work
 
-OF_THE_BASE = ("model's weights", "vocabulary")
+OF_THE_BASE = ("model's weights", "vocabulary", "chat template")
 """Digests (`polyrank.hf.digest`) by which two sides know whether they hold the same base."""
 
 
