@@ -98,6 +98,20 @@ def test_one_begin_token():
     assert written(prompts_for(writers.tokenizer(begins=False), "none"), [ASKED, TOLD]).ids.tolist().count(0) == 0
 
 
+def test_an_answer_begins_where_the_model_will_be_asked():
+    """Also where what comes before it and its first letters would be one token: there the two are encoded apart."""
+    tokenizer = writers.tokenizer(begins=False)
+    assert tokenizer.tokenize("colour") != [*tokenizer.tokenize("colo"), *tokenizer.tokenize("ur")]
+    tokenizer.chat_template = writers.CHAT.replace("assistant\n", "assistant\ncolo").replace(
+        "{{ m['content'] }}", "{{ ('colo' if m['role'] == 'assistant' else '') + m['content'] }}"
+    )
+    prompts = prompts_for(tokenizer, "chat")
+    turns = [ASKED, Turn("assistant", "urful")]
+    row = written(prompts, turns)
+    assert spoken(tokenizer, row) == ["urful<|im_end|>"]
+    assert row.ids[: int(row.trained.argmax())].tolist() == prompts.opening(turns[:1])
+
+
 def test_plain_templates():
     tokenizer = writers.tokenizer(begins=False)
     row = written(prompts_for(tokenizer, "none"), [ASKED, TOLD])

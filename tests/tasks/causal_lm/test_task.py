@@ -256,6 +256,30 @@ def test_what_was_learned_by_heart_is_written_again(checkpoints):
     assert sum(ids == answer.tolist() for ids, (_, answer) in zip(found, pairs, strict=True)) >= 7
 
 
+def test_where_answers_stop(checkpoints):
+    """At the template's end of a turn, at the tokenizer's end token, and wherever the checkpoint says."""
+    model = writers.resident(checkpoints("llama"))
+    tokenizer = model.base.tokenizer
+    end, turn = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.model.generation_config.eos_token_id = [end, 7]
+    assert replace(TASK, template="chat").stops(tokenizer, model.model) == {turn, end, 7}
+    assert replace(TASK, template="none").stops(tokenizer, model.model) == {end, 7}
+
+
+def test_what_a_checkpoint_says_of_sampling_plays_no_part(checkpoints):
+    """Nor do its penalties and lengths; they are there again afterwards."""
+    model = installed(checkpoints("llama"))
+    opening = TASK.asked(writers.examples(model, 1), 0)[0].tolist()
+    asked = {"stops": TASK.stops(model.base.tokenizer, model.model), "pad": 1, "most": 12}
+    expected = write(model.model, [opening], **asked)
+    own = model.model.generation_config
+    own.update(repetition_penalty=9.0, no_repeat_ngram_size=1, min_new_tokens=30, do_sample=True, temperature=9.0)
+    own.update(suppress_tokens=expected[0][:1])
+    assert write(model.model, [opening], **asked) == expected
+    assert model.model.generation_config is own
+    assert own.repetition_penalty == 9.0
+
+
 def test_an_unequal_batch_writes_what_one_by_one_writes(checkpoints):
     for architecture in ("llama", "gpt2", "gemma3_text"):
         model = installed(checkpoints(architecture))
