@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from polyrank.core.threads import settle
+
 if TYPE_CHECKING:
     from polyrank.aggregation import METHODS
     from polyrank.aggregation import build as method
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from polyrank.merging.merge import merge
     from polyrank.runs.listener import Listener
     from polyrank.runs.runner import run
+
+settle()  # before torch is loaded
 
 __version__ = metadata.version("polyrank")
 

@@ -37,13 +37,15 @@ def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
     import torch
 
+    from polyrank.core.threads import allowed, settle
     from polyrank.runs.machine import about_this_machine
 
     about = about_this_machine()
     rates = {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
     return {
         "python": about["python"],
-        "cores": f"{about['cores']}, torch uses {about['threads']} threads",
+        "cores": f"{about['cores']}, of which {allowed()} are ours; torch uses {about['threads']} threads",
+        "threads wait": settle(),
         "memory": _memory(),
         "free disk here": size(shutil.disk_usage(Path.cwd()).free),
         "GPU": about["gpu"] or "none",

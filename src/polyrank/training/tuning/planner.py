@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from polyrank.config import TrainingConfig
+from polyrank.core.threads import allowed
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
@@ -115,7 +116,7 @@ def _choose(reference: Sequential, batched: Batched | None, works: Sequence[Work
         width = options.clients_per_pass if batched is not None and options.clients_per_pass != "auto" else 1
         return Plan("sequential" if batched is None else "batched", width, wanted)
     widest = len(works) if batched is None else _most_that_fit(batched, works[0])
-    cores = torch.get_num_threads()
+    cores = min(torch.get_num_threads(), allowed())
     workers = wanted or 1
     sharing = -(-workers // torch.cuda.device_count()) if resident.device.type == "cuda" else workers
     with _threads(max(cores // workers, 1)):

@@ -1,0 +1,74 @@
+"""How many threads compute, and how they wait for one another; settled before torch is loaded, which reads it once.
+
+Threads that spin while they wait take the cores of whoever else computes on the machine: beside one busy process on two
+cores a round took five to ten times as long, and on a quiet machine waiting passively costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+WAIT, COUNT = "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
+"""Environment variables of OpenMP, which torch's threads are of; what a user sets in them stays."""
+ROOT = Path("/")
+V1 = Path("sys/fs/cgroup/cpu")
+
+
+@lru_cache(maxsize=1)
+def settle() -> str:
+    """Let threads wait passively, and be no more than this process may use; in words, what holds.
+
+    Both are in the environment, so that processes which this one starts have them too. Called by ``import polyrank``;
+    where torch was loaded before, it is too late for this process.
+    """
+    found = os.environ.get(WAIT)
+    late = "torch" in sys.modules
+    os.environ.setdefault(WAIT, "PASSIVE")
+    if not late and allowed() < affinity():
+        os.environ.setdefault(COUNT, str(allowed()))
+    if found is not None:
+        return f"{found.lower()}, by {WAIT}"
+    if late:
+        return f"as torch has it, which was loaded before polyrank: import polyrank first, or set {WAIT}=PASSIVE"
+    return "passive"
+
+
+def allowed() -> int:
+    """How many cores this process may keep busy: those it may run on, and no more than its control group's quota."""
+    return max(min([affinity(), *(math.ceil(quota) for quota in _quotas(ROOT))]), 1)
+
+
+def affinity() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that the process's control group and those above it are given, where they are limited."""
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        for path in (PurePosixPath(name), *PurePosixPath(name).parents):
+            own = str(path).lstrip("/")
+            if not controllers:  # version 2; at the top there is no such file
+                quota, _, period = _text(root / "sys/fs/cgroup" / own / "cpu.max").partition(" ")
+            elif "cpu" in controllers.split(","):
+                quota = _text(root / V1 / own / "cpu.cfs_quota_us")
+                period = _text(root / V1 / own / "cpu.cfs_period_us")
+            else:
+                continue
+            if quota.strip().isdigit() and period.strip().isdigit() and int(period):  # "max" and -1 are no limit
+                yield int(quota) / int(period)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""

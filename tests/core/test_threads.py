@@ -1,0 +1,89 @@
+"""Threads: what holds is settled before torch is loaded, in this process and in those that it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polyrank.core import threads
+
+
+def told(code: str, **environment: str) -> list[str]:
+    """What a new interpreter prints, with nothing settled but what is given."""
+    clean = {name: value for name, value in os.environ.items() if name not in (threads.WAIT, threads.COUNT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean | environment
+    )
+    return done.stdout.split("\n")[:-1]
+
+
+SHOWN = "import os; from polyrank.core.threads import settle; print(settle()); print(os.environ['OMP_WAIT_POLICY'])"
+
+
+def test_threads_wait_passively_unless_somebody_says_otherwise():
+    assert told(f"import polyrank; {SHOWN}") == ["passive", "PASSIVE"]
+    assert told(f"import polyrank; {SHOWN}", OMP_WAIT_POLICY="ACTIVE") == ["active, by OMP_WAIT_POLICY", "ACTIVE"]
+    late = told(f"import torch; import polyrank; {SHOWN}")
+    assert late[0].startswith("as torch has it, which was loaded before polyrank")
+    assert late[1] == "PASSIVE"  # for processes that are started from here
+
+
+def test_whatever_is_imported_first_of_the_package_comes_before_torch():
+    """Libraries below it load torch; the settings have to be there by then."""
+    code = "import sys; import polyrank; print('torch' in sys.modules)"
+    assert told(code) == ["False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_no_more_threads_than_cores_that_may_be_used():
+    """Where a process is bound to a core torch sees that itself; a quota it does not see."""
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from polyrank.core import threads"
+    assert told(f"{code}; print(threads.allowed()); import torch; print(torch.get_num_threads())") == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "quotas"),
+    [
+        ({}, []),
+        ({"proc/self/cgroup": "0::/\n"}, []),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, []),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/cpu.max": "250000 100000\n",
+                "sys/fs/cgroup/a/cpu.max": "100000 100000\n",
+            },
+            [2.5, 1.0],
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, [1.5]),  # in a container
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/x\n2:memory:/y\n",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "50000\n",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            [0.5],
+        ),
+    ],
+)
+def test_quotas(files: dict[str, str], quotas: list[float], tmp_path: Path):
+    """Of the control group and all above it, in both versions; a share of a core is one core."""
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+    assert list(threads._quotas(tmp_path)) == quotas
+
+
+def test_a_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(threads, "affinity", lambda: 8)
+    monkeypatch.setattr(threads, "_quotas", lambda _: iter([2.5, 6.0]))
+    assert threads.allowed() == 3
+    monkeypatch.setattr(threads, "_quotas", lambda _: iter([0.2]))
+    assert threads.allowed() == 1
