@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the processes of tests
+os.environ["POLYRANK_CACHE"] = ""  # no choice is remembered from one test to another, nor in the user's folder
 
 import pytest
 import torch

@@ -14,7 +14,8 @@ from benchmarks import versus_flower
 from polyrank import config as configuration
 from polyrank.core.adapter import Adapter
 from polyrank.core.seeds import derive
-from polyrank.federation.loading import initial, participant
+from polyrank.federation.loading import participant
+from polyrank.federation.population import initial
 from polyrank.training import batches
 from polyrank.training.work import Work
 from tests.models import updates

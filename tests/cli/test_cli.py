@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from polyrank.aggregation import METHODS
+from polyrank.config import TrainingConfig
+from polyrank.training.tuning import remembered
 from tests.cli.conftest import Polyrank
 
 
@@ -84,6 +88,19 @@ def test_methods_refuse_an_unknown_method(polyrank: Polyrank, own_things: Path):
     result = polyrank("methods", own_things / "study.toml", "--set", "aggregation.method=floral")
     assert result.code == 2
     assert "flora" in result.err
+
+
+def test_doctor_lists_and_forgets_what_was_chosen(polyrank: Polyrank, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv(remembered.CACHE, str(tmp_path))
+    asked = TrainingConfig()
+    of = {"work": {"cohort": 3, "examples": 5, "rank": 4}, "training": {"batch_size": 7}}
+    remembered.keep(asked, of, asked.model_copy(update={"precision": "float32", "workers": 2}), "")
+    (found,) = json.loads(polyrank("doctor", "--choices", "--json").out)
+    assert found["chosen"]["workers"] == 2
+    shown = polyrank("doctor", "--choices").out
+    assert f"1 choices in {tmp_path}" in shown.replace("\n", "")
+    assert polyrank("doctor", "--forget").out.startswith("forgotten: 1 choices in")
+    assert json.loads(polyrank("doctor", "--choices", "--json").out) == []
 
 
 def test_doctor_measures_this_machine(polyrank: Polyrank):

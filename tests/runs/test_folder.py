@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
+from polyrank.core.machine import about_this_machine
 from polyrank.runs.agreement import Asked
 from polyrank.runs.folder import (
     OWN_FILES,
@@ -17,7 +18,6 @@ from polyrank.runs.folder import (
     RunFolder,
     disk_errors,
 )
-from polyrank.runs.machine import about_this_machine
 from tests.runs.disk import files_up_to, no_space
 
 

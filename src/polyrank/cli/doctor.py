@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from polyrank.cli.console import out, print_json, size, table
 from polyrank.cli.options import Json
@@ -19,9 +22,19 @@ SIDE = 1024
 
 
 def doctor(
+    choices: Annotated[
+        bool, typer.Option("--choices", help="List what was measured before and is remembered, and for what.")
+    ] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Forget it, so that it is measured anew.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check cores, memory, bfloat16, GPU, the Hub and optional packages; nothing is changed."""
+    """Check cores, memory, bfloat16, GPU, the Hub and optional packages; nothing is changed but by --forget."""
+    if forget:
+        _forget()
+        return
+    if choices:
+        _choices(as_json)
+        return
     found = examine()
     if as_json:
         print_json(found)
@@ -33,12 +46,42 @@ def doctor(
     out.print(made)
 
 
+def _forget() -> None:
+    from polyrank.training.tuning import remembered
+
+    out.print(f"forgotten: {remembered.forget()} choices in {remembered.folder()}", markup=False, soft_wrap=True)
+
+
+def _choices(as_json: bool) -> None:
+    """What is remembered, the oldest first."""
+    from polyrank.hf.digest import CONFIGURATION
+    from polyrank.training.tuning import remembered
+
+    found = remembered.everything()
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    made = table(None, "when", "model", "work", "chosen")
+    for one in found:
+        work = {name: one.of.get(name, {}) for name in ("model", "training", "work")}
+        made.add_row(
+            one.when,
+            str(work["model"].get(CONFIGURATION, "")),
+            f"{work['work'].get('cohort')} clients of {work['work'].get('examples')} examples, batches of "
+            f"{work['training'].get('batch_size')}, rank {work['work'].get('rank')}",
+            ", ".join(f"{name} {value}" for name, value in one.chosen.items()),
+        )
+    out.print(made)
+    out.print(f"{len(found)} choices in {remembered.folder() or 'no folder'}", markup=False, soft_wrap=True)
+
+
 def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
     import torch
 
+    from polyrank.core.machine import about_this_machine
     from polyrank.core.threads import allowed, settle
-    from polyrank.runs.machine import about_this_machine
+    from polyrank.training.tuning import remembered
 
     about = about_this_machine()
     rates = {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
@@ -47,6 +90,7 @@ def examine() -> dict[str, Any]:
         "cores": f"{about['cores']}, of which {allowed()} are ours; torch uses {about['threads']} threads",
         "threads wait": settle(),
         "memory": _memory(),
+        "choices remembered": f"{len(remembered.everything())} in {remembered.folder() or 'no folder'}",
         "free disk here": size(shutil.disk_usage(Path.cwd()).free),
         "GPU": about["gpu"] or "none",
         "matrix products": f"float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s",

@@ -92,9 +92,9 @@ def _first_state(config: Config) -> tuple[ServerState, list[int]]:
     """The server before the first round of a configuration, and the lowest and the highest rank of its clients."""
     from polyrank import tasks
     from polyrank.core.state import ServerState
-    from polyrank.federation.loading import initial, skeleton
+    from polyrank.federation.loading import skeleton
     from polyrank.federation.planned import planned_ranks
-    from polyrank.federation.population import load_data
+    from polyrank.federation.population import initial, load_data
 
     config = tasks.settled(config)
     train = load_data(config).train

@@ -12,19 +12,17 @@ import torch
 
 from polyrank import ranks
 from polyrank.config import Config
-from polyrank.core.adapter import Adapter
 from polyrank.core.errors import DataError
 from polyrank.data import Partition, TextDataset
-from polyrank.federation.population import Holdings, base_digests, global_rank, read, read_alone
-from polyrank.federation.round import cohort
+from polyrank.federation.population import Holdings, base_digests, initial, read, read_alone
 from polyrank.federation.site import Site
+from polyrank.federation.tuned import chosen, depends_on
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.quantized import require_bitsandbytes
 from polyrank.hf.recompute import repeated_layers
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.skeleton import META
 from polyrank.hf.writers import check_writer
-from polyrank.ranks import scale_of
 from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
 from polyrank.tasks.registry import recorded
@@ -32,9 +30,7 @@ from polyrank.tasks.task import Encoded, Examples
 from polyrank.training.engines import local_engine
 from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
-from polyrank.training.tuning.planner import Plan, choose
-from polyrank.training.tuning.precision import Choice, fastest
-from polyrank.training.work import Engine, Work
+from polyrank.training.work import Engine
 from polyrank.training.workers import Setup, Workers
 
 log = logging.getLogger(__name__)
@@ -83,29 +79,29 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
             repeated_layers(resident.model)  # before anything is trained
         return resident
 
-    choice = fastest(loaded, task, config.training, encoded["train"].examples)
-    if choice.resident.base.note:
-        log.warning(choice.resident.base.note)
     examples = shared_out(held.partition, used, encoded["train"])
     if empty := [client for client, own in examples.items() if len(own) == 0]:
         why = ", ".join(encoded["train"].left_out)
         raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
-    plan = _plan(config, task, choice, examples)
-    config = recorded(_resolved(config, choice, plan, len(examples)), task)
-    clock = Clock(choice.resident.device, running=profile)
+    digests = {**held.digests, **base_digests(config)}
+    how = chosen(config, task, loaded, encoded["train"].examples, examples, of=depends_on(config, digests, examples))
+    resident, config = how.resident, recorded(how.config, task)
+    if resident.base.note:
+        log.warning(resident.base.note)
+    clock = Clock(resident.device, running=profile)
     return Site(
         config=config,
         task=task,
-        resident=choice.resident,
+        resident=resident,
         outputs=outputs,
         labels=held.train.label_names,
         examples=examples,
         test=encoded["test"].examples,
         validation=encoded["validation"].examples if held.validation else None,
-        engine=_engine(config, task, choice.resident, examples, outputs, clock=clock),
-        plan=plan,
+        engine=_engine(config, task, resident, examples, outputs, clock=clock),
+        plan=how.plan,
         clock=clock,
-        digests={**held.digests, **base_digests(config)},
+        digests=digests,
         left_out=left_out(held.partition, used, encoded["train"]),
     )
 
@@ -158,12 +154,6 @@ def skeleton(config: Config, outputs: tuple[str, ...]) -> ResidentModel:
     """`bare` on the meta device: names and shapes, for which no weights are read, nor a tokenizer."""
     base = load_base(config.model, outputs, seed=config.federation.seed, weights=False)
     return ResidentModel(base, META)
-
-
-def initial(resident: ResidentModel, config: Config) -> Adapter:
-    """The global adapter before the first round."""
-    rank = global_rank(config)
-    return resident.initial(rank, scale_of(rank, config.ranks), config.federation.seed)
 
 
 def device() -> torch.device:
@@ -230,16 +220,6 @@ def left_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[s
     return {client: own for client, own in found.items() if own}
 
 
-def _plan(config: Config, task: Task, choice: Choice, examples: Mapping[str, Examples]) -> Plan:
-    """How such cohorts are trained fastest, by the first of them at the highest rank."""
-    options, adapter = config.federation, initial(choice.resident, config)
-    names = cohort(sorted(examples), options.participation, options.seed, 1)
-    works = [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
-    plan = choose(choice.resident, task, examples, config.training, works, rounds=options.rounds)
-    choice.resident.install(adapter)
-    return plan
-
-
 def _engine(
     config: Config,
     task: Task,
@@ -268,22 +248,3 @@ def _engine(
         for i in range(training.workers)
     ]
     return Workers(setups, clock)
-
-
-def _resolved(config: Config, choice: Choice, plan: Plan, clients: int) -> Config:
-    """The configuration with everything in place that was ``auto`` or left to the data."""
-    return config.model_copy(
-        update={
-            "model": choice.resident.base.config,
-            "federation": config.federation.model_copy(update={"clients": clients}),
-            "training": config.training.model_copy(
-                update={
-                    "precision": choice.precision,
-                    "attention": choice.attention,
-                    "engine": plan.engine,
-                    "clients_per_pass": plan.clients_per_pass,
-                    "workers": plan.workers,
-                }
-            ),
-        }
-    )

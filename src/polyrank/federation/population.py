@@ -8,12 +8,14 @@ from typing import Any
 
 from polyrank import data, tasks
 from polyrank.config import Config, DataConfig
+from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, ModelError
 from polyrank.core.seeds import numpy_generator
 from polyrank.data import Partition, Split, TextDataset
 from polyrank.hf.digest import model_digests
 from polyrank.hf.load import checkpoint_classes
-from polyrank.ranks import RankPolicy
+from polyrank.hf.resident import ResidentModel
+from polyrank.ranks import RankPolicy, scale_of
 from polyrank.tasks.registry import writing_of
 
 DEFAULT_CLIENTS = 100
@@ -110,6 +112,12 @@ def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[Te
 def global_rank(config: Config) -> int:
     """R, the rank of the global adapter: the highest in the configuration, whoever takes part."""
     return max(*config.ranks.levels, *config.ranks.by_name.values(), 0)
+
+
+def initial(resident: ResidentModel, config: Config) -> Adapter:
+    """The global adapter before the first round."""
+    rank = global_rank(config)
+    return resident.initial(rank, scale_of(rank, config.ranks), config.federation.seed)
 
 
 def load_data(config: Config) -> Split:

@@ -10,9 +10,9 @@ from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
 from polyrank.core.seeds import derive
 from polyrank.core.state import ServerState
-from polyrank.federation.loading import initial, load
+from polyrank.federation.loading import load
 from polyrank.federation.planned import check_method
-from polyrank.federation.population import Population, first_ranks, read
+from polyrank.federation.population import Population, first_ranks, initial, read
 from polyrank.federation.round import cohort, parts_of
 from polyrank.federation.site import Site
 from polyrank.ranks import RankPolicy, scale_of

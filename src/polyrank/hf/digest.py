@@ -30,7 +30,7 @@ _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_IN
 """In the order in which transformers looks for them: the first that is there is loaded."""
 
 
-TEMPLATE = "chat template"
+TEMPLATE, CONFIGURATION = "chat template", "model's configuration"
 """Name of the digest that only models that write have."""
 
 
@@ -55,7 +55,7 @@ def model_digests(config: ModelConfig, *, writes: bool = False) -> dict[str, str
             folder = Path(cached_file(path, "config.json", **_where(config))).parent
     return {
         "model's weights": _digest(folder, {*_weights(folder), *_ADAPTER}),
-        "model's configuration": _digest(folder, _CONFIGURATION),
+        CONFIGURATION: _digest(folder, _CONFIGURATION),
         "vocabulary": _digest(folder, {*_TOKENIZER, *tokenizer.vocab_files_names.values()}),
         **({TEMPLATE: _short(hashlib.sha256(str(tokenizer.chat_template).encode()))} if writes else {}),
     }

@@ -14,6 +14,7 @@ from typing import Any
 from polyrank.aggregation import Download
 from polyrank.config import Config
 from polyrank.core.errors import RunFolderError
+from polyrank.core.machine import about_this_machine
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.evaluation import rank_groups, score_global
 from polyrank.federation.metrics import Played, is_due, line_of, summarise, untrained_line
@@ -32,7 +33,6 @@ from polyrank.runs.agreement import Asked, fingerprint
 from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
-from polyrank.runs.machine import about_this_machine
 from polyrank.runs.models import stay_with_clients
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers

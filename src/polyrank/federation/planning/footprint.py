@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from polyrank.config import Config
-from polyrank.federation.loading import initial, load
+from polyrank.federation.loading import load
 from polyrank.federation.planning.outlook import Outlook
-from polyrank.federation.population import read
+from polyrank.federation.population import initial, read
 from polyrank.federation.round import parts_of
 from polyrank.federation.site import Site
 from polyrank.hf.quantized import QuantizedLinear

@@ -12,8 +12,9 @@ from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ServerState
 from polyrank.federation import traffic
-from polyrank.federation.loading import initial, skeleton
+from polyrank.federation.loading import skeleton
 from polyrank.federation.planned import Planned, check_method, planned, planned_outputs, planned_task
+from polyrank.federation.population import initial
 from polyrank.federation.round import cohort, parts_of, read_out
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import scale_of

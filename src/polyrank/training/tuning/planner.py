@@ -53,18 +53,21 @@ class Plan:
         clients_per_pass: of the batched engine.
         workers: processes.
         reason: why clients cannot be batched; for the user.
+        before: whether it was measured at an earlier start.
     """
 
     engine: str
     clients_per_pass: int
     workers: int
     reason: str = ""
+    before: bool = False
 
     def __str__(self) -> str:
         how = "one client after another"
         if self.engine == "batched" and self.clients_per_pass > 1:
             how = f"{self.clients_per_pass} clients in one pass"
         how += f", {self.workers} processes" if self.workers > 1 else ""
+        how += " (as measured before)" if self.before else ""
         return how + (f" (not batched: {self.reason})" if self.reason else "")
 
 

@@ -1,0 +1,132 @@
+"""How a configuration's clients are trained here: as it says, as it was measured before, or as is measured now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from polyrank.config import Config
+from polyrank.core.machine import about_this_machine, processor
+from polyrank.core.threads import allowed
+from polyrank.federation.population import global_rank, initial
+from polyrank.federation.round import cohort
+from polyrank.hf.digest import CONFIGURATION
+from polyrank.hf.resident import ResidentModel
+from polyrank.tasks import Task
+from polyrank.tasks.task import Examples
+from polyrank.training.tuning import remembered
+from polyrank.training.tuning.planner import Plan, choose
+from polyrank.training.tuning.precision import fastest
+from polyrank.training.work import Work
+
+MATTERS = (
+    *("engine", "clients_per_pass", "workers", "precision", "attention", "optimizer", "epochs", "batch_size"),
+    *("accumulate", "gradient_checkpointing"),
+)
+"""Keys of ``[training]`` on which it depends what is fast."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What was ``auto`` is settled.
+
+    Args:
+        config: with everything in its place.
+        resident: the base as the configuration has it.
+        plan: of the engine.
+    """
+
+    config: Config
+    resident: ResidentModel
+    plan: Plan
+
+
+def chosen(
+    config: Config,
+    task: Task,
+    load: Callable[[torch.dtype, str], ResidentModel],
+    everything: Examples,
+    examples: Mapping[str, Examples],
+    *,
+    of: Mapping[str, Any],
+) -> Chosen:
+    """Precision, attention and engine of such a run, and the base in that form.
+
+    Args:
+        config: of the federation.
+        task: what is learned.
+        load: ``(dtype, attention)`` -> the base.
+        everything: what somebody learns from.
+        examples: client -> what it learns from.
+        of: what the choice depends on (`depends_on`).
+
+    Raises:
+        ModelError: the base does not have what the configuration asks for.
+    """
+    asked = config.training
+    known = remembered.recall(asked, of)
+    if known is not None:
+        config = config.model_copy(update={"training": remembered.filled(asked, known)})
+    choice = fastest(load, task, config.training, everything)
+    adapter = initial(choice.resident, config)
+    works = [Work(name, 1, adapter, seed) for seed, name in enumerate(_cohort(config, examples))]
+    plan = choose(choice.resident, task, examples, config.training, works, rounds=config.federation.rounds)
+    choice.resident.install(adapter)
+    if known is not None:
+        plan = replace(plan, reason=known.reason, before=True)
+    training = {
+        **{"precision": choice.precision, "attention": choice.attention, "engine": plan.engine},
+        **{"clients_per_pass": plan.clients_per_pass, "workers": plan.workers},
+    }
+    config = config.model_copy(
+        update={
+            "model": choice.resident.base.config,
+            "federation": config.federation.model_copy(update={"clients": len(examples)}),
+            "training": config.training.model_copy(update=training),
+        }
+    )
+    remembered.keep(asked, of, config.training, plan.reason)
+    return Chosen(config, choice.resident, plan)
+
+
+def depends_on(config: Config, digests: Mapping[str, str], examples: Mapping[str, Examples]) -> dict[str, Any]:
+    """All that decides what is fast, as plain values: machine, versions, shape of the model and of the work.
+
+    Not the method, the seed or the values of weights and texts: what is compared is computed in one way.
+
+    Args:
+        config: of the federation, with its task named.
+        digests: of the base.
+        examples: client -> what it learns from.
+    """
+    about = about_this_machine()
+    lengths = np.concatenate([own.lengths for own in examples.values()])
+    return {
+        "machine": {
+            **{"processor": processor(), "cores": allowed(), "threads": about["threads"]},
+            **{"gpu": about["gpu"], "gpus": torch.cuda.device_count(), "memory": psutil.virtual_memory().total},
+        },
+        "versions": {name: about["versions"][name] for name in ("polyrank", "torch", "transformers", "peft")},
+        "model": {
+            **config.model.model_dump(mode="json", exclude={"name", "revision"}),
+            CONFIGURATION: digests.get(CONFIGURATION),
+        },
+        "task": config.task.name,
+        "training": config.training.model_dump(mode="json", include=set(MATTERS)),
+        "work": {
+            **{"rank": global_rank(config), "rounds": config.federation.rounds},
+            "cohort": len(_cohort(config, examples)),
+            "examples": int(np.median([len(own) for own in examples.values()])),
+            "tokens": [int(np.percentile(lengths, share)) for share in (50, 90, 100)],
+        },
+    }
+
+
+def _cohort(config: Config, examples: Mapping[str, Examples]) -> list[str]:
+    """The first round's."""
+    return list(cohort(sorted(examples), config.federation.participation, config.federation.seed, 1))

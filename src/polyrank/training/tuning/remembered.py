@@ -1,0 +1,142 @@
+"""What was once measured to be fast is remembered, so that the same work is computed in the same way the next time.
+
+Timings differ from one start to the next, and with them what `auto` comes to, and the last bits of every number. So a
+choice is kept by what it depends on, in a folder of the user's: one JSON file each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+import torch
+from pydantic import ValidationError
+
+from polyrank.config import TrainingConfig
+from polyrank.config.sections import MEASURED
+
+log = logging.getLogger(__name__)
+
+CACHE = "POLYRANK_CACHE"
+"""Environment variable: the folder, in place of the user's own; empty for none."""
+FREE = 0.6
+"""Of the memory that was free when a choice was measured; with less it is measured anew."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A choice.
+
+    Args:
+        chosen: keys of ``[training]`` that were ``auto`` -> their values.
+        reason: why clients are not batched.
+        of: what it depends on.
+        free: bytes of memory that were free.
+        when: in UTC, ISO 8601.
+    """
+
+    chosen: dict[str, Any]  # Any: plain JSON values
+    reason: str
+    of: dict[str, Any]
+    free: int
+    when: str
+
+
+def folder() -> Path | None:
+    """Where choices are kept; None where they are not."""
+    named = os.environ.get(CACHE)
+    if named is not None:
+        return Path(named) / "choices" if named else None
+    return platformdirs.user_cache_path("polyrank", appauthor=False) / "choices"
+
+
+def recall(training: TrainingConfig, of: Mapping[str, Any]) -> Remembered | None:
+    """What was measured for such work, if it fits into the memory that is free; None where nothing is to be chosen."""
+    where = folder()
+    if where is None or not _open(training):
+        return None
+    found = _read(where / f"{_key(of)}.json")
+    if found is None or found.of != json.loads(json.dumps(of)):
+        return None
+    try:
+        filled(training, found)
+    except ValidationError:
+        return None
+    if _free() < FREE * found.free:
+        log.info("less memory is free than when the choice was made, so it is made anew, for this time")
+        return None
+    return found
+
+
+def filled(training: TrainingConfig, found: Remembered) -> TrainingConfig:
+    """The section with what was chosen in the place of ``auto``."""
+    chosen = {name: value for name, value in found.chosen.items() if name in _open(training)}
+    return TrainingConfig.model_validate({**training.model_dump(), **chosen})
+
+
+def keep(training: TrainingConfig, of: Mapping[str, Any], chosen: TrainingConfig, reason: str) -> None:
+    """Remember what ``auto`` came to; a folder that cannot be written is no error. What is there already stays."""
+    where, names = folder(), _open(training)
+    if where is None or not names:
+        return
+    values = {name: value for name, value in chosen.model_dump(mode="json").items() if name in names}
+    made = Remembered(values, reason, dict(of), _free(), datetime.now(UTC).isoformat(timespec="seconds"))
+    path = where / f"{_key(of)}.json"
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        if _read(path) is None:
+            scratch = path.with_suffix(f".{os.getpid()}")
+            scratch.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
+            scratch.replace(path)
+    except OSError as error:
+        log.info("the choice is not remembered: %s", error)
+
+
+def everything() -> list[Remembered]:
+    """All that is remembered, the oldest first."""
+    where = folder()
+    found = [_read(path) for path in sorted(where.glob("*.json"))] if where and where.is_dir() else []
+    return sorted((one for one in found if one is not None), key=lambda one: one.when)
+
+
+def forget() -> int:
+    """Remove all of it; how many there were."""
+    where = folder()
+    paths = list(where.glob("*.json")) if where and where.is_dir() else []
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
+
+
+def _open(training: TrainingConfig) -> set[str]:
+    """Keys that are measured."""
+    return {name for name in MEASURED if getattr(training, name) == "auto"}
+
+
+def _key(of: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _read(path: Path) -> Remembered | None:
+    """A file's choice; None where there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = Remembered(**values)
+        return found if isinstance(found.chosen, dict) and isinstance(found.free, int) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _free() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

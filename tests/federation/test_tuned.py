@@ -1,0 +1,118 @@
+"""What is fast is measured once for a kind of work, and remembered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polyrank import ranks
+from polyrank.federation import tuned
+from polyrank.federation.loading import load
+from polyrank.federation.population import read
+from polyrank.federation.site import Site
+from polyrank.tasks import settled
+from polyrank.training.tuning import planner, remembered
+from tests.conftest import Configure
+
+AUTO = ("training.precision=auto", "training.attention=auto", "training.engine=auto", "training.clients_per_pass=auto")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(remembered.CACHE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "choices"
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is timed: a name for each call."""
+    calls: list[str] = []
+    for module, name in ((tuned, "fastest"), (planner, "_seconds")):
+        real = getattr(module, name)
+
+        def called(*args: object, real: object = real, name: str = name, **more: object) -> object:
+            options = args[2] if name == "fastest" else None
+            if options is None or "auto" in (options.precision, options.attention):  # type: ignore[attr-defined]
+                calls.append(name)
+            return real(*args, **more)  # type: ignore[operator]
+
+        monkeypatch.setattr(module, name, called)
+    return calls
+
+
+def loaded(configure: Configure, *settings: str) -> Site:
+    config = settled(configure(*AUTO, *settings))
+    return load(config, read(config, ranks.policy(config.ranks)))
+
+
+def test_the_second_start_measures_nothing_and_trains_the_same_way(configure: Configure, cache: Path, timed: list[str]):
+    """So do runs of other methods, seeds and learning rates: what is compared is computed in one way."""
+    first = loaded(configure)
+    assert timed
+    assert len(list(cache.glob("*.json"))) == 1
+    timed.clear()
+    others = ([], ["aggregation.method=flora"], ["federation.seed=1"], ["training.lr=1e-2"])
+    for settings in others:
+        again = loaded(configure, *settings)
+        chosen = {name: getattr(again.config.training, name) for name in remembered.MEASURED}
+        assert chosen == {name: getattr(first.config.training, name) for name in remembered.MEASURED}
+        assert str(again.plan) == f"{first.plan} (as measured before)"
+    assert not timed
+    loaded(configure, "training.batch_size=4")
+    assert timed
+    assert len(list(cache.glob("*.json"))) == 2
+
+
+def test_what_is_said_is_not_what_was_chosen(configure: Configure, cache: Path, timed: list[str]):
+    """Keys that the user gives are another question, with an answer of its own."""
+    loaded(configure)
+    fixed = loaded(configure, "training.precision=float32", "training.attention=eager", "training.clients_per_pass=3")
+    assert (fixed.config.training.precision, fixed.config.training.clients_per_pass) == ("float32", 3)
+    assert {len(one.chosen) for one in remembered.everything()} == {4, 1}
+    assert cache.is_dir()
+    assert timed
+
+
+@pytest.mark.parametrize("how", ["broken", "empty", "of other work", "wrong values", "no memory"])
+def test_what_cannot_be_used_is_measured_anew(
+    configure: Configure, cache: Path, timed: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+):
+    loaded(configure)
+    (file,) = cache.glob("*.json")
+    values = json.loads(file.read_text(encoding="utf-8"))
+    changed = {
+        "broken": "{",
+        "empty": "",
+        "of other work": json.dumps({**values, "of": {}}),
+        "wrong values": json.dumps({**values, "chosen": {"precision": "int3"}}),
+    }
+    if how in changed:
+        file.write_text(changed[how], encoding="utf-8")
+    else:
+        monkeypatch.setattr(remembered, "_free", lambda: values["free"] // 2)
+    timed.clear()
+    assert "as measured before" not in str(loaded(configure).plan)
+    assert timed
+
+
+def test_without_a_folder_nothing_is_kept(
+    configure: Configure, tmp_path: Path, timed: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Nor where it cannot be made; a run begins all the same."""
+    monkeypatch.setenv(remembered.CACHE, "")
+    loaded(configure)
+    assert remembered.everything() == []
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv(remembered.CACHE, str(tmp_path / "file"))
+    loaded(configure)
+    assert remembered.everything() == []
+    assert remembered.forget() == 0
+    assert timed
+
+
+def test_all_is_forgotten(configure: Configure, cache: Path):
+    loaded(configure)
+    assert remembered.forget() == 1
+    assert not list(cache.iterdir())
