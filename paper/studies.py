@@ -72,6 +72,7 @@ TABLES: Mapping[str, Sequence[Study]] = {
     ],
     "generative": [
         Study("dolly", "dolly", EVERY),
+        Study("dolly-calm", "dolly", ("replication", "zero_padding", "flexlora"), ("training.lr=5e-4",)),
         Study("signatures", "generative", QUICKSTART, ("evaluation.samples=0",)),
     ],
     "smollm2": [
