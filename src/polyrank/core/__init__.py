@@ -1,1 +1,1 @@
-"""What everything rests on: adapters and states, errors, seeds, the codec; no model, no data, no run."""
+"""What everything rests on: adapters and states, errors, seeds, the codec, the machine; no model, no data, no run."""

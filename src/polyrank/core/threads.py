@@ -1,7 +1,7 @@
 """How many threads compute, and how they wait for one another; settled before torch is loaded, which reads it once.
 
-Threads that spin while they wait take the cores of whoever else computes on the machine: beside one busy process on two
-cores a round took five to ten times as long, and on a quiet machine waiting passively costs nothing.
+Threads that spin while they wait take the cores of whoever else computes on the machine, and are then slowed by much
+more than the other's share; see ``benchmarks/neighbour.py``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def settle() -> str:
     found = os.environ.get(WAIT)
     late = "torch" in sys.modules
     os.environ.setdefault(WAIT, "PASSIVE")
-    if not late and allowed() < affinity():
-        os.environ.setdefault(COUNT, str(allowed()))
+    if not late and (count := allowed()) < affinity():
+        os.environ.setdefault(COUNT, str(count))
     if found is not None:
         return f"{found.lower()}, by {WAIT}"
     if late:

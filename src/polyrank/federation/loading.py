@@ -16,7 +16,7 @@ from polyrank.core.errors import DataError
 from polyrank.data import Partition, TextDataset
 from polyrank.federation.population import Holdings, base_digests, initial, read, read_alone
 from polyrank.federation.site import Site
-from polyrank.federation.tuned import chosen, depends_on
+from polyrank.federation.tuned import chosen
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.quantized import require_bitsandbytes
 from polyrank.hf.recompute import repeated_layers
@@ -84,7 +84,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         why = ", ".join(encoded["train"].left_out)
         raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
     digests = {**held.digests, **base_digests(config)}
-    how = chosen(config, task, loaded, encoded["train"].examples, examples, of=depends_on(config, digests, examples))
+    how = chosen(config, task, loaded, encoded["train"].examples, examples, digests=digests)
     resident, config = how.resident, recorded(how.config, task)
     if resident.base.note:
         log.warning(resident.base.note)

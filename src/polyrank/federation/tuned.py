@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from polyrank.config import Config
+from polyrank.config.sections import MEASURED
 from polyrank.core.machine import about_this_machine, processor
 from polyrank.core.threads import allowed
 from polyrank.federation.population import global_rank, initial
@@ -24,10 +25,7 @@ from polyrank.training.tuning.planner import Plan, choose
 from polyrank.training.tuning.precision import fastest
 from polyrank.training.work import Work
 
-MATTERS = (
-    *("engine", "clients_per_pass", "workers", "precision", "attention", "optimizer", "epochs", "batch_size"),
-    *("accumulate", "gradient_checkpointing"),
-)
+MATTERS = (*MEASURED, "optimizer", "epochs", "batch_size", "accumulate", "gradient_checkpointing")
 """Keys of ``[training]`` on which it depends what is fast."""
 
 
@@ -53,7 +51,7 @@ def chosen(
     everything: Examples,
     examples: Mapping[str, Examples],
     *,
-    of: Mapping[str, Any],
+    digests: Mapping[str, str],
 ) -> Chosen:
     """Precision, attention and engine of such a run, and the base in that form.
 
@@ -63,19 +61,21 @@ def chosen(
         load: ``(dtype, attention)`` -> the base.
         everything: what somebody learns from.
         examples: client -> what it learns from.
-        of: what the choice depends on (`depends_on`).
+        digests: of the base.
 
     Raises:
         ModelError: the base does not have what the configuration asks for.
     """
-    asked = config.training
+    asked, options = config.training, config.federation
+    names = cohort(sorted(examples), options.participation, options.seed, 1)
+    of = _depends_on(config, digests, everything, examples, len(names))
     known = remembered.recall(asked, of)
     if known is not None:
         config = config.model_copy(update={"training": remembered.filled(asked, known)})
     choice = fastest(load, task, config.training, everything)
     adapter = initial(choice.resident, config)
-    works = [Work(name, 1, adapter, seed) for seed, name in enumerate(_cohort(config, examples))]
-    plan = choose(choice.resident, task, examples, config.training, works, rounds=config.federation.rounds)
+    works = [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
+    plan = choose(choice.resident, task, examples, config.training, works, rounds=options.rounds)
     choice.resident.install(adapter)
     if known is not None:
         plan = replace(plan, reason=known.reason, before=True)
@@ -86,26 +86,23 @@ def chosen(
     config = config.model_copy(
         update={
             "model": choice.resident.base.config,
-            "federation": config.federation.model_copy(update={"clients": len(examples)}),
+            "federation": options.model_copy(update={"clients": len(examples)}),
             "training": config.training.model_copy(update=training),
         }
     )
-    remembered.keep(asked, of, config.training, plan.reason)
+    if known is None:
+        remembered.keep(asked, of, config.training, plan.reason)
     return Chosen(config, choice.resident, plan)
 
 
-def depends_on(config: Config, digests: Mapping[str, str], examples: Mapping[str, Examples]) -> dict[str, Any]:
+def _depends_on(
+    config: Config, digests: Mapping[str, str], everything: Examples, examples: Mapping[str, Examples], cohort_size: int
+) -> dict[str, Any]:
     """All that decides what is fast, as plain values: machine, versions, shape of the model and of the work.
 
     Not the method, the seed or the values of weights and texts: what is compared is computed in one way.
-
-    Args:
-        config: of the federation, with its task named.
-        digests: of the base.
-        examples: client -> what it learns from.
     """
     about = about_this_machine()
-    lengths = np.concatenate([own.lengths for own in examples.values()])
     return {
         "machine": {
             **{"processor": processor(), "cores": allowed(), "threads": about["threads"]},
@@ -120,13 +117,8 @@ def depends_on(config: Config, digests: Mapping[str, str], examples: Mapping[str
         "training": config.training.model_dump(mode="json", include=set(MATTERS)),
         "work": {
             **{"rank": global_rank(config), "rounds": config.federation.rounds},
-            "cohort": len(_cohort(config, examples)),
+            "cohort": cohort_size,
             "examples": int(np.median([len(own) for own in examples.values()])),
-            "tokens": [int(np.percentile(lengths, share)) for share in (50, 90, 100)],
+            "tokens": [int(np.percentile(everything.lengths, share)) for share in (50, 90, 100)],
         },
     }
-
-
-def _cohort(config: Config, examples: Mapping[str, Examples]) -> list[str]:
-    """The first round's."""
-    return list(cohort(sorted(examples), config.federation.participation, config.federation.seed, 1))

@@ -12,6 +12,7 @@ from polyrank.core.errors import DataError
 from polyrank.core.registry import Registry
 from polyrank.data.sources import columns_of
 from polyrank.data.sources.formats import Format, Writing
+from polyrank.data.sources.tables import listed
 from polyrank.tasks.causal_lm import CausalLM
 from polyrank.tasks.classification import Classification
 from polyrank.tasks.task import Task
@@ -70,7 +71,7 @@ def _of_the_data(config: Config) -> str:
     if writing.format is not None or data.prompt or data.completion or data.messages:
         return "causal-lm"
     columns = columns_of(data.train, quoting=data.quoting)
-    texts = {data.text} if isinstance(data.text, str) else set(data.text)
+    texts = set(listed(data.text))
     forms = writing.possible(columns)
     if texts <= set(columns) and data.label in columns:
         if others := [form for form in forms if form != "text"]:
@@ -82,7 +83,7 @@ def _of_the_data(config: Config) -> str:
         return "classification"
     if forms:
         return "causal-lm" if forms[0] != "text" or _nothing_but(texts, columns, data) else "classification"
-    if not {"text", "label"} & data.model_fields_set and data.label not in columns and not texts & set(columns):
+    if not {"text", "label"} & data.model_fields_set and data.label not in columns:
         found = ", ".join(repr(column[:40]) for column in columns)
         raise DataError(
             f"{data.train} does not say what is learned of it; columns found: {found}. Name those of a classifier "

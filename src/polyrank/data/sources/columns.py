@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from polyrank.core.errors import DataError
 from polyrank.data.sources.delimited import Quoting
 from polyrank.data.sources.formats import Writing, written
-from polyrank.data.sources.tables import Examples, Table, examples, whole_texts
+from polyrank.data.sources.tables import Examples, Table, examples, listed, whole_texts
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,25 @@ class Columns:
         """The columns in a message."""
         if self.writing is not None:
             return "prompt and completion, messages, or text"
-        return f"{self.text if isinstance(self.text, str) else ' and '.join(self.text)} and {self.label}"
+        return " and ".join([*listed(self.text), self.label])
 
     def examples(self, table: Table, kinds: str | None, extra: Sequence[str]) -> Examples:
         """The table's rows, with labels from the column ``kinds``, if any."""
         if self.writing is None:
             self._check(table)
-            names = (self.text,) if isinstance(self.text, str) else tuple(self.text)
-            return replace(examples(table, whole_texts(table, self.text), kinds, extra), form="text", read=names)
+            rows = examples(table, whole_texts(table, self.text), kinds, extra)
+            return replace(rows, form="text", read=listed(self.text))
         found = written(table, self.writing)
         rows = examples(table, found.texts, kinds, extra, turns=found.turns)
         return replace(rows, form=found.form, read=found.read)
 
     def _check(self, table: Table) -> None:
         """Say so where the rows are of the other kind of model."""
-        named = {self.text} if isinstance(self.text, str) else set(self.text)
-        form = None if named <= set(table.columns) else Writing().found(table.columns)
+        missing = set(listed(self.text)) - set(table.columns)
+        form = Writing().found(table.columns) if missing else None
         if form not in (None, "text"):
             raise DataError(
-                f"{table.where} has no column {sorted(named - set(table.columns))[0]!r} to classify, but what a model "
-                f"that writes learns (format {form}): leave task.name out, or say task.name = 'causal-lm'; or name the "
-                "column to classify with data.text"
+                f"{table.where} has no column {min(missing)!r} to classify, but what a model that writes learns "
+                f"(format {form}): leave task.name out, or say task.name = 'causal-lm'; or name the column to classify "
+                "with data.text"
             )

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from polyrank.core.errors import DataError
-from polyrank.data.sources.tables import Table, refuse, whole
+from polyrank.data.sources.tables import Table, listed, refuse, whole
 from polyrank.data.turns import ASSISTANT, Turn, dumps
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Writing:
     def prompts(self, columns: Collection[str]) -> tuple[str, ...]:
         """The columns that make up a prompt; none where there is no such column."""
         if self.prompt is not None:
-            return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+            return listed(self.prompt)
         first = next((name for name in PROMPTS if name in columns), None)
         beside = next((name for name in BESIDE if name in columns), None)
         return tuple(name for name in (first, beside) if name)
@@ -80,12 +80,11 @@ class Writing:
             return ("messages",)
         if self.prompt is not None or self.completion is not None:
             return ("prompt",)
-        named = [self.text] if isinstance(self.text, str) else list(self.text)
         found: dict[Format, bool] = {
             "messages": "messages" in columns,
             "conversations": "conversations" in columns,
             "prompt": bool(self.prompts(columns) and self.completions(columns)),
-            "text": set(named) <= set(columns),
+            "text": set(listed(self.text)) <= set(columns),
         }
         return tuple(form for form, there in found.items() if there)
 
@@ -113,15 +112,16 @@ def written(table: Table, how: Writing) -> Written:
         DataError: the columns are of no format, or one is missing; a prompt or an answer is empty or no string; turns
             cannot be read, or the last one is not the assistant's. Rows are named.
     """
-    form = how.found(table.columns)
-    if form is None:
+    forms = how.possible(table.columns)
+    if not forms:
         found = ", ".join(repr(column[:40]) for column in table.columns)
         raise DataError(
             f"{table.where} has no columns that a model could learn to write from; columns found: {found} (expected "
             "text, prompt and completion, messages or conversations: name them with data.prompt and data.completion, "
             "data.messages or data.text)"
         )
-    if others := how.possible(table.columns)[1:]:
+    form, *others = forms
+    if others:
         log.warning(
             "%s has columns of several formats and is read as %s, not as %s; data.format says which one is meant",
             table.where,
@@ -129,8 +129,7 @@ def written(table: Table, how: Writing) -> Written:
             " or ".join(others),
         )
     if form == "text":
-        names = (how.text,) if isinstance(how.text, str) else tuple(how.text)
-        return Written(_joined(table, how.text, "data.text", "text", " "), False, form, names)
+        return Written(_joined(table, how.text, "data.text", "text", " "), False, form, listed(how.text))
     if form == "prompt":
         prompts, completion = how.prompts(table.columns) or ("prompt",), how.completions(table.columns) or "completion"
         return Written(_pairs(table, prompts, completion), True, form, (*prompts, completion))
@@ -139,7 +138,7 @@ def written(table: Table, how: Writing) -> Written:
 
 
 def _pairs(table: Table, names: Sequence[str], completion: str) -> tuple[str, ...]:
-    if completion in ([names] if isinstance(names, str) else names):
+    if completion in names:
         raise DataError(
             f"{table.where}: the column {completion!r} is both prompt and completion, so an answer would stand in its "
             "own question; name another one with data.prompt or data.completion"
@@ -152,9 +151,8 @@ def _pairs(table: Table, names: Sequence[str], completion: str) -> tuple[str, ..
 
 def _joined(table: Table, names: str | Sequence[str], setting: str, what: str, between: str) -> tuple[str, ...]:
     """Strings of one or more columns, joined; none may be empty."""
-    listed = [names] if isinstance(names, str) else list(names)
-    parts = [table.column(name, setting) for name in listed]
-    shown = " + ".join(map(repr, listed))
+    parts = [table.column(name, setting) for name in listed(names)]
+    shown = " + ".join(map(repr, listed(names)))
     if not parts or not parts[0]:
         raise DataError(f"{table.where} has columns but no rows; expected at least one example")
     for part in parts:

@@ -135,6 +135,15 @@ def examples(
     )
 
 
+def listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Columns that were named by one name or several.
+
+    >>> listed("text"), listed(["title", "body"])
+    (('text',), ('title', 'body'))
+    """
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def whole_texts(table: Table, text: str | Sequence[str]) -> tuple[str, ...]:
     """The texts of a column, or of several joined by a space, empty ones left out.
 
@@ -142,7 +151,7 @@ def whole_texts(table: Table, text: str | Sequence[str]) -> tuple[str, ...]:
         DataError: a column is missing, the table has no rows, a text is empty or not a string, or holds half of a
             surrogate pair.
     """
-    parts = [table.column(name, "data.text") for name in ([text] if isinstance(text, str) else text)]
+    parts = [table.column(name, "data.text") for name in listed(text)]
     if not parts:
         raise DataError("no text column was named; expected one or more names in data.text")
     if not parts[0]:
@@ -175,7 +184,7 @@ def _gist(name: str) -> str:
 
 
 def _texts(where: str, parts: Sequence[Sequence[object]], names: str | Sequence[str]) -> tuple[str, ...]:
-    shown = repr(names) if isinstance(names, str) else " + ".join(map(repr, names))
+    shown = " + ".join(map(repr, listed(names)))
     for part in parts:
         wrong = [i for i, value in enumerate(part) if not (value is None or isinstance(value, str))]
         refuse(wrong, where, f"a text in {shown} that is not a string but {_kind(part, wrong)}", "name a text column")

@@ -25,12 +25,14 @@ class Row:
         trained: bool, ``(tokens,)``: which of them are learned; never the first, which nothing comes before.
         cut: whether something of it was left out.
         asked: how much of the last question's text is left, 0 to 1.
+        spelled: a token of the chat template that its text says in so many letters; None where none is.
     """
 
     ids: np.ndarray
     trained: np.ndarray
     cut: bool = False
     asked: float = 1.0
+    spelled: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

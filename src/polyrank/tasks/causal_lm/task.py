@@ -102,7 +102,7 @@ class CausalLM(Task):
         examples = Examples(tuple(row.ids for row in found), targets, tokenizer.pad_token_id, kinds)
         lost = np.setdiff1d(np.arange(len(rows)), kept)
         cut = kept[np.fromiter((row.cut for row in found), dtype=bool, count=len(found))]
-        return Encoded(examples, kept, cut, {TOO_LONG: lost} if len(lost) else {}, _noted(dataset, prompts, rows))
+        return Encoded(examples, kept, cut, {TOO_LONG: lost} if len(lost) else {}, _noted(rows))
 
     def _row(self, dataset: TextDataset, prompts: Prompts, index: int, limit: int) -> Row | None:
         text = dataset.texts[index]
@@ -110,7 +110,9 @@ class CausalLM(Task):
             try:
                 if not dataset.turns:
                     return whole_text(prompts, text, limit)
-                return answered(prompts, loads(text), limit)
+                turns = loads(text)
+                row = answered(prompts, turns, limit)
+                return row and replace(row, spelled=prompts.spelled(turns))
             except DataError as error:
                 template = "its tokenizer's chat template" if prompts.chat else f"data.template {prompts.template!r}"
                 raise DataError(f"{dataset.place(index)} cannot be written with {template}: {error}") from error
@@ -220,18 +222,16 @@ class CausalLM(Task):
         return f"unigram of the {of} answers"
 
 
-def _noted(dataset: TextDataset, prompts: Prompts, rows: Sequence[Row | None]) -> dict[str, np.ndarray]:
+def _noted(rows: Sequence[Row | None]) -> dict[str, np.ndarray]:
     """What of the rows that are kept is likely not meant, as `Encoded` has it."""
-    if not dataset.turns:
-        return {}
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if row is None:
             continue
         if row.asked < LEAST_ASKED:
             found.setdefault(NO_QUESTION, []).append(i)
-        if spelled := prompts.spelled(loads(dataset.texts[i])):
-            found.setdefault(SPELLED.format(spelled), []).append(i)
+        if row.spelled:
+            found.setdefault(SPELLED.format(row.spelled), []).append(i)
     return {what: np.asarray(at, dtype=np.int64) for what, at in found.items()}
 
 

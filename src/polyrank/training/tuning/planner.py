@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-import psutil
 import torch
 
 from polyrank.config import TrainingConfig
@@ -22,7 +21,7 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.batches import steps_per_epoch
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
-from polyrank.training.tuning.saved import most_saved
+from polyrank.training.tuning.saved import free_memory, most_saved
 from polyrank.training.work import Engine, Work
 
 log = logging.getLogger(__name__)
@@ -184,12 +183,10 @@ def _most_that_fit(engine: Batched, work: Work) -> int:
     Where layers are recomputed, one at a time keeps all of its activations: the last one does so here all the time,
     for what is saved while a layer is recomputed is not seen.
     """
-    device = engine.resident.device
     engine.whole = 1
     largest = most_saved(engine.resident.model, lambda: list(engine.run([work])))
     engine.whole = 0
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return max(int(MEMORY_SHARE * free / max(largest, 1)), 1)
+    return max(int(MEMORY_SHARE * free_memory(engine.resident.device) / max(largest, 1)), 1)
 
 
 @contextmanager

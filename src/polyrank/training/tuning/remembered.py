@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import psutil
 import torch
 from pydantic import ValidationError
 
 from polyrank.config import TrainingConfig
 from polyrank.config.sections import MEASURED
+from polyrank.training.tuning.saved import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +60,10 @@ def folder() -> Path | None:
 
 
 def recall(training: TrainingConfig, of: Mapping[str, Any]) -> Remembered | None:
-    """What was measured for such work, if it fits into the memory that is free; None where nothing is to be chosen."""
+    """What was measured for such work; None where nothing is to be chosen, or too little memory is free for it."""
     where = folder()
-    if where is None or not _open(training):
-        return None
-    found = _read(where / f"{_key(of)}.json")
-    if found is None or found.of != json.loads(json.dumps(of)):
-        return None
-    try:
-        filled(training, found)
-    except ValidationError:
-        return None
-    if _free() < FREE * found.free:
+    found = _usable(where / _name(of), training, of) if where and _open(training) else None
+    if found is not None and _free() < FREE * found.free:
         log.info("less memory is free than when the choice was made, so it is made anew, for this time")
         return None
     return found
@@ -84,37 +76,38 @@ def filled(training: TrainingConfig, found: Remembered) -> TrainingConfig:
 
 
 def keep(training: TrainingConfig, of: Mapping[str, Any], chosen: TrainingConfig, reason: str) -> None:
-    """Remember what ``auto`` came to; a folder that cannot be written is no error. What is there already stays."""
+    """Remember what ``auto`` came to, unless something usable is there; a folder that cannot be written is no error."""
     where, names = folder(), _open(training)
-    if where is None or not names:
+    if where is None or not names or _usable(where / _name(of), training, of):
         return
     values = {name: value for name, value in chosen.model_dump(mode="json").items() if name in names}
     made = Remembered(values, reason, dict(of), _free(), datetime.now(UTC).isoformat(timespec="seconds"))
-    path = where / f"{_key(of)}.json"
+    path = where / _name(of)
     try:
         where.mkdir(parents=True, exist_ok=True)
-        if _read(path) is None:
-            scratch = path.with_suffix(f".{os.getpid()}")
-            scratch.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
-            scratch.replace(path)
+        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
+        scratch.replace(path)
     except OSError as error:
         log.info("the choice is not remembered: %s", error)
 
 
 def everything() -> list[Remembered]:
     """All that is remembered, the oldest first."""
-    where = folder()
-    found = [_read(path) for path in sorted(where.glob("*.json"))] if where and where.is_dir() else []
-    return sorted((one for one in found if one is not None), key=lambda one: one.when)
+    return sorted(filter(None, map(_read, _files())), key=lambda one: one.when)
 
 
 def forget() -> int:
     """Remove all of it; how many there were."""
-    where = folder()
-    paths = list(where.glob("*.json")) if where and where.is_dir() else []
+    paths = _files()
     for path in paths:
         path.unlink(missing_ok=True)
     return len(paths)
+
+
+def _files() -> list[Path]:
+    where = folder()
+    return sorted(where.glob("*.json")) if where else []
 
 
 def _open(training: TrainingConfig) -> set[str]:
@@ -122,8 +115,20 @@ def _open(training: TrainingConfig) -> set[str]:
     return {name for name in MEASURED if getattr(training, name) == "auto"}
 
 
-def _key(of: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]
+def _name(of: Mapping[str, Any]) -> str:
+    return f"{hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]}.json"
+
+
+def _usable(path: Path, training: TrainingConfig, of: Mapping[str, Any]) -> Remembered | None:
+    """A file's choice, if it is of this work and says what is valid."""
+    found = _read(path)
+    if found is None or found.of != json.loads(json.dumps(of)):
+        return None
+    try:
+        filled(training, found)
+    except ValidationError:
+        return None
+    return found
 
 
 def _read(path: Path) -> Remembered | None:
@@ -137,6 +142,4 @@ def _read(path: Path) -> Remembered | None:
 
 
 def _free() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
+    return free_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

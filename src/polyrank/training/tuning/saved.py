@@ -1,11 +1,17 @@
-"""What training keeps in memory beside the weights: counted while it is done."""
+"""What training keeps in memory beside the weights, counted while it is done, and what memory is free for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
 import torch
 from torch import Tensor, nn
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where it is computed."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
 def most_saved(model: nn.Module, step: Callable[[], object]) -> int:
