@@ -1,8 +1,9 @@
 """What a busy neighbour costs: ``python -m benchmarks.neighbour``.
 
-Rounds of the quickstart in one process of as many threads as there are cores, with threads that wait passively (what
-``import polyrank`` settles) and with those that spin, alone and beside processes that only count. All four take turns;
-each time is that of a new process's rounds, the first left out, and the shortest of the repeats counts.
+Rounds of the quickstart in one process of as many threads as there are cores, alone and beside processes that only
+count: with threads that spin shortly before they sleep (what ``import polyrank`` settles), that sleep at once, and that
+go on spinning. All six take turns; each time is that of a new process's rounds, the first left out, and the shortest of
+the repeats counts.
 
 Prints a table and writes ``benchmarks/results/neighbour.json``.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 from benchmarks.deployment import QUIET, sets
 from benchmarks.machine import machine
-from polyrank.core.threads import COUNT, WAIT
+from polyrank.core.threads import COUNT, SPIN, WAIT
 
 RESULT = Path(__file__).parent / "results" / "neighbour.json"
 JOB = (
@@ -31,7 +32,7 @@ JOB = (
     *("training.attention=sdpa",),
 )
 """Nothing is measured before the first round, and nothing evaluated but after the last."""
-POLICIES = ("passive", "active")
+POLICIES = ("settled", "passive", "active")
 COUNTING = "i = 0\nwhile True: i += 1"
 
 
@@ -49,8 +50,8 @@ def neighbours(count: int) -> Iterator[None]:
 
 def seconds(policy: str, rounds: int, more: Sequence[str] = ()) -> float:
     """Per round, of a run in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in (WAIT, COUNT)} | QUIET
-    if policy != "passive":  # which nobody has to say
+    environment = {name: value for name, value in os.environ.items() if name not in (WAIT, SPIN, COUNT)} | QUIET
+    if policy != "settled":  # which nobody has to say
         environment[WAIT] = policy
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

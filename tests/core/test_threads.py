@@ -14,7 +14,9 @@ from polyrank.core import threads
 
 def told(code: str, **environment: str) -> list[str]:
     """What a new interpreter prints, with nothing settled but what is given."""
-    clean = {name: value for name, value in os.environ.items() if name not in (threads.WAIT, threads.COUNT)}
+    clean = {
+        name: value for name, value in os.environ.items() if name not in (threads.WAIT, threads.SPIN, threads.COUNT)
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean | environment
     )
@@ -22,14 +24,20 @@ def told(code: str, **environment: str) -> list[str]:
 
 
 SHOWN = "import os; from polyrank.core.threads import settle; print(settle()); print(os.environ['OMP_WAIT_POLICY'])"
+SHOWN += "; print(os.environ.get('GOMP_SPINCOUNT'))"
 
 
-def test_threads_wait_passively_unless_somebody_says_otherwise():
-    assert told(f"import polyrank; {SHOWN}") == ["passive", "PASSIVE"]
-    assert told(f"import polyrank; {SHOWN}", OMP_WAIT_POLICY="ACTIVE") == ["active, by OMP_WAIT_POLICY", "ACTIVE"]
+def test_threads_soon_sleep_unless_somebody_says_otherwise():
+    """A number of turns beside a policy would be the stronger one, so it is not set beside a user's."""
+    settled = ["passive, after 1000 turns (GOMP_SPINCOUNT)", "PASSIVE", "1000"]
+    assert told(f"import polyrank; {SHOWN}") == settled
+    own = told(f"import polyrank; {SHOWN}", OMP_WAIT_POLICY="ACTIVE")
+    assert own == ["active, by OMP_WAIT_POLICY", "ACTIVE", "None"]
+    own = told(f"import polyrank; {SHOWN}", GOMP_SPINCOUNT="7")
+    assert own == ["passive, after 7 turns (GOMP_SPINCOUNT)", "PASSIVE", "7"]
     late = told(f"import torch; import polyrank; {SHOWN}")
     assert late[0].startswith("as torch has it, which was loaded before polyrank")
-    assert late[1] == "PASSIVE"  # for processes that are started from here
+    assert late[1:] == ["PASSIVE", "1000"]  # for processes that are started from here
 
 
 def test_whatever_is_imported_first_of_the_package_comes_before_torch():

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from polyrank import ranks
-from polyrank.federation import tuned
 from polyrank.federation.loading import load
 from polyrank.federation.population import read
 from polyrank.federation.site import Site
 from polyrank.tasks import settled
-from polyrank.training.tuning import planner, remembered
+from polyrank.training.tuning import remembered
+from polyrank.training.tuning.trials import Trials, Way
 from tests.conftest import Configure
 
 AUTO = ("training.precision=auto", "training.attention=auto", "training.engine=auto", "training.clients_per_pass=auto")
@@ -26,19 +26,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is timed: a name for each call."""
-    calls: list[str] = []
-    for module, name in ((tuned, "fastest"), (planner, "_seconds")):
-        real = getattr(module, name)
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[Way]:
+    """What is timed: a way for each call."""
+    calls: list[Way] = []
+    real = Trials._time
 
-        def called(*args: object, real: object = real, name: str = name, **more: object) -> object:
-            options = args[2] if name == "fastest" else None
-            if options is None or "auto" in (options.precision, options.attention):  # type: ignore[attr-defined]
-                calls.append(name)
-            return real(*args, **more)  # type: ignore[operator]
+    def called(trials: Trials, way: Way) -> float:
+        calls.append(way)
+        return real(trials, way)
 
-        monkeypatch.setattr(module, name, called)
+    monkeypatch.setattr(Trials, "_time", called)
     return calls
 
 
@@ -47,7 +44,7 @@ def loaded(configure: Configure, *settings: str) -> Site:
     return load(config, read(config, ranks.policy(config.ranks)))
 
 
-def test_the_second_start_measures_nothing_and_trains_the_same_way(configure: Configure, cache: Path, timed: list[str]):
+def test_the_second_start_measures_nothing_and_trains_the_same_way(configure: Configure, cache: Path, timed: list[Way]):
     """So do runs of other methods, seeds and learning rates: what is compared is computed in one way."""
     first = loaded(configure)
     assert timed
@@ -65,7 +62,7 @@ def test_the_second_start_measures_nothing_and_trains_the_same_way(configure: Co
     assert len(list(cache.glob("*.json"))) == 2
 
 
-def test_what_is_said_is_not_what_was_chosen(configure: Configure, cache: Path, timed: list[str]):
+def test_what_is_said_is_not_what_was_chosen(configure: Configure, cache: Path, timed: list[Way]):
     """Keys that the user gives are another question, with an answer of its own."""
     loaded(configure)
     fixed = loaded(configure, "training.precision=float32", "training.attention=eager", "training.clients_per_pass=3")
@@ -77,7 +74,7 @@ def test_what_is_said_is_not_what_was_chosen(configure: Configure, cache: Path, 
 
 @pytest.mark.parametrize("how", ["broken", "empty", "of other work", "wrong values", "no memory"])
 def test_what_cannot_be_used_is_measured_anew(
-    configure: Configure, cache: Path, timed: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+    configure: Configure, cache: Path, timed: list[Way], monkeypatch: pytest.MonkeyPatch, how: str
 ):
     loaded(configure)
     (file,) = cache.glob("*.json")
@@ -100,7 +97,7 @@ def test_what_cannot_be_used_is_measured_anew(
 
 
 def test_without_a_folder_nothing_is_kept(
-    configure: Configure, tmp_path: Path, timed: list[str], monkeypatch: pytest.MonkeyPatch
+    configure: Configure, tmp_path: Path, timed: list[Way], monkeypatch: pytest.MonkeyPatch
 ):
     """Nor where it cannot be made; a run begins all the same."""
     monkeypatch.setenv(remembered.CACHE, "")

@@ -114,7 +114,8 @@ def test_mixtures_of_experts_are_trained_one_client_after_another(folder: Callab
     held = {"a": writers.examples(model, 6)}
     work = Work("a", 1, random_adapter(model, 1, rank=2, uneven=False), seed=1)
     options = TrainingConfig(batch_size=6, lr=0.1, optimizer="sgd", workers=1)
-    plan = choose(model, TASK, held, options, [work], rounds=1)
+    settled = options.model_copy(update={"precision": "float32", "attention": "sdpa"})
+    plan = choose(lambda *_: model, TASK, held, settled, lambda _: [work], rounds=1).plan
     assert plan.engine == "sequential"
     assert "experts may share a capacity between the examples of a batch" in plan.reason
     (whole,) = updates(Sequential(model, TASK, held, options), [work])

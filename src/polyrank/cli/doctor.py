@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
 from polyrank.cli.options import Json
-
-if TYPE_CHECKING:
-    import torch
-
-SIDE = 1024
 
 
 def doctor(
@@ -77,14 +71,13 @@ def _choices(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
-    import torch
-
     from polyrank.core.machine import about_this_machine
     from polyrank.core.threads import allowed, settle
     from polyrank.training.tuning import remembered
+    from polyrank.training.tuning.forms import DTYPES, gflops
 
     about = about_this_machine()
-    rates = {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    rates = {name: gflops(dtype) for name, dtype in DTYPES.items()}
     return {
         "python": about["python"],
         "cores": f"{about['cores']}, of which {allowed()} are ours; torch uses {about['threads']} threads",
@@ -111,22 +104,6 @@ def _memory() -> str:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return size(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return "unknown"
-
-
-def _gflops(dtype: torch.dtype) -> float:
-    """Rate of a square matrix product, best of five after one to warm up."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        left @ left
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * SIDE**3 / best / 1e9
 
 
 def _hub() -> str:

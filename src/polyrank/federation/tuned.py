@@ -22,7 +22,6 @@ from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
 from polyrank.training.tuning import remembered
 from polyrank.training.tuning.planner import Plan, choose
-from polyrank.training.tuning.precision import fastest
 from polyrank.training.work import Work
 
 MATTERS = (*MEASURED, "optimizer", "epochs", "batch_size", "accumulate", "gradient_checkpointing")
@@ -72,15 +71,16 @@ def chosen(
     known = remembered.recall(asked, of)
     if known is not None:
         config = config.model_copy(update={"training": remembered.filled(asked, known)})
-    choice = fastest(load, task, config.training, everything)
-    adapter = initial(choice.resident, config)
-    works = [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
-    plan = choose(choice.resident, task, examples, config.training, works, rounds=options.rounds)
-    choice.resident.install(adapter)
-    if known is not None:
-        plan = replace(plan, reason=known.reason, before=True)
+
+    def works(resident: ResidentModel) -> list[Work]:
+        adapter = initial(resident, config)
+        return [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
+
+    choice = choose(load, task, examples, config.training, works, rounds=options.rounds)
+    choice.resident.install(initial(choice.resident, config))
+    plan = choice.plan if known is None else replace(choice.plan, reason=known.reason, before=True)
     training = {
-        **{"precision": choice.precision, "attention": choice.attention, "engine": plan.engine},
+        **{"precision": choice.form.precision, "attention": choice.form.attention, "engine": plan.engine},
         **{"clients_per_pass": plan.clients_per_pass, "workers": plan.workers},
     }
     config = config.model_copy(

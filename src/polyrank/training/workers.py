@@ -26,7 +26,7 @@ from polyrank.tasks.task import Examples
 from polyrank.training.engines import local_engine
 from polyrank.training.local import Local
 from polyrank.training.profile import Clock
-from polyrank.training.tuning.precision import DTYPES
+from polyrank.training.tuning.forms import DTYPES
 from polyrank.training.work import Engine, Outcome, Work, in_order, in_passes
 
 

@@ -1,0 +1,225 @@
+"""What `auto` comes to, beside a full grid: ``python -m benchmarks.choices``.
+
+For each job every precision, attention, number of clients to a pass and number of processes trains whole rounds of the
+same cohort, and the shortest of them counts; then `auto` chooses, as often as asked, each time without what it knew.
+The cells of a job are timed in turn, repeat by repeat; one that takes twice the best is not repeated. The choice's
+figure is that of its cell in the grid, so both are measured in one way.
+
+Jobs: J1 to J3 of ``benchmarks.versus_flower`` (J1 needs ``--ag-news`` and ``--minilm``), both quickstarts, and two
+decoders with random weights (a Llama and a GPT-2) on stdlib-signatures. Finished cells are kept in ``--work``, so it
+can be stopped and started again. Prints a table and writes ``benchmarks/results/choices.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+from benchmarks.versus_flower import POLYRANK, Places, Plan, config_of
+from polyrank import config as configuration
+from polyrank import ranks
+from polyrank.config import Config
+from polyrank.config.sections import MEASURED
+from polyrank.federation.loading import load
+from polyrank.federation.population import initial, read
+from polyrank.federation.round import cohort
+from polyrank.federation.site import Site
+from polyrank.quickstart import config_path
+from polyrank.tasks import settled
+from polyrank.training.tuning.remembered import CACHE
+from polyrank.training.work import Work
+
+RESULT = Path(__file__).parent / "results" / "choices.json"
+FORMS = tuple(product(("float32", "bfloat16"), ("sdpa", "eager")))
+WIDTHS = (1, 2, 5, 10)
+PROCESSES = (1, 2)
+HOPELESS = 2.0
+AUTO = tuple(f"training.{name}=auto" for name in MEASURED)
+DECODERS: Mapping[str, Mapping[str, Any]] = {  # Any: values of a model's configuration
+    "llama": {
+        **{"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 8},
+        **{"num_key_value_heads": 2, "tie_word_embeddings": True},
+    },
+    "gpt2": {"n_embd": 384, "n_layer": 6, "n_head": 6, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to train."""
+
+    precision: str
+    attention: str
+    width: int
+    processes: int
+
+    @property
+    def settings(self) -> list[str]:
+        """For the configuration."""
+        return [
+            *(f"training.precision={self.precision}", f"training.attention={self.attention}"),
+            *("training.engine=batched", f"training.clients_per_pass={self.width}"),
+            f"training.workers={self.processes}",
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.precision} {self.attention} {self.width}x{self.processes}"
+
+
+CELLS = tuple(Cell(*form, width, processes) for processes, form, width in product(PROCESSES, FORMS, WIDTHS))
+
+
+def decoder(kind: str, work: Path) -> Path:
+    """The folder of such a decoder with random weights and the quickstart's tokenizer; made where it is missing."""
+    folder = work / kind
+    if not folder.is_dir():
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        from polyrank.quickstart import decoder_path
+
+        tokenizer = AutoTokenizer.from_pretrained(decoder_path())
+        ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        config = AutoConfig.for_model(kind, **DECODERS[kind], vocab_size=len(tokenizer), **ends)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def job(name: str, places: Places) -> Config:
+    """Everything open."""
+    if name.startswith("J"):
+        return configuration.override(
+            config_of(Plan(name, "none" if name == "J2" else "keep", 0, 0, 0, POLYRANK, 20), places), AUTO
+        )
+    if name == "classification":
+        return configuration.load(None, AUTO)
+    path = config_path("generative")
+    if name == "generative":
+        return configuration.load(path, AUTO)
+    return configuration.load(path, [*AUTO, f"model.name={decoder(name, places.work)}", "training.lr=1e-4"])
+
+
+JOBS = ("J1", "J2", "J3", "classification", "generative", *DECODERS)
+
+
+def site_of(config: Config) -> Site:
+    """Loaded, with its choice made anew."""
+    os.environ[CACHE] = ""
+    config = settled(config)
+    return load(config, read(config, ranks.policy(config.ranks)))
+
+
+def works_of(site: Site) -> list[Work]:
+    """The first round's cohort."""
+    options = site.config.federation
+    names = cohort(sorted(site.examples), options.participation, options.seed, 1)
+    adapter = initial(site.resident, site.config)
+    return [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
+
+
+def timed(config: Config, cell: Cell, rounds: int) -> float:
+    """The shortest of some rounds after one that warms up."""
+    site = site_of(configuration.override(config, cell.settings))
+    works = works_of(site)
+    seconds = []
+    try:
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            for _ in site.engine.run(works):
+                pass
+            seconds.append(time.perf_counter() - start)
+    finally:
+        site.engine.close()
+    return min(seconds[1:])
+
+
+def choice(config: Config) -> tuple[Cell, float]:
+    """What `auto` comes to, and how long loading and choosing took."""
+    start = time.perf_counter()
+    site = site_of(config)
+    seconds = time.perf_counter() - start
+    found = site.config.training
+    site.engine.close()
+    assert found.clients_per_pass != "auto"
+    assert found.workers != "auto"
+    return Cell(found.precision, found.attention, found.clients_per_pass, found.workers), seconds
+
+
+def measure(name: str, places: Places, repeats: int) -> dict[str, Any]:
+    """A job's grid and its choices; what is finished is read from the folder."""
+    path = places.work / f"{name}.json"
+    found: dict[str, Any] = {"grid": {}, "choices": []}
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+    config = job(name, places)
+
+    def keep() -> None:
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+    grid: dict[str, list[float]] = found["grid"]
+    for repeat in range(repeats):
+        for cell in CELLS:
+            own = grid.setdefault(str(cell), [])
+            best = min((min(seconds) for seconds in grid.values() if seconds), default=0.0)
+            if len(own) > repeat or (own and min(own) > HOPELESS * best):
+                continue
+            own.append(timed(config, cell, 1))
+            keep()
+        if len(found["choices"]) <= repeat:
+            cell, seconds = choice(config)
+            found["choices"].append({"chosen": str(cell), "seconds": seconds})
+            keep()
+    return found
+
+
+def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The grid's best, and what was chosen."""
+    grid = {cell: min(seconds) for cell, seconds in found["grid"].items()}
+    best = min(grid, key=lambda cell: grid[cell])
+    chosen = [
+        {
+            **one,
+            "per_round": grid.get(one["chosen"]),
+            "times": grid[one["chosen"]] / grid[best] if one["chosen"] in grid else None,
+        }
+        for one in found["choices"]
+    ]
+    return {"job": name, "best": best, "per_round": grid[best], "choices": chosen, "grid": grid}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
+    parser.add_argument("--work", type=Path, default=Path("choices"))
+    parser.add_argument("--ag-news", type=Path)
+    parser.add_argument("--minilm", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args(arguments)
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    places = Places(chosen.work.absolute(), chosen.ag_news, chosen.minilm, None, 2, ())
+    for name in chosen.jobs:
+        measure(name, places, chosen.repeats)
+    rows = [
+        row(name, json.loads((chosen.work / f"{name}.json").read_text(encoding="utf-8")))
+        for name in JOBS
+        if (chosen.work / f"{name}.json").is_file()
+    ]
+    RESULT.write_text(json.dumps({"jobs": rows, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+    for one in rows:
+        print(f"{one['job']}: best {one['best']}, {one['per_round']:.2f} s per round")
+        for made in one["choices"]:
+            times = f"{made['times']:.2f} times" if made["times"] else "not in the grid"
+            print(f"  chosen {made['chosen']}: {times}; {made['seconds']:.1f} s until it trains")
+
+
+if __name__ == "__main__":
+    main()

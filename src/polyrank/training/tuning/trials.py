@@ -1,0 +1,80 @@
+"""Timings of ways to train: in turn, so that a busy moment of the machine meets all of them; the shortest counts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from polyrank.training.tuning.forms import Form
+
+log = logging.getLogger(__name__)
+
+REPEATS = 3
+"""Of each timing, the first of which warms up."""
+ENOUGH = 0.2
+"""Seconds of one way after which it is timed often enough; short steps are timed more often, since they are noisy."""
+MOST = 10
+HOPELESS = (4.0, 1.5)
+"""A way that takes so many times the best one is not timed again: when it was timed once, warming up, and later."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How clients are trained.
+
+    Args:
+        form: of the base.
+        width: clients to a pass.
+        threads: of the process; with fewer than all, other processes have the rest.
+    """
+
+    form: Form
+    width: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.form}, {self.width} to a pass, {self.threads} thread(s)"
+
+
+class Trials:
+    """What was timed so far, in seconds per client and step.
+
+    Args:
+        run: trains once in this way; how many steps of how many clients that were, together.
+        budget: seconds after which nothing is repeated any more.
+    """
+
+    def __init__(self, run: Callable[[Way], int], budget: float) -> None:
+        self._run, self._budget = run, budget
+        self.best: dict[Way, float] = {}
+        self.spent = 0.0
+
+    def compare(self, ways: Sequence[Way]) -> list[float]:
+        """Time these ways in turn; what each takes, in their order."""
+        times = dict.fromkeys(ways, 0)
+        taken = dict.fromkeys(ways, 0.0)
+        while open_ways := [way for way in times if self._open(way, times[way], taken[way], ways)]:
+            for way in open_ways:
+                taken[way] += self._time(way)
+                times[way] += 1
+        return [self.best[way] for way in ways]
+
+    def _open(self, way: Way, times: int, seconds: float, ways: Sequence[Way]) -> bool:
+        hopeless = HOPELESS[min(times, len(HOPELESS)) - 1] * min(self.best.get(own, math.inf) for own in ways)
+        if times > 0 and (self.spent > self._budget or self.best[way] > hopeless):
+            return False
+        return times < REPEATS or (seconds < ENOUGH and times < MOST)
+
+    def _time(self, way: Way) -> float:
+        start = time.perf_counter()
+        steps = self._run(way)
+        seconds = time.perf_counter() - start  # results are copied to the CPU, so nothing is pending
+        self.spent += seconds
+        first = way not in self.best
+        self.best[way] = min(self.best.get(way, math.inf), seconds / steps)
+        if not first:
+            log.debug("%s: %.1f ms per client and step", way, 1000 * seconds / steps)
+        return seconds
