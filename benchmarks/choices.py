@@ -28,13 +28,13 @@ from polyrank import config as configuration
 from polyrank import ranks
 from polyrank.config import Config
 from polyrank.config.sections import MEASURED
+from polyrank.core.cache import CACHE
 from polyrank.federation.loading import load
 from polyrank.federation.population import initial, read
 from polyrank.federation.round import cohort
 from polyrank.federation.site import Site
 from polyrank.quickstart import config_path
 from polyrank.tasks import settled
-from polyrank.training.tuning.remembered import CACHE
 from polyrank.training.work import Work
 
 RESULT = Path(__file__).parent / "results" / "choices.json"

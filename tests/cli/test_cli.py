@@ -9,6 +9,7 @@ import pytest
 
 from polyrank.aggregation import METHODS
 from polyrank.config import TrainingConfig
+from polyrank.core.cache import CACHE
 from polyrank.training.tuning import remembered
 from tests.cli.conftest import Polyrank
 
@@ -91,7 +92,7 @@ def test_methods_refuse_an_unknown_method(polyrank: Polyrank, own_things: Path):
 
 
 def test_doctor_lists_and_forgets_what_was_chosen(polyrank: Polyrank, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv(remembered.CACHE, str(tmp_path))
+    monkeypatch.setenv(CACHE, str(tmp_path))
     asked = TrainingConfig()
     of = {"work": {"cohort": 3, "examples": 5, "rank": 4}, "training": {"batch_size": 7}}
     remembered.keep(asked, of, asked.model_copy(update={"precision": "float32", "workers": 2}), "")

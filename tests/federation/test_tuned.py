@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyrank import ranks
+from polyrank.core.cache import CACHE
 from polyrank.federation.loading import load
 from polyrank.federation.population import read
 from polyrank.federation.site import Site
@@ -21,7 +22,7 @@ AUTO = ("training.precision=auto", "training.attention=auto", "training.engine=a
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(remembered.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "choices"
 
 
@@ -100,11 +101,11 @@ def test_without_a_folder_nothing_is_kept(
     configure: Configure, tmp_path: Path, timed: list[Way], monkeypatch: pytest.MonkeyPatch
 ):
     """Nor where it cannot be made; a run begins all the same."""
-    monkeypatch.setenv(remembered.CACHE, "")
+    monkeypatch.setenv(CACHE, "")
     loaded(configure)
     assert remembered.everything() == []
     (tmp_path / "file").write_text("", encoding="utf-8")
-    monkeypatch.setenv(remembered.CACHE, str(tmp_path / "file"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
     loaded(configure)
     assert remembered.everything() == []
     assert remembered.forget() == 0

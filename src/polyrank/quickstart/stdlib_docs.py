@@ -21,6 +21,7 @@ from typing import Any
 
 from polyrank.core.errors import DataError
 from polyrank.core.seeds import derive
+from polyrank.quickstart.kept import kept
 
 MIN_WORDS = 7
 """Shorter docstrings ("Return the value.") say nothing about their topic."""
@@ -119,8 +120,14 @@ def columns(rows: Sequence[Any]) -> dict[str, list[str]]:  # Any: of a dataclass
 
 @functools.cache
 def _documents(root: Path) -> tuple[Document, ...]:
+    found = list(files(root))
+    sources = [path for *_, path in found]
+    return kept("stdlib-docs", Document, sources, [__file__], lambda: _read(root, found))
+
+
+def _read(root: Path, sources: Sequence[tuple[str, str, Path]]) -> tuple[Document, ...]:
     found: dict[str, Document] = {}
-    for topic, module, path in files(root):
+    for topic, module, path in sources:
         for text in _docstrings(path):
             key = normalised(text)
             if len(key.split()) >= MIN_WORDS:

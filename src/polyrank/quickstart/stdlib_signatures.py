@@ -18,11 +18,13 @@ import copy
 import functools
 import inspect
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from polyrank.core.seeds import derive
+from polyrank.quickstart import stdlib_docs
+from polyrank.quickstart.kept import kept
 from polyrank.quickstart.stdlib_docs import check_found, check_share, files, normalised, parsed, statements
 
 MIN_WORDS = 3
@@ -115,8 +117,15 @@ def signature(node: _Function | ast.ClassDef) -> str:
 
 @functools.cache
 def _pairs(root: Path) -> tuple[Pair, ...]:
+    found = list(files(root))
+    sources = [path for *_, path in found]
+    readers = [__file__, stdlib_docs.__file__]
+    return kept("stdlib-signatures", Pair, sources, readers, lambda: _read(root, found))
+
+
+def _read(root: Path, sources: Sequence[tuple[str, str, Path]]) -> tuple[Pair, ...]:
     found: dict[tuple[str, str], Pair] = {}
-    for topic, module, path in files(root):
+    for topic, module, path in sources:
         for text, docstring in _documented(path, module):
             completion = first_paragraph(docstring)
             if completion not in text and _tells_something(completion):

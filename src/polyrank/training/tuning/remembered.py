@@ -6,28 +6,24 @@ choice is kept by what it depends on, in a folder of the user's: one JSON file e
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from pydantic import ValidationError
 
 from polyrank.config import TrainingConfig
 from polyrank.config.sections import MEASURED
+from polyrank.core import cache
 from polyrank.training.tuning.saved import free_memory
 
 log = logging.getLogger(__name__)
 
-CACHE = "POLYRANK_CACHE"
-"""Environment variable: the folder, in place of the user's own; empty for none."""
 FREE = 0.6
 """Of the memory that was free when a choice was measured; with less it is measured anew."""
 
@@ -53,10 +49,7 @@ class Remembered:
 
 def folder() -> Path | None:
     """Where choices are kept; None where they are not."""
-    named = os.environ.get(CACHE)
-    if named is not None:
-        return Path(named) / "choices" if named else None
-    return platformdirs.user_cache_path("polyrank", appauthor=False) / "choices"
+    return cache.folder("choices")
 
 
 def recall(training: TrainingConfig, of: Mapping[str, Any]) -> Remembered | None:
@@ -82,14 +75,7 @@ def keep(training: TrainingConfig, of: Mapping[str, Any], chosen: TrainingConfig
         return
     values = {name: value for name, value in chosen.model_dump(mode="json").items() if name in names}
     made = Remembered(values, reason, dict(of), _free(), datetime.now(UTC).isoformat(timespec="seconds"))
-    path = where / _name(of)
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        log.info("the choice is not remembered: %s", error)
+    cache.write(where / _name(of), asdict(made))
 
 
 def everything() -> list[Remembered]:
@@ -116,7 +102,7 @@ def _open(training: TrainingConfig) -> set[str]:
 
 
 def _name(of: Mapping[str, Any]) -> str:
-    return f"{hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]}.json"
+    return f"{cache.digest(of)}.json"
 
 
 def _usable(path: Path, training: TrainingConfig, of: Mapping[str, Any]) -> Remembered | None:
@@ -134,11 +120,10 @@ def _usable(path: Path, training: TrainingConfig, of: Mapping[str, Any]) -> Reme
 def _read(path: Path) -> Remembered | None:
     """A file's choice; None where there is none that can be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = Remembered(**values)
-        return found if isinstance(found.chosen, dict) and isinstance(found.free, int) else None
-    except (OSError, ValueError, TypeError):
+        found = Remembered(**cache.read(path))
+    except TypeError:
         return None
+    return found if isinstance(found.chosen, dict) and isinstance(found.free, int) else None
 
 
 def _free() -> int:
