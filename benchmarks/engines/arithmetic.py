@@ -20,7 +20,7 @@ from benchmarks.engines.work import Shape, prepared
 from polyrank.hf.speed.packed_linear import pack
 from polyrank.training.batched.engine import Batched
 from polyrank.training.profile import Clock
-from polyrank.training.tuning.precision import DTYPES
+from polyrank.training.tuning.forms import DTYPES
 from polyrank.training.work import Engine, Work
 
 REPEATS = 3

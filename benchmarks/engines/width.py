@@ -17,7 +17,7 @@ from benchmarks.engines.arithmetic import chain_rate, operations
 from benchmarks.engines.work import Shape, decoder, distilbert, prepared, random_texts
 from polyrank.training.batched.engine import Batched
 from polyrank.training.sequential import Sequential
-from polyrank.training.tuning.precision import DTYPES
+from polyrank.training.tuning.forms import DTYPES
 from polyrank.training.work import Engine
 
 CLIENTS = 10

@@ -23,12 +23,12 @@ def test_policies_take_turns_alone_and_beside_a_busy_process(
     def seconds(policy: str, rounds: int, more: list[str]) -> float:
         assert (rounds, more) == (2, ["training.lr=1e-3"])
         seen.append((policy, counting()))
-        return {"passive": 1.0, "active": 2.0}[policy] * (1 + 4 * counting())
+        return {"settled": 0.5, "passive": 1.0, "active": 2.0}[policy] * (1 + 4 * counting())
 
     monkeypatch.setattr(neighbour, "seconds", seconds)
     result = tmp_path / "neighbour.json"
     neighbour.main(["--rounds", "2", "--repeats", "2", "--result", str(result), "--set", "training.lr=1e-3"])
-    assert seen == [("passive", 0), ("passive", 1), ("active", 0), ("active", 1)] * 2
+    assert seen == [(policy, busy) for policy in ("settled", "passive", "active") for busy in (0, 1)] * 2
     assert counting() == 0
-    assert json.loads(result.read_text(encoding="utf-8"))["times"] == {"passive": 5.0, "active": 5.0}
+    assert json.loads(result.read_text(encoding="utf-8"))["times"] == {"settled": 5.0, "passive": 5.0, "active": 5.0}
     assert "active: 2.00, 10.00; 5.00 times" in capsys.readouterr().out

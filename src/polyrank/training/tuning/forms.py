@@ -1,4 +1,4 @@
-"""In which forms a base may be computed, precision and attention, and which of them are worth a trial here."""
+"""Precision and attention: the forms in which a base may be computed, and which of them are worth a trial here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,51 @@
+"""The benchmark of choices: what is timed again, what is resumed, what the table says; no time is judged here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.choices import Cell
+from benchmarks.versus_flower import Places
+
+from benchmarks import choices
+
+BEST = Cell("bfloat16", "eager", 5, 1)
+
+
+def seconds(cell: Cell) -> float:
+    return 1.0 if cell == BEST else 1.5 if cell.precision == "bfloat16" else 3.0
+
+
+def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    timed: list[Cell] = []
+    made = iter([(Cell("bfloat16", "sdpa", 2, 2), 9.0), (Cell("float32", "sdpa", 50, 1), 8.0)])
+    monkeypatch.setattr(choices, "timed", lambda _, cell, __: timed.append(cell) or seconds(cell))
+    monkeypatch.setattr(choices, "choice", lambda _: next(made))
+    monkeypatch.setattr(choices, "RESULT", tmp_path / "choices.json")
+    for _ in range(2):  # the second time nothing is missing
+        choices.main(["--jobs", "classification", "--work", str(tmp_path / "work"), "--repeats", "2"])
+    assert timed == [*choices.CELLS, *(cell for cell in choices.CELLS if cell.precision == "bfloat16")]
+    (found,) = json.loads((tmp_path / "choices.json").read_text(encoding="utf-8"))["jobs"]
+    assert (found["best"], found["per_round"]) == (str(BEST), 1.0)
+    assert [one["times"] for one in found["choices"]] == [1.5, None]
+    shown = capsys.readouterr().out
+    assert "best bfloat16 eager 5x1, 1.00 s per round" in shown
+    assert "chosen bfloat16 sdpa 2x2: 1.50 times; 9.0 s until it trains" in shown
+    assert "chosen float32 sdpa 50x1: not in the grid" in shown
+
+
+@pytest.mark.parametrize("name", ["J2", "classification", "generative", *choices.DECODERS])
+def test_jobs_leave_everything_open(name: str, tmp_path: Path):
+    config = choices.job(name, Places(tmp_path, None, None, None, 2, ()))
+    assert all(getattr(config.training, key) == "auto" for key in choices.MEASURED)
+
+
+def test_a_cell_is_what_a_run_is_told(tmp_path: Path):
+    config = choices.job("J2", Places(tmp_path, None, None, None, 2, ()))
+    training = choices.configuration.override(config, BEST.settings).training
+    assert (training.precision, training.attention, training.clients_per_pass) == ("bfloat16", "eager", 5)
+    assert (training.engine, training.workers) == ("batched", 1)
