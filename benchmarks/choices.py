@@ -214,11 +214,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (chosen.work / f"{name}.json").is_file()
     ]
     RESULT.write_text(json.dumps({"jobs": rows, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| job | best of the grid | s per round | chosen | times the best | s until it trains |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in rows:
-        print(f"{one['job']}: best {one['best']}, {one['per_round']:.2f} s per round")
-        for made in one["choices"]:
-            times = f"{made['times']:.2f} times" if made["times"] else "not in the grid"
-            print(f"  chosen {made['chosen']}: {times}; {made['seconds']:.1f} s until it trains")
+        made = one["choices"]
+        times = ", ".join(f"{own['times']:.2f}" if own["times"] else "not in the grid" for own in made)
+        waited = ", ".join(f"{own['seconds']:.0f}" for own in made)
+        chosen = ", ".join(own["chosen"] for own in made)
+        lines.append(f"| {one['job']} | {one['best']} | {one['per_round']:.2f} | {chosen} | {times} | {waited} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,12 @@ JOB = (
     *("training.attention=sdpa",),
 )
 """Nothing is measured before the first round, and nothing evaluated but after the last."""
-POLICIES = ("settled", "passive", "active")
+ABOUT = {
+    "settled": "spin shortly and sleep then: what is settled",
+    "passive": "sleep at once: `OMP_WAIT_POLICY=PASSIVE`",
+    "active": "spin: `OMP_WAIT_POLICY=ACTIVE`",
+}
+POLICIES = tuple(ABOUT)
 COUNTING = "i = 0\nwhile True: i += 1"
 
 
@@ -84,9 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     found = measure(chosen.rounds, chosen.repeats, chosen.busy, chosen.set)
     chosen.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"seconds per round, alone and beside {found['neighbours']} busy process(es)")
+    print(table(found))
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        f"| threads | s per round alone | beside {found['neighbours']} busy process(es) | times |",
+        "|---|---|---|---|",
+    ]
     for policy, own in found["seconds"].items():
-        print(f"{policy}: {min(own['alone']):.2f}, {min(own['beside']):.2f}; {found['times'][policy]:.2f} times")
+        times = found["times"][policy]
+        lines.append(f"| {ABOUT[policy]} | {min(own['alone']):.2f} | {min(own['beside']):.2f} | {times:.2f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def _resident(name: str) -> int:
     return int(re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024  # type: ignore[index]
 
 
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown."""
+    step, seconds = found["step"], found["step"]["seconds"]
+    times = f"{seconds['answers']:.1f} s / {seconds['all']:.1f} s = {step['ratio']:.2f}"
+    lines = ["| what | measured |", "|---|---|", f"| a step, logits at answers / at all places | {times} |"]
+    for one in found["evaluate"]:
+        what = f"evaluation beside the model, `evaluation.batch_size = {one['batch_size']}`"
+        lines.append(f"| {what} | {one['bytes'] / 2**30:.2f} GiB |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Both parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -113,14 +125,12 @@ def main() -> None:
         print(json.dumps(evaluation(chosen.evaluate)))
         return
     own = [sys.executable, "-m", "benchmarks.writers", "--evaluate"]
-    found = {"step": step(chosen.pairs), "evaluate": [], "machine": machine()}
+    found: dict[str, Any] = {"step": step(chosen.pairs), "evaluate": [], "machine": machine()}
     for size in BATCH_SIZES:
         said = subprocess.run([*own, str(size)], check=True, capture_output=True, text=True).stdout
         found["evaluate"].append(json.loads(said.splitlines()[-1]))
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"a step with logits at answers takes {found['step']['ratio']:.2f} of the time with all logits")
-    for one in found["evaluate"]:
-        print(f"evaluation, {one['batch_size']} rows at a time: {one['bytes'] / 2**30:.2f} GiB beside the model")
+    print(table(found))
 
 
 if __name__ == "__main__":

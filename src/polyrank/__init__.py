@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from polyrank.core.threads import settle
+from polyrank.core import kernels, threads
 
 if TYPE_CHECKING:
     from polyrank.aggregation import METHODS
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from polyrank.runs.listener import Listener
     from polyrank.runs.runner import run
 
-settle()  # before torch is loaded
+threads.settle()  # before torch is loaded
+kernels.settle()
 
 __version__ = metadata.version("polyrank")
 

@@ -33,9 +33,8 @@ def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
     assert (found["best"], found["per_round"]) == (str(BEST), 1.0)
     assert [one["times"] for one in found["choices"]] == [1.5, None]
     shown = capsys.readouterr().out
-    assert "best bfloat16 eager 5x1, 1.00 s per round" in shown
-    assert "chosen bfloat16 sdpa 2x2: 1.50 times; 9.0 s until it trains" in shown
-    assert "chosen float32 sdpa 50x1: not in the grid" in shown
+    chosen = "bfloat16 sdpa 2x2, float32 sdpa 50x1 | 1.50, not in the grid | 9, 8"
+    assert f"| classification | bfloat16 eager 5x1 | 1.00 | {chosen} |" in shown
 
 
 @pytest.mark.parametrize("name", ["J2", "classification", "generative", *choices.DECODERS])

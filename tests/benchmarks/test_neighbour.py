@@ -31,4 +31,4 @@ def test_policies_take_turns_alone_and_beside_a_busy_process(
     assert seen == [(policy, busy) for policy in ("settled", "passive", "active") for busy in (0, 1)] * 2
     assert counting() == 0
     assert json.loads(result.read_text(encoding="utf-8"))["times"] == {"settled": 5.0, "passive": 5.0, "active": 5.0}
-    assert "active: 2.00, 10.00; 5.00 times" in capsys.readouterr().out
+    assert "| 2.00 | 10.00 | 5.00 |" in capsys.readouterr().out

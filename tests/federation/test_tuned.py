@@ -13,6 +13,7 @@ from polyrank.federation.loading import load
 from polyrank.federation.population import read
 from polyrank.federation.site import Site
 from polyrank.tasks import settled
+from polyrank.training.dropout import UnbatchableError
 from polyrank.training.tuning import remembered
 from polyrank.training.tuning.trials import Trials, Way
 from tests.conftest import Configure
@@ -73,7 +74,36 @@ def test_what_is_said_is_not_what_was_chosen(configure: Configure, cache: Path, 
     assert timed
 
 
-@pytest.mark.parametrize("how", ["broken", "empty", "of other work", "wrong values", "no memory"])
+@pytest.mark.usefixtures("cache")
+def test_who_holds_which_texts_is_not_asked(configure: Configure, timed: list[Way]):
+    """Another seed shares other texts out, of other lengths; it is computed in the same way."""
+    loaded(configure, "data.size=8")
+    timed.clear()
+    for seed in (1, 2, 3):
+        assert "as measured before" in str(loaded(configure, "data.size=8", f"federation.seed={seed}").plan)
+    assert not timed
+
+
+@pytest.mark.usefixtures("cache")
+def test_an_engine_that_cannot_be_had_is_remembered(configure: Configure, monkeypatch: pytest.MonkeyPatch):
+    """Also where it was asked for: the second start trains as the first, with the same words."""
+    from polyrank.training.tuning import planner
+
+    def refuse(*_: object) -> None:
+        raise UnbatchableError("it couples them")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "Batched", refuse)
+        first = loaded(configure, "training.engine=batched", "training.clients_per_pass=3")
+    again = loaded(configure, "training.engine=batched", "training.clients_per_pass=3")
+    assert first.config.training.engine == again.config.training.engine == "sequential"
+    assert again.plan.reason == first.plan.reason == "it couples them"
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["broken", "empty", "deep", "of other work", "wrong values", "nothing", "too much", "wrong types", "no memory"],
+)
 def test_what_cannot_be_used_is_measured_anew(
     configure: Configure, cache: Path, timed: list[Way], monkeypatch: pytest.MonkeyPatch, how: str
 ):
@@ -83,6 +113,10 @@ def test_what_cannot_be_used_is_measured_anew(
     changed = {
         "broken": "{",
         "empty": "",
+        "deep": "[" * 200_000,
+        "nothing": json.dumps({**values, "chosen": {}}),
+        "too much": json.dumps({**values, "free": 10**400}),
+        "wrong types": json.dumps({**values, "when": 3, "reason": {}}),
         "of other work": json.dumps({**values, "of": {}}),
         "wrong values": json.dumps({**values, "chosen": {"precision": "int3"}}),
     }
@@ -91,6 +125,7 @@ def test_what_cannot_be_used_is_measured_anew(
     else:
         monkeypatch.setattr(remembered, "_free", lambda: values["free"] // 2)
     timed.clear()
+    remembered.everything()
     assert "as measured before" not in str(loaded(configure).plan)
     assert timed
     if how in changed:  # what was measured takes the place of what could not be used
@@ -113,6 +148,8 @@ def test_without_a_folder_nothing_is_kept(
 
 
 def test_all_is_forgotten(configure: Configure, cache: Path):
+    """A folder of such a name is not ours."""
     loaded(configure)
+    (cache / "folder.json").mkdir()
     assert remembered.forget() == 1
-    assert not list(cache.iterdir())
+    assert [path.name for path in cache.iterdir()] == ["folder.json"]

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +34,20 @@ def digest(of: Any) -> str:  # Any: plain JSON values
 
 def write(path: Path, value: Any) -> None:  # Any: plain JSON values
     """Put a file in its place, whole or not at all; a folder that cannot be written is no error."""
+    scratch = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
         log.info("%s is not kept: %s", path.name, error)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:  # Any: plain JSON values
     """What a file holds; None where there is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

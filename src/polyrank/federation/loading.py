@@ -84,7 +84,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         why = ", ".join(encoded["train"].left_out)
         raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
     digests = {**held.digests, **base_digests(config)}
-    how = chosen(config, task, loaded, encoded["train"].examples, examples, digests=digests)
+    how = chosen(config, task, loaded, examples, digests=digests)
     resident, config = how.resident, recorded(how.config, task)
     if resident.base.note:
         log.warning(resident.base.note)

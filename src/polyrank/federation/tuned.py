@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
@@ -26,6 +25,8 @@ from polyrank.training.work import Work
 
 MATTERS = (*MEASURED, "optimizer", "epochs", "batch_size", "accumulate", "gradient_checkpointing")
 """Keys of ``[training]`` on which it depends what is fast."""
+TEXTS = "training texts"
+"""Whose digest stands for how long they are; the rows that clients hold differ by seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,6 @@ def chosen(
     config: Config,
     task: Task,
     load: Callable[[torch.dtype, str], ResidentModel],
-    everything: Examples,
     examples: Mapping[str, Examples],
     *,
     digests: Mapping[str, str],
@@ -58,16 +58,15 @@ def chosen(
         config: of the federation.
         task: what is learned.
         load: ``(dtype, attention)`` -> the base.
-        everything: what somebody learns from.
         examples: client -> what it learns from.
-        digests: of the base.
+        digests: of the base and the data.
 
     Raises:
         ModelError: the base does not have what the configuration asks for.
     """
     asked, options = config.training, config.federation
     names = cohort(sorted(examples), options.participation, options.seed, 1)
-    of = _depends_on(config, digests, everything, examples, len(names))
+    of = _depends_on(config, digests, examples, len(names))
     known = remembered.recall(asked, of)
     if known is not None:
         config = config.model_copy(update={"training": remembered.filled(asked, known)})
@@ -96,11 +95,11 @@ def chosen(
 
 
 def _depends_on(
-    config: Config, digests: Mapping[str, str], everything: Examples, examples: Mapping[str, Examples], cohort_size: int
+    config: Config, digests: Mapping[str, str], examples: Mapping[str, Examples], cohort_size: int
 ) -> dict[str, Any]:
     """All that decides what is fast, as plain values: machine, versions, shape of the model and of the work.
 
-    Not the method, the seed or the values of weights and texts: what is compared is computed in one way.
+    Not the method, the seed, who holds which texts, or the weights: what is compared is computed in one way.
     """
     about = about_this_machine()
     return {
@@ -118,7 +117,7 @@ def _depends_on(
         "work": {
             **{"rank": global_rank(config), "rounds": config.federation.rounds},
             "cohort": cohort_size,
-            "examples": int(np.median([len(own) for own in examples.values()])),
-            "tokens": [int(np.percentile(everything.lengths, share)) for share in (50, 90, 100)],
+            "examples": round(sum(map(len, examples.values())) / len(examples)),
+            **{"texts": digests.get(TEXTS), "max_tokens": config.data.max_tokens},
         },
     }

@@ -14,6 +14,7 @@ from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
+from polyrank.training.local import Local
 from polyrank.training.tuning import forms, planner, search
 from polyrank.training.tuning.forms import DTYPES
 from polyrank.training.tuning.planner import Plan, choose
@@ -359,12 +360,34 @@ def test_a_real_measurement_gives_a_valid_plan_and_leaves_no_trace(bert: Residen
     assert works[0].adapter.identical(sent)
 
 
+def test_a_table_of_as_many_rows_as_a_batch_is_not_taken_for_examples(checkpoint: Checkpoints):
+    """DeBERTa's table of positions has 16 rows, which two clients of 8 examples have too."""
+    model = resident(checkpoint("deberta-v2"))
+    options = TrainingConfig(batch_size=8, clients_per_pass=2, **SETTLED | {"attention": "eager"})
+    plan = choose(lambda *_: model, TASK, held(model, 2, size=24), options, lambda base: asked(base, 2), rounds=1).plan
+    assert plan.engine == "sequential"
+
+
+def test_epochs_make_no_trial_longer(bert: ResidentModel, monkeypatch: pytest.MonkeyPatch):
+    """Two steps are two steps."""
+    steps: list[int] = []
+
+    def trained(engine: Local, works: list[Work]) -> int:
+        (outcome,) = list(engine.run(works[:1]))
+        steps.append(int(outcome.metrics["steps"]))
+        return steps[-1]
+
+    monkeypatch.setattr(search, "trained", trained)
+    chosen(bert, TrainingConfig(batch_size=4, epochs=30, clients_per_pass=1), 1)
+    assert set(steps) == {2}
+
+
 def test_what_is_timed_is_as_long_as_the_clients_texts():
     """Of 200 lengths two batches of 8 from the shortest to the longest; a small client is timed as a whole."""
     options = TrainingConfig(batch_size=8)
     lengths = np.random.default_rng(0).permutation(np.arange(1, 201))
     timed = lengths[planner._typical(lengths, options)]
-    assert len(set(timed.tolist())) == planner.STEPS * 8
+    assert len(set(timed.tolist())) == planner.STEPS * 8 - 1  # no two batches of one size
     assert (timed.min(), timed.max()) == (1, 200)
     assert timed.mean() == pytest.approx(lengths.mean(), rel=0.02)
     assert sorted(planner._typical(lengths[:5], options)) == [0, 1, 2, 3, 4]

@@ -100,10 +100,12 @@ def choose(
     samples = {client: own.subset(_typical(own.lengths, options)) for client, own in held.items()}
     steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
 
+    once = options.model_copy(update={"epochs": 1})
+
     def found(engine: str) -> Choice:
         engines: dict[str, Local] = {}
         for form in bases.forms:
-            common = (bases.base(form), task, samples, options)
+            common = (bases.base(form), task, samples, once)
             engines[form.precision] = Batched(*common, 1) if engine == "batched" else Sequential(*common)
         width = options.clients_per_pass if engine == "batched" else 1
         workers, only = options.workers, bases.forms[0]
@@ -130,8 +132,11 @@ def choose(
 
 
 def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
-    """Rows of a few batches that are as long as the client's examples are, at even distances by length."""
-    count = min(len(lengths), STEPS * options.batch_size)
+    """Rows of a few batches that are as long as the client's examples are, at even distances by length.
+
+    The last batch is one short: a tensor that has as many rows as one batch by chance is not taken for one of examples.
+    """
+    count = min(len(lengths), max(STEPS * options.batch_size - 1, STEPS))
     by_length = np.argsort(lengths, kind="stable")
     places = np.linspace(0, len(lengths) - 1, count).round().astype(np.int64)
     return np.asarray(by_length[places])

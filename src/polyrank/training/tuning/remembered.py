@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from polyrank.config import TrainingConfig
 from polyrank.config.sections import MEASURED
@@ -43,8 +43,11 @@ class Remembered:
     chosen: dict[str, Any]  # Any: plain JSON values
     reason: str
     of: dict[str, Any]
-    free: int
+    free: Annotated[int, Field(ge=0, lt=2**63)]
     when: str
+
+
+_FILE = TypeAdapter(Remembered)
 
 
 def folder() -> Path | None:
@@ -63,8 +66,9 @@ def recall(training: TrainingConfig, of: Mapping[str, Any]) -> Remembered | None
 
 
 def filled(training: TrainingConfig, found: Remembered) -> TrainingConfig:
-    """The section with what was chosen in the place of ``auto``."""
-    chosen = {name: value for name, value in found.chosen.items() if name in _open(training)}
+    """The section with what was chosen in the place of ``auto``, and in that of an engine that cannot be had."""
+    names = _open(training) | ({"engine"} if found.reason else set())
+    chosen = {name: value for name, value in found.chosen.items() if name in names}
     return TrainingConfig.model_validate({**training.model_dump(), **chosen})
 
 
@@ -73,6 +77,7 @@ def keep(training: TrainingConfig, of: Mapping[str, Any], chosen: TrainingConfig
     where, names = folder(), _open(training)
     if where is None or not names or _usable(where / _name(of), training, of):
         return
+    names |= {"engine"} if reason else set()
     values = {name: value for name, value in chosen.model_dump(mode="json").items() if name in names}
     made = Remembered(values, reason, dict(of), _free(), datetime.now(UTC).isoformat(timespec="seconds"))
     cache.write(where / _name(of), asdict(made))
@@ -93,7 +98,7 @@ def forget() -> int:
 
 def _files() -> list[Path]:
     where = folder()
-    return sorted(where.glob("*.json")) if where else []
+    return sorted(path for path in where.glob("*.json") if path.is_file()) if where else []
 
 
 def _open(training: TrainingConfig) -> set[str]:
@@ -111,19 +116,17 @@ def _usable(path: Path, training: TrainingConfig, of: Mapping[str, Any]) -> Reme
     if found is None or found.of != json.loads(json.dumps(of)):
         return None
     try:
-        filled(training, found)
+        return None if _open(filled(training, found)) else found
     except ValidationError:
         return None
-    return found
 
 
 def _read(path: Path) -> Remembered | None:
     """A file's choice; None where there is none that can be read."""
     try:
-        found = Remembered(**cache.read(path))
-    except TypeError:
+        return _FILE.validate_python(cache.read(path))
+    except ValidationError:
         return None
-    return found if isinstance(found.chosen, dict) and isinstance(found.free, int) else None
 
 
 def _free() -> int:
