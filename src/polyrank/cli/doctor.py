@@ -71,13 +71,14 @@ def _choices(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
-    from polyrank.core.machine import about_this_machine
+    import torch
+
+    from polyrank.core.machine import about_this_machine, gflops
     from polyrank.core.threads import allowed, settle
     from polyrank.training.tuning import remembered
-    from polyrank.training.tuning.forms import DTYPES, gflops
 
     about = about_this_machine()
-    rates = {name: gflops(dtype) for name, dtype in DTYPES.items()}
+    rates = {name: gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
     return {
         "python": about["python"],
         "cores": f"{about['cores']}, of which {allowed()} are ours; torch uses {about['threads']} threads",

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+from polyrank.core.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,11 @@ def digest(of: Any) -> str:  # Any: plain JSON values
 
 def write(path: Path, value: Any) -> None:  # Any: plain JSON values
     """Put a file in its place, whole or not at all; a folder that cannot be written is no error."""
-    scratch = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        write_whole(path, json.dumps(value, indent=1) + "\n", path.with_suffix(f".{uuid.uuid4().hex}"))
     except OSError as error:
         log.info("%s is not kept: %s", path.name, error)
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:  # Any: plain JSON values

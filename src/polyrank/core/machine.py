@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import torch
+
+SIDE = 512
+"""Of the matrices whose product tells a machine's rate."""
 LIBRARIES = ("polyrank", "torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -39,3 +45,19 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def gflops(dtype: torch.dtype) -> float:
+    """Rate of a square matrix product on this machine's accelerator or cores, best of five after one to warm up."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        left @ left
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best / 1e9

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError, RunFolderError
+from polyrank.core.files import write_whole
 from polyrank.runs import lines
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
@@ -237,13 +238,9 @@ class RunFolder:
         self._write("metrics.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in written))
 
     def _write(self, name: str, text: str) -> None:
-        path, temporary = self.path / name, self.path / f".{name}.writing"
+        path = self.path / name
         with disk_errors(path):
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(path, text, self.path / f".{name}.writing")
 
 
 def name_of(about: Mapping[str, Any], config: Config) -> str:  # Any: JSON values

@@ -111,7 +111,3 @@ def test_a_base_that_fits_once_is_loaded_once(
     monkeypatch.setattr(forms, "free_memory", lambda _: 1000)
     assert names(Bases(load, TrainingConfig())) == ALL[:2]
     assert load.loaded == [torch.bfloat16]
-
-
-def test_the_rate_of_a_machine():
-    assert 0.01 < forms.gflops(torch.float32) < 1e6

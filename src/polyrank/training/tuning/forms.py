@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,14 +10,13 @@ import torch
 
 from polyrank.config import TrainingConfig
 from polyrank.core.errors import ModelError
+from polyrank.core.machine import gflops
 from polyrank.hf.resident import ResidentModel
 from polyrank.training.tuning.saved import free_memory
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SIDE = 512
-"""Of the matrices whose product tells a machine's rate."""
 CLEARLY = 3.0
 """A precision whose products are so many times as fast is not compared with the other: what is not a product takes less
 time in it too. With AMX bfloat16 is seven times as fast as float32 (``docs/speed.md``), with AVX-512 twice."""
@@ -36,20 +34,6 @@ class Form:
 
     def __str__(self) -> str:
         return f"{self.precision} with {self.attention} attention"
-
-
-def gflops(dtype: torch.dtype) -> float:
-    """Rate of a square matrix product on this machine's accelerator or cores, best of five after one to warm up."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        left @ left
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * SIDE**3 / best / 1e9
 
 
 def precisions(options: TrainingConfig) -> Sequence[str]:
