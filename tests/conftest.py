@@ -78,7 +78,7 @@ def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
             "ranks": {"policy": "fixed", "levels": [2, 4], "counts": [4, 2]},
             "training": {  # nothing is measured, so that two runs are the same to the bit
                 **{"precision": "float32", "attention": "eager", "batch_size": 8, "lr": 5e-3},
-                **{"engine": "batched", "clients_per_pass": 2, "workers": 1},
+                **{"engine": "batched", "clients_per_pass": 2, "lanes": 1, "workers": 1},
             },
             "evaluation": {"rank_groups": False},
         },

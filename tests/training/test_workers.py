@@ -27,7 +27,7 @@ from polyrank.training.workers import Done, Pass, Setup, Workers
 from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
 
 OPTIONS = TrainingConfig(
-    engine="batched", clients_per_pass=2, workers=3, precision="float32", attention="eager", batch_size=4
+    engine="batched", clients_per_pass=2, lanes=1, workers=3, precision="float32", attention="eager", batch_size=4
 )
 SIZES = (3, 9, 6, 9, 5, 12, 1)
 """Examples per client: passes are not in the order of the clients, and the last is of one."""

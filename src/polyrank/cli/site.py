@@ -33,10 +33,14 @@ def site(
 
 
 def _one_process(config: Config) -> Config:
-    workers = config.training.workers
-    if workers not in ("auto", 1):
-        raise ConfigError(f"training.workers is {workers}; a site trains in the daemon itself: 1, and a daemon per GPU")
-    return config.model_copy(update={"training": config.training.model_copy(update={"workers": 1})})
+    training = config.training
+    for name, asked in (("workers", training.workers), ("lanes", training.lanes)):
+        if asked not in ("auto", 1):
+            raise ConfigError(
+                f"training.{name} is {asked}; a site trains one client at a time, in the daemon itself: 1, and a "
+                "daemon per GPU"
+            )
+    return config.model_copy(update={"training": training.model_copy(update={"workers": 1, "lanes": 1})})
 
 
 def _load(config: Config) -> Site:

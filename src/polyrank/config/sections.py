@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
-PLANNED = ("engine", "clients_per_pass", "workers")
+PLANNED = ("engine", "clients_per_pass", "lanes", "workers")
 HOW = (*PLANNED, "gradient_checkpointing")
 """Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
 MEASURED = (*PLANNED, "precision", "attention")
@@ -196,6 +196,9 @@ class TrainingConfig(Section):
     pass; ``auto``: batched wherever the model allows it."""
     clients_per_pass: Count | Literal["auto"] = "auto"
     """batched: the most clients in one pass; ``auto`` measures what is fastest and fits into memory."""
+    lanes: Count | Literal["auto"] = "auto"
+    """Passes at a time in one process, in threads of their own over one base; the process's cores are shared out among
+    them. ``auto`` measures what is fastest on a CPU; 1 on a GPU."""
     workers: Count | Literal["auto"] = "auto"
     """Processes that share the clients of a round, each with the base; ``auto``: one per GPU, or on a CPU one per core
     where that is measured to pay."""

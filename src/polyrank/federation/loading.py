@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from polyrank import ranks
-from polyrank.config import Config
+from polyrank.config import Config, TrainingConfig
 from polyrank.core.errors import DataError
 from polyrank.data import Partition, TextDataset
 from polyrank.federation.population import Holdings, base_digests, initial, read, read_alone
@@ -27,7 +27,8 @@ from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
 from polyrank.tasks.registry import recorded
 from polyrank.tasks.task import Encoded, Examples
-from polyrank.training.engines import local_engine
+from polyrank.training.engines import engine_in_lanes
+from polyrank.training.lanes import Lanes
 from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
 from polyrank.training.work import Engine
@@ -89,6 +90,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     if resident.base.note:
         log.warning(resident.base.note)
     clock = Clock(resident.device, running=profile)
+    lanes = _lanes(config.training, resident)
     return Site(
         config=config,
         task=task,
@@ -98,7 +100,8 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         examples=examples,
         test=encoded["test"].examples,
         validation=encoded["validation"].examples if held.validation else None,
-        engine=_engine(config, task, resident, examples, outputs, clock=clock),
+        engine=_engine(config, task, lanes, examples, outputs, clock=clock),
+        lanes=lanes,
         plan=how.plan,
         clock=clock,
         digests=digests,
@@ -220,19 +223,28 @@ def left_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[s
     return {client: own for client, own in found.items() if own}
 
 
+def _lanes(training: TrainingConfig, resident: ResidentModel) -> Lanes:
+    """As many as train at a time, in this process or in others: they measure what was trained."""
+    assert isinstance(training.workers, int)
+    assert isinstance(training.lanes, int)
+    return Lanes(resident, training.lanes * (training.workers if resident.device.type == "cpu" else 1))
+
+
 def _engine(
     config: Config,
     task: Task,
-    resident: ResidentModel,
+    lanes: Lanes,
     examples: Mapping[str, Examples],
     outputs: tuple[str, ...],
     *,
     clock: Clock,
 ) -> Engine:
-    training = config.training
-    if not isinstance(training.workers, int) or training.workers == 1:
-        return local_engine(resident, task, examples, training, clock)
-    device, count = resident.device, torch.cuda.device_count()
+    training, device = config.training, clock.device
+    if training.workers == 1:
+        return engine_in_lanes(lanes, task, examples, training, clock)
+    assert isinstance(training.workers, int)
+    assert device is not None
+    count = torch.cuda.device_count()
     setups = [
         Setup(
             model=config.model,

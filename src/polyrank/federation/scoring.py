@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
 from polyrank.aggregation import Download
+from polyrank.core.adapter import Adapter
 from polyrank.core.state import ServerState
 from polyrank.federation.round import read_outs
 from polyrank.federation.server import Server
 from polyrank.federation.traffic import scoring, travelled
 from polyrank.tasks.task import LOSS
-from polyrank.training.work import Moved
+from polyrank.training.work import Moved, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +64,26 @@ def _losses(
     """Every client's validation loss after one local round, and what travelled for it."""
     assert server.site.validation is not None
     losses: dict[str, float] = {}
-    moved: list[Moved | None] = []
     works = {client: server.work(state, client, 0, downloads[client]) for client in server.clients}
-    for outcome in server.engine.run(list(works.values())):
-        update = outcome.update(works[outcome.client])
-        if update is None:
+    outcomes: list[Outcome] = []
+
+    def trained() -> Iterator[Adapter | None]:
+        for outcome in server.engine.run(list(works.values())):
+            outcomes.append(replace(outcome, trained=None))  # so that it need not be kept
+            update = outcome.update(works[outcome.client])
+            yield update.adapter if update else None
+
+    scored = server.site.measured_each(trained(), server.site.validation)
+    for number, scores in enumerate(scored):
+        outcome = outcomes[number]
+        loss = math.inf if scores is None else scores[LOSS]
+        if scores is None:
             log.warning("scoring: %s gave no update and comes last: %s", outcome.client, outcome.problem)
-            loss = math.inf
-        else:
-            loss = server.site.measured(update.adapter, None, server.site.validation)[LOSS]
-            if not math.isfinite(loss):
-                log.warning("scoring: %s has the validation loss %s and comes last", outcome.client, loss)
+        elif not math.isfinite(loss):
+            log.warning("scoring: %s has the validation loss %s and comes last", outcome.client, loss)
         losses[outcome.client] = loss
-        moved.append(outcome.moved)
         tell(len(losses), len(works))
-    return losses, travelled(moved)
+    return losses, travelled([outcome.moved for outcome in outcomes])
 
 
 def _key(server: Server, downloads: Mapping[str, Download]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from polyrank.config import Config
@@ -14,7 +15,8 @@ from polyrank.federation.participant import OF_THE_BASE, Facts, Participant
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
-from polyrank.training.evaluate import by_kind, evaluate
+from polyrank.training.evaluate import by_kind, evaluate, tallies
+from polyrank.training.lanes import Lanes
 from polyrank.training.profile import Clock
 from polyrank.training.tuning.planner import Plan
 from polyrank.training.work import Engine, Outcome, Work
@@ -40,6 +42,7 @@ class Site(Participant):
         test: held-out examples.
         validation: the balanced set by which a server scores clients, where its rank policy asks for one.
         engine: how clients are trained.
+        lanes: with which it is measured.
         plan: why in this way.
         clock: where time is booked.
         digests: what the data and the model held when they were read.
@@ -55,6 +58,7 @@ class Site(Participant):
     test: Examples
     validation: Examples | None
     engine: Engine
+    lanes: Lanes
     plan: Plan
     clock: Clock
     digests: Mapping[str, str]
@@ -84,13 +88,25 @@ class Site(Participant):
 
     def measured(self, adapter: Adapter, base_change: Adapter | None, examples: Examples) -> Scores:
         """Metrics of an adapter with its head and a base change on one set."""
-        self.resident.install(adapter, base_change)
-        return self.task.measured(evaluate(self.resident, self.task, examples, self.config.evaluation.batch_size))
+        install, size = partial(_install, adapter, base_change), self.config.evaluation.batch_size
+        return self.task.measured(tallies(self.lanes, self.task, [examples], size, install)[0])
+
+    def measured_each(self, adapters: Iterable[Adapter | None], examples: Examples) -> Iterator[Scores | None]:
+        """Metrics of adapters with their heads on one set, each by one lane; None for None."""
+
+        def score(lane: int, adapter: Adapter | None) -> Scores | None:
+            if adapter is None:
+                return None
+            resident = self.lanes.residents[lane]
+            resident.install(adapter)
+            return self.task.measured(evaluate(resident, self.task, examples, self.config.evaluation.batch_size))
+
+        return self.lanes.map(score, adapters)
 
     def by_kind(self, adapter: Adapter, base_change: Adapter | None) -> dict[str, Any]:  # Any: numbers, and kind -> one
         """Metrics of the test set; see `polyrank.training.evaluate.by_kind`."""
-        self.resident.install(adapter, base_change)
-        return by_kind(self.resident, self.task, self.test, self.labels, self.config.evaluation.batch_size)
+        install, size = partial(_install, adapter, base_change), self.config.evaluation.batch_size
+        return by_kind(self.lanes, self.task, self.test, self.labels, size, install=install)
 
     def constant(self) -> Scores:
         """Metrics of the best answer to the test set that looks at no text."""
@@ -103,3 +119,7 @@ class Site(Participant):
             known = ", ".join(sorted(self.examples)[:5])
             raise ConfigError(f"there is no client {client!r} here; this site holds {known}, ...")
         return client if len(self.examples) > 1 else next(iter(self.examples))
+
+
+def _install(adapter: Adapter, base_change: Adapter | None, resident: ResidentModel) -> None:
+    resident.install(adapter, base_change)

@@ -80,7 +80,7 @@ def chosen(
     plan = choice.plan if known is None else replace(choice.plan, reason=known.reason, before=True)
     training = {
         **{"precision": choice.form.precision, "attention": choice.form.attention, "engine": plan.engine},
-        **{"clients_per_pass": plan.clients_per_pass, "workers": plan.workers},
+        **{"clients_per_pass": plan.clients_per_pass, "workers": plan.workers, "lanes": plan.lanes},
     }
     config = config.model_copy(
         update={

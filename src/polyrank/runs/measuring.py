@@ -26,6 +26,7 @@ from polyrank.tasks.causal_lm.rouge import rouge_l, words
 from polyrank.tasks.registry import AUTO, options_of, recorded, writing_of
 from polyrank.tasks.task import Encoded, Task
 from polyrank.training.evaluate import batches, by_kind
+from polyrank.training.lanes import Lanes
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _read(found: Trained, config: Config, task: Task, source: str | None, *, ori
 def measure(resident: ResidentModel, what: Asked) -> dict[str, Any]:  # Any: numbers, and kind -> one
     """The task's metrics of whatever is installed, in all and by kind, as a run has them after ``test/``."""
     size = what.config.evaluation.batch_size
-    return by_kind(resident, what.task, what.encoded.examples, what.dataset.label_names, size)
+    return by_kind(Lanes(resident), what.task, what.encoded.examples, what.dataset.label_names, size)
 
 
 @dataclass(frozen=True)

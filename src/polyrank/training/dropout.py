@@ -5,6 +5,7 @@ torch's own generator on a CPU is serial; the streams here are faster as well.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -24,6 +25,18 @@ LEVELS = 2**16
 
 class UnbatchableError(ModelError):
     """Why clients cannot be trained in one pass; the message is for the user."""
+
+
+def refuse_layer_drop(model: nn.Module) -> None:
+    """Refuse models that leave out whole layers at random, which is one decision for all that is computed at a time.
+
+    Raises:
+        UnbatchableError: with the module's name.
+    """
+    for name, module in model.named_modules():
+        share = getattr(module, "layerdrop", 0)
+        if isinstance(share, int | float) and share > 0:
+            raise UnbatchableError(f"{name or 'the model'} leaves out layers at random (its layerdrop is {share})")
 
 
 class Bits(Protocol):
@@ -106,27 +119,34 @@ class ClientDropout(TorchFunctionMode):
         streams: one per client, in the order of their rows.
         rows: rows per client in the pass.
         tokens: tokens per row in the pass.
+        alone: whether nothing else is computed in this process meanwhile, which would draw from the same generator
+            where the model draws numbers in another way.
 
     Attributes:
         used: whether anything was drawn so far.
     """
 
-    _entered: ClassVar[list[ClientDropout]] = []
-    """Those that are entered, the innermost last."""
+    _here: ClassVar[threading.local] = threading.local()
+    """``entered``: those that are entered in this thread, the innermost last."""
 
-    def __init__(self, streams: Sequence[Stream], rows: int, tokens: int) -> None:
+    def __init__(self, streams: Sequence[Stream], rows: int, tokens: int, *, alone: bool = True) -> None:
         super().__init__()
-        self.streams, self.rows, self.tokens = streams, rows, tokens
+        self.streams, self.rows, self.tokens, self.alone = streams, rows, tokens, alone
         self.used = False
 
     def __enter__(self) -> Self:
         super().__enter__()  # type: ignore[no-untyped-call]
-        self._entered.append(self)
+        self._entered().append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._entered.pop()
+        self._entered().pop()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _entered(cls) -> list[ClientDropout]:
+        found: list[ClientDropout] = cls._here.__dict__.setdefault("entered", [])
+        return found
 
     @classmethod
     def recomputing(cls) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -134,11 +154,11 @@ class ClientDropout(TorchFunctionMode):
 
         torch restores its own generator there, of which these masks know nothing.
         """
-        if not cls._entered:
+        if not cls._entered():
             return nullcontext(), nullcontext()
-        now = cls._entered[-1]
+        now = cls._entered()[-1]
         streams = [replace(one, bits=one.bits.copy()) for one in now.streams]
-        return nullcontext(), cls(streams, now.rows, now.tokens)
+        return nullcontext(), cls(streams, now.rows, now.tokens, alone=now.alone)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -148,11 +168,14 @@ class ClientDropout(TorchFunctionMode):
             return self._dropout(*args, **kwargs)
         if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs) > 0:
             return self._attention(*args, **kwargs)
-        if len(self.streams) > 1 and func in _RANDOM:
-            raise UnbatchableError(
-                f"the model draws random numbers by {func.__name__}, which no client's stream can give"
-            )
-        return func(*args, **kwargs)
+        shared = len(self.streams) > 1 or not self.alone
+        if shared and func in _RANDOM:
+            raise _drawn_elsewhere(func)
+        result = func(*args, **kwargs)
+        # a single number is a decision on a whole layer, which `refuse_layer_drop` has looked for
+        if shared and func in _MAKING and result.numel() > 1:
+            raise _drawn_elsewhere(func)
+        return result
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002, ARG002
         if not training or p == 0:
@@ -244,6 +267,10 @@ def _as_factor(keep: Tensor, threshold: int, like: Tensor) -> Tensor:
     return (kept - 1).add_(kept, alpha=LEVELS / threshold - 1).to(like.dtype)
 
 
+def _drawn_elsewhere(func: Callable[..., Any]) -> UnbatchableError:
+    return UnbatchableError(f"the model draws random numbers by {func.__name__}, which no client's stream can give")
+
+
 def _dropout_p(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
     return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
 
@@ -259,6 +286,10 @@ _RANDOM: frozenset[Callable[..., Any]] = frozenset(
             torch.dropout,
         ),
         *(torch.bernoulli, torch.Tensor.bernoulli, torch.Tensor.bernoulli_, torch.rand_like, torch.randn_like),
-        *(torch.Tensor.uniform_, torch.Tensor.normal_, functional.gumbel_softmax),
+        *(torch.Tensor.uniform_, torch.Tensor.normal_, functional.gumbel_softmax, torch.multinomial),
     }
 )
+_MAKING: frozenset[Callable[..., Any]] = frozenset(
+    {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
+)
+"""What makes tensors of random numbers."""

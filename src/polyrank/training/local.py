@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from polyrank.config import TrainingConfig
+from polyrank.core.seeds import seeded
 from polyrank.hf.recompute import recomputed
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
 from polyrank.training.dropout import ClientDropout
 from polyrank.training.profile import Clock
-from polyrank.training.work import Engine
+from polyrank.training.work import Engine, Outcome, Work
+
+
+class HaltedError(Exception):
+    """A pass was ended from outside; nobody waits for its outcomes."""
 
 
 class Local(Engine):
@@ -26,9 +33,14 @@ class Local(Engine):
         clock: where time is booked.
 
     Attributes:
+        clients_per_pass: the most clients that it computes together.
+        alone: whether no other engine of this process computes at the same time.
+        halted: set from another thread to end a pass at its next step.
         whole: how many of the last layers are never recomputed, whatever the options say: for measuring what one keeps.
     """
 
+    clients_per_pass: int = 1
+    alone = True
     whole = 0
 
     def __init__(
@@ -42,6 +54,24 @@ class Local(Engine):
     ) -> None:
         self.resident, self.task, self.examples, self.options = resident, task, examples, options
         self.clock = clock or Clock(resident.device)
+        self.halted = threading.Event()
+
+    @abstractmethod
+    def together(self, works: Sequence[Work]) -> Iterable[Outcome]:
+        """The outcomes of one pass."""
+
+    def seeded(self, seed: int) -> AbstractContextManager[None]:
+        """For what draws past the clients' streams, which is refused where several draw from one generator."""
+        return seeded(seed, self.resident.device) if self.alone else nullcontext()
+
+    def go_on(self) -> None:
+        """Asked before each step.
+
+        Raises:
+            HaltedError: nobody waits for the pass any more.
+        """
+        if self.halted.is_set():
+            raise HaltedError("the pass was ended")
 
     def training(self) -> AbstractContextManager[None]:
         """The base in training mode, as the options want it."""

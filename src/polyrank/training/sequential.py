@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from polyrank.core.seeds import seeded
 from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batches import limit, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
@@ -26,6 +25,10 @@ class Sequential(Local):
 
     def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         """One outcome per work; metrics are ``loss`` (mean over the round's steps) and ``steps``."""
+        return self.together(works)
+
+    def together(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One after another."""
         for work in works:
             examples = self.examples[work.client]
             self.resident.install(work.adapter, work.base_change)
@@ -42,8 +45,9 @@ class Sequential(Local):
         most = limit(options, resident.device)
         factor = multiplier(options, len(batches))
         total = torch.zeros((), dtype=resident.adapter_dtype, device=resident.device)
-        with self.training(), seeded(work.seed, resident.device):  # for what draws past the client's streams
+        with self.training(), self.seeded(work.seed):
             for step, indices in enumerate(batches):
+                self.go_on()
                 optimizer.zero_grad()
                 units = self.task.units(examples, indices)
                 for number, part in enumerate(parts(indices, examples.lengths, most)):
@@ -68,7 +72,7 @@ class Sequential(Local):
         """Summed over a part of a step."""
         rows, tokens = batch.input_ids.shape
         own = stream(seed, *part, rows, tokens, device=self.resident.device)
-        with ClientDropout([own], rows, tokens), self.resident.computing():
+        with ClientDropout([own], rows, tokens, alone=self.alone), self.resident.computing():
             losses = self.task.losses(self.resident.model, batch)
         return total_of(losses)
 

@@ -23,7 +23,8 @@ from polyrank.hf.load import load_base
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
-from polyrank.training.engines import local_engine
+from polyrank.training.engines import engine_in_lanes
+from polyrank.training.lanes import Lanes, SideBySide
 from polyrank.training.local import Local
 from polyrank.training.profile import Clock
 from polyrank.training.tuning.forms import DTYPES
@@ -56,14 +57,13 @@ class Setup:
     threads: int
     profile: bool
 
-    def engine(self) -> Local:
+    def engine(self) -> Local | SideBySide:
         """The engine, in the process that calls this."""
         dtype, attention = DTYPES[self.training.precision], self.training.attention
         base = load_base(self.model, self.outputs, seed=self.seed, dtype=dtype, attention=attention)
         resident = ResidentModel(base, torch.device(self.device))
-        return local_engine(
-            resident, self.task, self.examples, self.training, Clock(resident.device, running=self.profile)
-        )
+        lanes, clock = Lanes(resident, int(self.training.lanes)), Clock(resident.device, running=self.profile)
+        return engine_in_lanes(lanes, self.task, self.examples, self.training, clock)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +137,11 @@ class Workers(Engine):
         Raises:
             WorkerError: a process ended or failed; it and its clients are named.
         """
-        clients = self._options.clients_per_pass if self._options.engine == "batched" else 1
+        options = self._options
+        clients = options.clients_per_pass if options.engine == "batched" else 1
         assert isinstance(clients, int)
-        passes = in_passes(works, clients, self._examples, self._options.batch_size)
+        assert isinstance(options.lanes, int)
+        passes = in_passes(works, clients * options.lanes, self._examples, options.batch_size)
         yield from in_order(works, self._arriving(passes))
 
     def _arriving(self, passes: list[list[Work]]) -> Iterator[Outcome]:
@@ -216,7 +218,7 @@ def serve(connection: Connection) -> None:
     """A worker process: make the engine, then train what comes until nothing more does."""
     setup: Setup = pickle.loads(connection.recv_bytes())
     torch.set_num_threads(setup.threads)
-    engine: Local | None = None
+    engine: Local | SideBySide | None = None
     works: list[Work] = []
     while True:
         try:

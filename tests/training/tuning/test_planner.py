@@ -14,6 +14,7 @@ from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
+from polyrank.training.dropout import UnbatchableError
 from polyrank.training.local import Local
 from polyrank.training.tuning import forms, planner, search
 from polyrank.training.tuning.forms import DTYPES
@@ -22,9 +23,9 @@ from polyrank.training.tuning.trials import Trials, Way
 from polyrank.training.work import Work
 from tests.models import TASK, Checkpoints, examples, resident
 
-Seconds = Mapping[tuple[int, int], float]
-"""Clients to a pass, threads -> per client and step."""
-Measure = Callable[[Mapping[str, Seconds] | Seconds], list[tuple[int, int]]]
+Seconds = Mapping[tuple[int, ...], float]
+"""Clients to a pass, threads, and lanes where there are several -> per client and step."""
+Measure = Callable[[Mapping[str, Seconds] | Seconds], list[tuple[int, ...]]]
 SETTLED = {"precision": "float32", "attention": "sdpa"}
 """Where engines are what is looked at."""
 
@@ -49,14 +50,15 @@ def bert(checkpoint: Checkpoints) -> ResidentModel:
 def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
     """Prescribe seconds, by form where they differ, and get a list that tells what was measured, each once."""
 
-    def prescribe(seconds: Mapping[str, Seconds] | Seconds) -> list[tuple[int, int]]:
-        measured: list[tuple[int, int]] = []
+    def prescribe(seconds: Mapping[str, Seconds] | Seconds) -> list[tuple[int, ...]]:
+        measured: list[tuple[int, ...]] = []
 
         def timed(trials: Trials, way: Way) -> float:
             own = seconds.get(str(way.form), seconds)
-            trials.best[way] = own[way.width, way.threads]
-            if (way.width, way.threads) not in measured:
-                measured.append((way.width, way.threads))
+            key = (way.width, way.threads, *([way.lanes] if way.lanes > 1 else []))
+            trials.best[way] = own[key]
+            if key not in measured:
+                measured.append(key)
             return trials.best[way]
 
         monkeypatch.setattr(Trials, "_time", timed)
@@ -179,7 +181,11 @@ def test_form_and_width_are_chosen_together(
 def test_the_plan_in_words():
     assert str(Plan("sequential", 1, 1)) == str(Plan("batched", 1, 1)) == "one client after another"
     assert str(Plan("batched", 5, 2)) == "5 clients in one pass, 2 processes"
-    assert str(Plan("sequential", 1, 1, "it couples them")) == "one client after another (not batched: it couples them)"
+    assert str(Plan("batched", 5, 1, 2)) == "5 clients in one pass, 2 passes at a time"
+    assert (
+        str(Plan("sequential", 1, 1, reason="it couples them"))
+        == "one client after another (not batched: it couples them)"
+    )
 
 
 EVER_FASTER = {1: 1.0, 2: 0.9, 4: 0.8, 5: 0.75, 6: 0.7, 8: 0.6, 10: 0.5, 12: 0.4}
@@ -206,7 +212,10 @@ def test_memory_limits_the_width(bert: ResidentModel, measure: Measure, free: Ca
         assert chosen(bert, options.model_copy(update={"workers": 3}), 12).clients_per_pass == width
     torch.set_num_threads(2)
     measure(batched(EVER_FASTER, 2) | batched(EVER_FASTER, 1))
-    assert chosen(bert, options, 12, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
+    alone = options.model_copy(update={"lanes": 1})
+    assert chosen(bert, alone, 12, rounds=10**6) == Plan("batched", 2, 2)  # 7 // 2 fit, so 2 of 1, 2, 5
+    measure(batched(EVER_FASTER, 2) | {(width, 1, 2): seconds / 2 for width, seconds in EVER_FASTER.items()})
+    assert chosen(bert, options, 12) == Plan("batched", 2, 1, 2)
 
 
 def test_the_memory_of_a_client(bert: ResidentModel, free: Callable[[float], None]):
@@ -247,10 +256,10 @@ def test_weights_are_no_clients_memory(checkpoint: Checkpoints, free: Callable[[
 @pytest.mark.parametrize(
     ("options", "plan"),
     [
-        ({"engine": "batched", "clients_per_pass": 3, "workers": 2}, Plan("batched", 3, 2)),
-        ({"engine": "batched", "clients_per_pass": 50, "workers": 1}, Plan("batched", 50, 1)),
-        ({"engine": "sequential", "workers": 1}, Plan("sequential", 1, 1)),
-        ({"engine": "sequential", "workers": 4, "clients_per_pass": 7}, Plan("sequential", 1, 4)),
+        ({"engine": "batched", "clients_per_pass": 3, "lanes": 1, "workers": 2}, Plan("batched", 3, 2)),
+        ({"engine": "batched", "clients_per_pass": 50, "lanes": 3, "workers": 1}, Plan("batched", 50, 1, 3)),
+        ({"engine": "sequential", "lanes": 1, "workers": 1}, Plan("sequential", 1, 1)),
+        ({"engine": "sequential", "lanes": 2, "workers": 4, "clients_per_pass": 7}, Plan("sequential", 1, 4, 2)),
     ],
 )
 def test_a_fixed_choice_is_not_measured(bert: ResidentModel, measure: Measure, options: dict, plan: Plan):
@@ -263,14 +272,20 @@ def test_only_what_is_open_is_measured(bert: ResidentModel, measure: Measure):
     """With two processes asked for, at the threads that each will have, and no wider than their share of clients."""
     torch.set_num_threads(4)
     measured = measure(batched({1: 1.0, 2: 0.9, 5: 0.1, 6: 0.1}, threads=2))
-    assert chosen(bert, TrainingConfig(workers=2), 6, rounds=10**6) == Plan("batched", 2, 2)
+    assert chosen(bert, TrainingConfig(workers=2, lanes=1), 6, rounds=10**6) == Plan("batched", 2, 2)
     assert measured == [(1, 2), (2, 2)]
     measured = measure(batched({3: 1.0}, threads=4) | batched({3: 1.0}, threads=1))
-    assert chosen(bert, TrainingConfig(clients_per_pass=3), 6, rounds=10**6) == Plan("batched", 3, 4)
+    assert chosen(bert, TrainingConfig(clients_per_pass=3, lanes=1), 6, rounds=10**6) == Plan("batched", 3, 4)
     assert measured == [(3, 4), (3, 1)]
     measured = measure(batched({1: 1.0}, threads=4) | batched({1: 1.0}, threads=1))
-    assert chosen(bert, TrainingConfig(engine="sequential"), 6, rounds=10**6) == Plan("sequential", 1, 4)
+    assert chosen(bert, TrainingConfig(engine="sequential", lanes=1), 6, rounds=10**6) == Plan("sequential", 1, 4)
     assert measured == [(1, 4), (1, 1)]
+    measured = measure(batched({3: 1.0}, threads=4) | {(3, 2, 2): 0.9})
+    assert chosen(bert, TrainingConfig(clients_per_pass=3, workers=1), 6) == Plan("batched", 3, 1, 2)
+    assert measured == [(3, 4), (3, 2, 2)]
+    measured = measure({(1, 1, 3): 1.0, (2, 1, 3): 0.7})
+    assert chosen(bert, TrainingConfig(lanes=3), 6, rounds=10**6) == Plan("batched", 2, 1, 3)
+    assert measured == [(1, 1, 3), (2, 1, 3)]
 
 
 SLOW = {1: 1.0, 2: 0.5, 5: 0.4, 8: 0.6}
@@ -286,7 +301,7 @@ def alone(gain: float) -> Seconds:
 def test_processes_where_they_are_measured_to_pay(bert: ResidentModel, measure: Measure, gain: float, workers: int):
     torch.set_num_threads(4)
     measured = measure(batched(SLOW, threads=4) | alone(gain))
-    plan = chosen(bert, TrainingConfig(batch_size=4), 8, rounds=1000)
+    plan = chosen(bert, TrainingConfig(batch_size=4, lanes=1), 8, rounds=1000)
     assert plan == (Plan("batched", 2, 4) if workers == 4 else Plan("batched", 5, 1))
     assert measured[-2:] == [(2, 1), (1, 1)]
 
@@ -303,12 +318,61 @@ def test_processes_only_for_long_runs_on_several_cores(
     cores, clients, rounds, workers = case
     torch.set_num_threads(cores)
     measured = measure(batched(SLOW | {3: 0.4}, cores) | (alone(2.0) if cores > 1 else {}))
-    plan = chosen(bert, TrainingConfig(batch_size=4), clients, rounds)
+    plan = chosen(bert, TrainingConfig(batch_size=4, lanes=1), clients, rounds)
     assert plan.workers == workers
     assert any(threads != cores for _, threads in measured) == (workers > 1)
 
 
-@pytest.mark.parametrize("options", [{}, {"engine": "batched", "clients_per_pass": 2, "workers": 1}])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({1: 0.6, 2: 0.35, 4: 0.36}, {1: 0.4, 2: 0.3}, (2, 4)),
+        ({1: 0.6, 2: 0.35, 4: 0.34}, {1: 0.4, 2: 0.34}, (2, 2)),
+        ({1: 0.6, 2: 0.39, 4: 0.4}, {}, (5, 1)),
+        ({1: 0.6, 2: 0.36, 4: 0.3}, {1: 0.29, 2: 0.2875}, (4, 2)),
+    ],
+    ids=["four", "two", "one", "not worth more"],
+)
+def test_lanes_where_they_are_measured_to_pay(
+    bert: ResidentModel, measure: Measure, case: tuple[dict[int, float], dict[int, float], tuple[int, int]]
+):
+    """Twice as many as long as that is 1.04 times as fast, with the width that is best for so many."""
+    torch.set_num_threads(4)
+    two, four, (width, lanes) = case
+    ways = {(w, 2, 2): seconds for w, seconds in two.items()} | {(w, 1, 4): seconds for w, seconds in four.items()}
+    processes = batched({1: 4.0, 2: 4.0, 5: 4.0, 8: 4.0})  # which are slow here
+    measured = measure(batched(SLOW, threads=4) | ways | processes)
+    options = TrainingConfig(batch_size=4)
+    assert chosen(bert, options, 8) == Plan("batched", width, 1, lanes)
+    assert chosen(bert, options, 8, rounds=1000) == Plan("batched", width, 1, lanes)
+    assert any(way[1] == 1 and len(way) == 2 for way in measured) == (lanes == 1)  # else they have the cores
+
+
+def test_no_lane_stays_without_clients(bert: ResidentModel, measure: Measure):
+    """Three clients keep two lanes busy, not four."""
+    torch.set_num_threads(4)
+    measured = measure({(1, 4): 1.0, (2, 4): 1.0, (1, 2, 2): 0.1, (2, 2, 2): 0.2})
+    assert chosen(bert, TrainingConfig(batch_size=4, workers=1), 3) == Plan("batched", 1, 1, 2)
+    assert measured == [(1, 4), (2, 4), (1, 2, 2), (2, 2, 2)]
+
+
+def test_a_model_that_cannot_be_trained_in_lanes_is_trained_in_one(
+    bert: ResidentModel, measure: Measure, monkeypatch: pytest.MonkeyPatch
+):
+    torch.set_num_threads(4)
+    measure({(1, 4): 1.0, (2, 4): 1.0})
+    timed = Trials._time
+
+    def refuse(trials: Trials, way: Way) -> float:
+        if way.lanes > 1:
+            raise UnbatchableError("it draws numbers")
+        return timed(trials, way)
+
+    monkeypatch.setattr(Trials, "_time", refuse)
+    assert chosen(bert, TrainingConfig(batch_size=4, workers=1), 3) == Plan("batched", 1, 1, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"engine": "batched", "clients_per_pass": 2, "lanes": 1, "workers": 1}])
 def test_a_model_that_couples_examples_is_trained_sequentially(
     bert: ResidentModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, options: dict
 ):
@@ -320,7 +384,7 @@ def test_a_model_that_couples_examples_is_trained_sequentially(
     with caplog.at_level(logging.WARNING, "polyrank.training.tuning.planner"):
         plan = chosen(bert, TrainingConfig(batch_size=4, **options), 3)
     reason = "odd is a BatchNorm1d, which normalises over the examples of a batch"
-    assert plan == Plan("sequential", 1, 1, reason)
+    assert plan == Plan("sequential", 1, 1, reason=reason)
     assert f"not batched: {reason}" in str(plan)
     assert [record.getMessage() for record in caplog.records] == [f"clients are trained one after another: {reason}"]
 

@@ -6,10 +6,14 @@ operators are those that torch's compiler emits; where a build lacks them, layer
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_PACKING = Lock()
+"""Held while a weight is packed, so that threads that share a layer don't each do it."""
 
 
 def pack(model: nn.Module) -> int:
@@ -48,18 +52,22 @@ class PackedLinear(nn.Linear):
 
     def packed(self, *, transposed: bool) -> Tensor:
         """The weight as the kernel wants it, ``(out, in)`` or ``(in, out)``."""
-        name = "_packed_transposed" if transposed else "_packed"
-        if name not in self.__dict__:
-            weight = self.weight.t().contiguous() if transposed else self.weight
-            self.__dict__[name] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        tensor: Tensor = self.__dict__[name]
-        return tensor
+        forms: dict[bool, Tensor] = self.__dict__.setdefault("_packed", {})
+        if transposed not in forms:
+            with _PACKING:
+                if transposed not in forms:
+                    weight = self.weight.t().contiguous() if transposed else self.weight
+                    forms[transposed] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        return forms[transposed]
+
+    def share(self, other: PackedLinear) -> None:
+        """Have one set of packed forms with another layer of the same weight, whichever of the two packs them."""
+        self.__dict__["_packed"] = other.__dict__.setdefault("_packed", {})
 
     def __getstate__(self) -> dict[str, Any]:  # Any: nn.Module's state
         """The state without the packed forms: they cannot be pickled, and are made again where they are needed."""
         state: dict[str, Any] = self.__dict__.copy()
-        for name in ("_packed", "_packed_transposed"):
-            state.pop(name, None)
+        state.pop("_packed", None)
         return state
 
 

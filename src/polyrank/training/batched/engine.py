@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from polyrank.config import TrainingConfig
-from polyrank.core.seeds import seeded
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Batch, Examples
@@ -82,9 +81,10 @@ class Batched(Local):
     def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         """One outcome per work, in the order of the works; metrics as of the sequential engine."""
         passes = in_passes(works, self.clients_per_pass, self.examples, self.options.batch_size)
-        yield from in_order(works, (outcome for together in passes for outcome in self._pass(together)))
+        yield from in_order(works, (outcome for together in passes for outcome in self.together(together)))
 
-    def _pass(self, works: Sequence[Work]) -> list[Outcome]:
+    def together(self, works: Sequence[Work]) -> list[Outcome]:
+        """The clients of one pass, those of most steps first."""
         examples = [self.examples[work.client] for work in works]
         options, resident, clock = self.options, self.resident, self.clock
         with clock("data"):
@@ -97,12 +97,13 @@ class Batched(Local):
         factors = [multiplier(options, count) for count in steps]
         totals = torch.zeros(len(works), dtype=resident.adapter_dtype, device=resident.device)
         seed = works[0].seed  # as sequential, where there is one client
-        with self._model.installed(), self.training(), seeded(seed, resident.device):
+        with self._model.installed(), self.training(), self.seeded(seed):
             adapters = StackedAdapters(
                 self._model, [work.adapter for work in works], [work.base_change for work in works], works[0].trains
             )
             optimizer = make_optimizer([[row] for row in adapters.rows], options)
             for step in range(steps[0]):
+                self.go_on()
                 active = sum(count > step for count in steps)
                 with clock("arithmetic"):
                     adapters.activate(active)
@@ -143,7 +144,7 @@ class Batched(Local):
                 stream(work.seed, *part, len(own), longest, device=self.resident.device)
                 for work, own, longest in zip(works, batch.chosen, batch.longest, strict=False)
             ]
-            drop = ClientDropout(streams, rows, tokens)
+            drop = ClientDropout(streams, rows, tokens, alone=self.alone)
         with drop or nullcontext(), self.resident.computing():
             each = self.task.losses(self.resident.model, batch.batch)
         self._drops = drop is not None and drop.used

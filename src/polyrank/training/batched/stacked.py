@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polyrank.core.adapter import Adapter, Factors, Part
 from polyrank.hf.resident import ResidentModel
 from polyrank.training.batched.layers import StackedLayerNorm, StackedLinear, StackedLora
-from polyrank.training.dropout import UnbatchableError
+from polyrank.training.dropout import UnbatchableError, refuse_layer_drop
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class StackedModel:
     def __init__(self, resident: ResidentModel) -> None:
         self.resident = resident
         _refuse_coupling(resident.model)
+        refuse_layer_drop(resident.model)
         self.lora: dict[str, StackedLora] = {}
         for name, layer in resident.layers.items():
             if any(variant is not None for variant in layer.lora_variant.values()):

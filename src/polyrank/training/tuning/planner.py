@@ -21,7 +21,7 @@ from polyrank.training.dropout import UnbatchableError
 from polyrank.training.local import Local
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.forms import Bases, Form, Load
-from polyrank.training.tuning.search import Search
+from polyrank.training.tuning.search import Search, Settled
 from polyrank.training.work import Work
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Plan:
         engine: ``sequential`` or ``batched``.
         clients_per_pass: of the batched engine.
         workers: processes.
+        lanes: passes at a time in each of them.
         reason: why clients cannot be batched; for the user.
         before: whether it was measured at an earlier start.
     """
@@ -45,6 +46,7 @@ class Plan:
     engine: str
     clients_per_pass: int
     workers: int
+    lanes: int = 1
     reason: str = ""
     before: bool = False
 
@@ -52,6 +54,7 @@ class Plan:
         how = "one client after another"
         if self.engine == "batched" and self.clients_per_pass > 1:
             how = f"{self.clients_per_pass} clients in one pass"
+        how += f", {self.lanes} passes at a time" if self.lanes > 1 else ""
         how += f", {self.workers} processes" if self.workers > 1 else ""
         how += " (as measured before)" if self.before else ""
         return how + (f" (not batched: {self.reason})" if self.reason else "")
@@ -103,22 +106,20 @@ def choose(
     once = options.model_copy(update={"epochs": 1})
 
     def found(engine: str) -> Choice:
-        engines: dict[str, Local] = {}
-        for form in bases.forms:
-            common = (bases.base(form), task, samples, once)
-            engines[form.precision] = Batched(*common, 1) if engine == "batched" else Sequential(*common)
+        def make(base: ResidentModel) -> Local:
+            common = (base, task, samples, once)
+            return Batched(*common, 1) if engine == "batched" else Sequential(*common)
+
         width = options.clients_per_pass if engine == "batched" else 1
-        workers, only = options.workers, bases.forms[0]
+        settled = Settled(*(None if key == "auto" else key for key in (width, options.lanes, options.workers)))
         said = engine in ("sequential", options.engine) and len(bases.forms) == 1
-        if said and width != "auto" and workers != "auto":
-            return Choice(only, bases.base(only), Plan(engine, width, workers))
-        search = Search(
-            *(bases, engines, asked, steps),
-            width=None if width == "auto" else width,
-            workers=None if workers == "auto" else workers,
-        )
+        if said and settled.width and settled.lanes and settled.workers:
+            only = bases.base(bases.forms[0])
+            make(only)  # which says where it cannot be had
+            return Choice(bases.forms[0], only, Plan(engine, settled.width, settled.workers, settled.lanes))
+        search = Search(bases, make, asked, steps, settled)
         way, processes = search.best()
-        plan = Plan(engine, way.width if width == "auto" else width, processes)
+        plan = Plan(engine, way.width if width == "auto" else width, processes, way.lanes)
         return Choice(way.form, bases.base(way.form), plan)
 
     if options.engine == "sequential":

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from polyrank.core.threads import allowed
+from polyrank.hf.resident import ResidentModel
 from polyrank.training.batched.engine import Batched
+from polyrank.training.dropout import UnbatchableError
+from polyrank.training.lanes import Lanes, SideBySide
 from polyrank.training.local import Local
 from polyrank.training.tuning.forms import Bases, Form
 from polyrank.training.tuning.saved import free_memory, most_saved
@@ -37,76 +41,139 @@ BUDGET = (4.0, 0.05)
 """What trials may take before nothing is repeated: the larger of so many seconds and such a share of the training."""
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What is no matter of measuring; None where it is.
+
+    Args:
+        width: clients to a pass.
+        lanes: passes at a time.
+        workers: processes.
+    """
+
+    width: int | None
+    lanes: int | None
+    workers: int | None
+
+
 class Search:
     """The search of one engine's fastest way.
 
     Args:
         bases: the forms.
-        engines: precision -> the engine on that base.
+        make: a base -> the engine on it.
         works: a cohort's.
         steps: of the whole training, all clients' together.
-        width: clients to a pass, if that is settled.
-        workers: processes, if that is settled.
+        settled: what is not searched for.
     """
 
     def __init__(
         self,
         bases: Bases,
-        engines: dict[str, Local],
+        make: Callable[[ResidentModel], Local],
         works: Sequence[Work],
         steps: int,
-        *,
-        width: int | None,
-        workers: int | None,
+        settled: Settled,
     ) -> None:
-        self.bases, self.engines, self.works, self.steps = bases, engines, works, steps
-        self.width, self.workers = width, workers
-        self.cores = min(torch.get_num_threads(), allowed())
-        self.on_gpu = next(iter(engines.values())).resident.device.type == "cuda"
+        self.bases, self.make, self.works, self.steps, self.settled = bases, make, works, steps, settled
+        self.engines = {form.precision: make(bases.base(form)) for form in bases.forms}
+        self.on_gpu = next(iter(self.engines.values())).resident.device.type == "cuda"
+        self.cores = max(min(torch.get_num_threads(), allowed()) // (settled.workers or 1), 1)  # of one process
+        self._beside: tuple[tuple[str, int], SideBySide] | None = None
 
     def best(self) -> tuple[Way, int]:
         """The fastest way, and the number of processes."""
-        workers = self.workers or 1
-        threads = max(self.cores // workers, 1)
+        workers, lanes = self.settled.workers or 1, self.settled.lanes or 1
         forms = self.bases.forms
-        fitting, step = self._looked_at(threads)
+        self.fitting, step = self._looked_at()
         trials = Trials(self._run, max(BUDGET[0], BUDGET[1] * self.steps * step))
-        sharing = -(-workers // torch.cuda.device_count()) if self.on_gpu else workers
-
-        def widths(form: Form, processes: int, share: int) -> list[int]:
-            if self.width is not None:
-                return [min(self.width, len(self.works))]
-            widest = min(fitting[form] // share, -(-len(self.works) // processes))
-            return sorted({width for width in (*WIDTHS, len(self.works)) if width <= widest}) or [1]
-
         first = max(int(FIRST_SECONDS / step), 1)
-        best = _fastest(trials, {form: widths(form, workers, sharing) for form in forms}, threads, first)
+        best = self._fastest(trials, forms, lanes, workers, first)
+        if self.settled.lanes is None and not self.on_gpu:
+            best = self._more_lanes(trials, best, workers)
         took = trials.best[best]
-        if self.workers is None and self.steps * took > 3 * STARTING_SECONDS and len(self.works) >= self.cores > 1:
-            if self.on_gpu:
-                return best, min(torch.cuda.device_count(), len(self.works))
-            shortest = {form: min(s for way, s in trials.best.items() if way.form == form) for form in forms}
-            near = [form for form in forms if shortest[form] <= NEAR * took]
-            open_widths = {form: widths(form, self.cores, self.cores) for form in near}
-            alone = _fastest(trials, open_widths, 1, best.width)
-            gain = self.cores * took / trials.best[alone]
-            log.info("%d processes of one thread: %.2f times as fast", self.cores, gain)
-            if gain > GAIN:
-                best, workers = alone, self.cores
+        if self.settled.workers is None and self.steps * took > 3 * STARTING_SECONDS:
+            best, workers = self._more_processes(trials, best)
         log.info("trials took %.1f s; chosen: %s", trials.spent, best)
+        self._let_go()
         return best, workers
 
-    def _looked_at(self, threads: int) -> tuple[dict[Form, int], float]:
+    def _more_lanes(self, trials: Trials, best: Way, workers: int) -> Way:
+        """Twice as many as long as that pays, each with its share of the cores."""
+        lanes = 2
+        passes = len(self.works) // (workers * (self.settled.width or 1))
+        while lanes <= min(self.cores, passes):
+            try:
+                more = self._fastest(trials, self._near(trials, best), lanes, workers, best.width)
+            except UnbatchableError as error:
+                log.info("one pass at a time: %s", error)
+                break
+            gain = trials.best[best] / trials.best[more]
+            log.info("%d passes at a time: %.2f times as fast", lanes, gain)
+            if gain < WIDER:
+                break
+            best, lanes = more, 2 * lanes
+        return best
+
+    def _more_processes(self, trials: Trials, best: Way) -> tuple[Way, int]:
+        """One per GPU, or one per core where one pass at a time on one of them is so fast that it pays."""
+        if self.on_gpu:
+            return best, min(torch.cuda.device_count(), len(self.works))
+        if best.lanes > 1 or len(self.works) < self.cores or self.cores == 1:
+            return best, 1
+        alone = self._fastest(trials, self._near(trials, best), 1, self.cores, best.width)
+        gain = self.cores * trials.best[best] / trials.best[alone]
+        log.info("%d processes of one thread: %.2f times as fast", self.cores, gain)
+        return (alone, self.cores) if gain > GAIN else (best, 1)
+
+    def _near(self, trials: Trials, best: Way) -> list[Form]:
+        shortest = {form: min((s for way, s in trials.best.items() if way.form == form)) for form in self.bases.forms}
+        return [form for form in self.bases.forms if shortest[form] <= NEAR * trials.best[best]]
+
+    def _fastest(self, trials: Trials, forms: Sequence[Form], lanes: int, workers: int, first: int) -> Way:
+        """Compare forms in a pass that all of them have, about `first` wide; then find the width of each that is near.
+
+        Args:
+            trials: where they are timed.
+            forms: at least one.
+            lanes: passes at a time in a process.
+            workers: processes at a time.
+            first: clients to a pass.
+        """
+        threads = max(self.cores * (self.settled.workers or 1) // (workers * lanes), 1)
+        widths = {form: self._widths(form, lanes, workers) for form in forms}
+        common = min(max((w for w in own if w <= first), default=own[0]) for own in widths.values())
+        starts = [Way(form, common, threads, lanes) for form in widths]
+        times = trials.compare(starts)
+        found = [
+            _climb(trials, start, widths[start.form])
+            for start, seconds in zip(starts, times, strict=True)
+            if seconds <= NEAR * min(times)
+        ]
+        times = trials.compare(found) if len(found) > 1 else [trials.best[found[0]]]
+        return next(way for way, seconds in zip(found, times, strict=True) if seconds <= WIDER * min(times))
+
+    def _widths(self, form: Form, lanes: int, workers: int) -> list[int]:
+        """Clients to a pass that fit, and leave no lane of any process without one."""
+        at_a_time = lanes * workers
+        if self.settled.width is not None:
+            return [min(self.settled.width, len(self.works))]
+        sharing = -(-at_a_time // torch.cuda.device_count()) if self.on_gpu else at_a_time
+        widest = min(self.fitting[form] // sharing, -(-len(self.works) // at_a_time))
+        evenly = -(-len(self.works) // lanes)
+        return sorted({width for width in (*WIDTHS, evenly) if width <= widest}) or [1]
+
+    def _looked_at(self) -> tuple[dict[Form, int], float]:
         """How many clients fit into memory in each form, and the seconds of one client's step in the fastest of them.
 
         Each form has been warmed up then.
         """
         fitting, least = {}, float("inf")
-        with _threads(threads):
+        with _threads(self.cores):
             for form in self.bases.forms:
                 engine = self._engine(form)
                 start = time.perf_counter()
-                counted = isinstance(engine, Batched) and self.width is None
+                counted = isinstance(engine, Batched) and self.settled.width is None
                 fitting[form] = most_that_fit(engine, self.works[0]) if counted else 1
                 steps = trained(engine, self.works[:1])
                 least = min(least, (time.perf_counter() - start) / ((1 + counted) * steps))
@@ -116,32 +183,43 @@ class Search:
         self.bases.base(form)  # which its engine holds
         return self.engines[form.precision]
 
-    def _run(self, way: Way) -> int:
-        engine = self._engine(way.form)
-        if isinstance(engine, Batched):
+    def _run(self, way: Way) -> float:
+        """Steps of a cohort that were done, of all clients together; fewer count where lanes would wait at its end."""
+        works = self.works[: way.width * way.lanes]
+        if way.lanes == 1:
+            engine = self._engine(way.form)
             engine.clients_per_pass = way.width
-        with _threads(way.threads):
-            return trained(engine, self.works[: way.width])
+            with _threads(way.threads):
+                return trained(engine, works)
+        beside = self._side_by_side(way)
+        for one in beside.engines:
+            one.clients_per_pass = way.width
+        passes = -(-len(self.works) // way.width)
+        return trained(beside, works) * passes / (-(-passes // way.lanes) * way.lanes)
 
+    def _side_by_side(self, way: Way) -> SideBySide:
+        """The engine in lanes on twins of the base, which are kept until another is asked for."""
+        asked = (way.form.precision, way.lanes)
+        if self._beside is None or self._beside[0] != asked:
+            self._let_go()
+            with _threads(way.threads * way.lanes):
+                lanes = Lanes(self.bases.base(way.form), way.lanes)
+            made = [self.make(resident) for resident in lanes.residents]
+            self._beside = asked, SideBySide(lanes, made, made[0].clock)
+        for resident in self._beside[1].lanes.residents:
+            resident.set_attention(way.form.attention)
+        return self._beside[1]
 
-def _fastest(trials: Trials, widths: dict[Form, list[int]], threads: int, first: int) -> Way:
-    """Compare forms in a pass that all of them have, about `first` wide; then find the width of each that is near."""
-    common = min(max((w for w in own if w <= first), default=own[0]) for own in widths.values())
-    starts = [Way(form, common, threads) for form in widths]
-    times = trials.compare(starts)
-    found = [
-        _climb(trials, start, widths[start.form])
-        for start, seconds in zip(starts, times, strict=True)
-        if seconds <= NEAR * min(times)
-    ]
-    times = trials.compare(found) if len(found) > 1 else [trials.best[found[0]]]
-    return next(way for way, seconds in zip(found, times, strict=True) if seconds <= WIDER * min(times))
+    def _let_go(self) -> None:
+        if self._beside is not None:
+            self._beside[1].close()
+            self._beside = None
 
 
 def _climb(trials: Trials, start: Way, widths: Sequence[int]) -> Way:
     """Wider as long as each is faster by `WIDER`; where the first is not, narrower as long as nothing is lost by it."""
     at = best = widths.index(start.width)
-    ways = [Way(start.form, width, start.threads) for width in widths]
+    ways = [Way(start.form, width, start.threads, start.lanes) for width in widths]
     while best + 1 < len(ways):
         here, wider = trials.compare(ways[best : best + 2])
         if here < WIDER * wider:

@@ -28,15 +28,17 @@ class Way:
     Args:
         form: of the base.
         width: clients to a pass.
-        threads: of the process; with fewer than all, other processes have the rest.
+        threads: of each pass; with fewer than all, other lanes or processes have the rest.
+        lanes: passes at a time.
     """
 
     form: Form
     width: int
     threads: int
+    lanes: int = 1
 
     def __str__(self) -> str:
-        return f"{self.form}, {self.width} to a pass, {self.threads} thread(s)"
+        return f"{self.form}, {self.width} to a pass, {self.lanes} lane(s) of {self.threads} thread(s)"
 
 
 class Trials:
@@ -47,7 +49,7 @@ class Trials:
         budget: seconds after which nothing is repeated any more.
     """
 
-    def __init__(self, run: Callable[[Way], int], budget: float) -> None:
+    def __init__(self, run: Callable[[Way], float], budget: float) -> None:
         self._run, self._budget = run, budget
         self.best: dict[Way, float] = {}
         self.spent = 0.0
