@@ -7,6 +7,7 @@ they spin about as long as waking takes, and sleep then; see ``benchmarks/neighb
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ WAIT, SPIN, COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
 """Environment variables of OpenMP, which torch's threads are of; what a user sets in them stays."""
 SPINS = 1000
 """Turns of GNU's OpenMP before a thread sleeps; others know the policy only."""
+M_ARENA_MAX = -8
+"""Of GNU's ``mallopt``."""
 ROOT = Path("/")
 V1 = Path("sys/fs/cgroup/cpu")
 
@@ -41,6 +44,16 @@ def settle() -> str:
     if late:
         return f"as torch has it, which was loaded before polyrank: import polyrank first, or set {WAIT}=PASSIVE"
     return f"passive, after {os.environ[SPIN]} turns ({SPIN})"
+
+
+def one_heap() -> None:
+    """Let all threads take memory from one heap: what a lane let go of is then there for another one.
+
+    GNU's allocator gives each thread a heap of its own otherwise, which keeps its peak; others are as they are.
+    """
+    allocator = getattr(ctypes.CDLL(None), "mallopt", None)
+    if allocator is not None:
+        allocator(M_ARENA_MAX, 1)
 
 
 def allowed() -> int:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from polyrank.core.threads import one_heap
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.twin import twin
 from polyrank.training.dropout import refuse_layer_drop
@@ -89,6 +90,7 @@ class Lanes:
         if self._pool is None:
             numbers, all_here = iter(range(self.count)), threading.Barrier(self.count)
             before = torch.get_num_threads()
+            one_heap()
 
             def start() -> None:
                 torch.set_num_threads(self.threads)

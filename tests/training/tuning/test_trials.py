@@ -56,17 +56,24 @@ def test_short_ones_are_timed_more_often(make: Make):
     assert found.compare([A]) == [1e-9]
 
 
+def test_what_was_timed_often_is_timed_once_more_beside_another(make: Make):
+    found, trained = make({A: [0.9], B: [0.9]})
+    found.compare([A])
+    trained.clear()
+    found.compare([A, B])
+    assert trained == [A, *[B] * trials.REPEATS]
+
+
 def test_hopeless_ones_are_not_repeated(make: Make):
-    """The first time, which warms up, more is forgiven: of a step of 1 second 3, and 2 the second time are too many."""
-    found, trained = make({A: [2.0], B: [12.0], C: [50.0]})
-    found.compare([A, B, C])  # per client and step 1, 3 and 5
+    """The first time, which warms up, more is forgiven: of a step of 1 second 5 are too many, and 2 the second time."""
+    found, trained = make({A: [2.0], B: [8.0], C: [50.0]})
+    found.compare([A, B, C])  # per client and step 1, 2 and 5
     assert [trained.count(way) for way in (A, B, C)] == [trials.REPEATS, 2, 1]
 
 
-def test_after_the_budget_nothing_is_repeated(make: Make):
-    """But all are timed once."""
+def test_after_the_budget_all_are_warmed_up_and_timed_once(make: Make):
     found, trained = make({A: [2.0], B: [4.0], C: [10.0]}, budget=3.0)
     assert found.compare([A, B]) == [1.0, 1.0]
-    assert trained == [A, B]
+    assert trained == [A, B, A, B]
     found.compare([B, C])
-    assert trained == [A, B, B, C]
+    assert trained[4:] == [B, C, B, C]

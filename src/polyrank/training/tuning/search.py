@@ -37,8 +37,8 @@ GAIN = 1.1
 """Measured gain above which several processes are worth their memory; they slow one another down a little."""
 STARTING_SECONDS = 10.0
 """What starting processes takes, about; a run of less than three times that starts none."""
-BUDGET = (4.0, 0.05)
-"""What trials may take before nothing is repeated: the larger of so many seconds and such a share of the training."""
+BUDGET = (2.5, 0.05)
+"""What trials may take before each way is timed once only: the larger of so many seconds and such a share of all."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from polyrank.training.tuning.forms import Form
 log = logging.getLogger(__name__)
 
 REPEATS = 3
-"""Of each timing, the first of which warms up."""
+"""Of each way, the first of which warms up; one that was timed so often is timed once more beside another."""
 ENOUGH = 0.2
 """Seconds of one way after which it is timed often enough; short steps are timed more often, since they are noisy."""
 MOST = 10
-HOPELESS = (4.0, 1.5)
+HOPELESS = (2.5, 1.5)
 """A way that takes so many times the best one is not timed again: when it was timed once, warming up, and later."""
 
 
@@ -46,12 +46,13 @@ class Trials:
 
     Args:
         run: trains once in this way; how many steps of how many clients that were, together.
-        budget: seconds after which nothing is repeated any more.
+        budget: seconds after which each is only warmed up and timed once.
     """
 
     def __init__(self, run: Callable[[Way], float], budget: float) -> None:
         self._run, self._budget = run, budget
         self.best: dict[Way, float] = {}
+        self._often: set[Way] = set()
         self.spent = 0.0
 
     def compare(self, ways: Sequence[Way]) -> list[float]:
@@ -62,11 +63,14 @@ class Trials:
             for way in open_ways:
                 taken[way] += self._time(way)
                 times[way] += 1
+        self._often |= {way for way in ways if times[way] >= REPEATS}
         return [self.best[way] for way in ways]
 
     def _open(self, way: Way, times: int, seconds: float, ways: Sequence[Way]) -> bool:
         hopeless = HOPELESS[min(times, len(HOPELESS)) - 1] * min(self.best.get(own, math.inf) for own in ways)
-        if times > 0 and (self.spent > self._budget or self.best[way] > hopeless):
+        if times > 0 and (way in self._often or self.best[way] > hopeless):
+            return False
+        if times > 1 and self.spent > self._budget:
             return False
         return times < REPEATS or (seconds < ENOUGH and times < MOST)
 
