@@ -75,7 +75,7 @@ BEYOND: Mapping[str, Sequence[str]] = {
     "by-label": ["data.partition=by-label", "federation.clients=30"],
 }
 LEFT_OUT = re.compile(
-    r"^(seconds|memory/.*|time(/.*)?|train/seconds|versions?|machine|started|python|platform|data|torch)$"
+    r"^(seconds|tokens(/.*)?|memory/.*|time(/.*)?|train/seconds|versions?|machine|started|python|platform|data|torch)$"
 )
 """Keys that two runs of one commit may differ in."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polyrank.cli.console import duration, errors, out, percent, size, table
 from polyrank.core.errors import ConfigError
@@ -49,15 +49,15 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
         config = config_path(quickstart)
     folder = folder or _next_folder(config.stem if config else "quickstart")
     from polyrank import config as configuration
-    from polyrank.runs.runner import run as run_federation
-    from polyrank.runs.runner import saved_config
 
-    if resume and config is None:
-        chosen = configuration.override(saved_config(folder), overrides or [])
-    else:
-        chosen = configuration.load(config, overrides or [])
+    given = None if resume and config is None else configuration.load(config, overrides or [])
     screen = Screen()
     try:
+        screen.wait()
+        from polyrank.runs.runner import run as run_federation
+        from polyrank.runs.runner import saved_config
+
+        chosen = given or configuration.override(saved_config(folder), overrides or [])
         run_federation(chosen, folder, resume=resume, overwrite=overwrite, profile=profile, listener=screen)
     except KeyboardInterrupt:
         screen.stop()
@@ -90,18 +90,25 @@ class Screen(Listener):
         self._rounds = 0
         self._metrics: Sequence[Metric] = ()
         self._baseline = ""
-        self._seconds: list[float] = []
+        self._left = 0.0
         self._start = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} clients"),
+            TimeRemainingColumn(compact=True),
             console=out,
             transient=True,
         )
+        self._waiting = out.status("loading the libraries, the data and the model")
         self._bar = self._progress.add_task("loading", total=None, visible=False)
 
+    def wait(self) -> None:
+        """Say on a terminal that it has begun: until all is loaded there is nothing to show."""
+        self._waiting.start()
+
     def on_start(self, server: Server, state: ServerState) -> None:
+        self._waiting.stop()
         config, site = server.config, server.site
         self._metrics = site.task.metrics
         self._baseline = site.task.baseline("training")
@@ -131,11 +138,11 @@ class Screen(Listener):
     def on_untrained(self, metrics: Mapping[str, Any]) -> None:
         self._show(metrics, ("-", "-", "-"))
 
+    def on_time_left(self, seconds: float) -> None:
+        self._left = seconds
+
     def on_round(self, metrics: Mapping[str, Any]) -> None:
-        self._seconds.append(metrics["seconds"])
-        recent = self._seconds[-5:]
-        left = (self._rounds - metrics["round"]) * sum(recent) / len(recent)
-        self._show(metrics, (size(metrics["bytes/up"]), size(metrics["bytes/down"]), duration(left)))
+        self._show(metrics, (size(metrics["bytes/up"]), size(metrics["bytes/down"]), duration(self._left)))
 
     def _show(self, metrics: Mapping[str, Any], others: tuple[str, str, str]) -> None:
         from polyrank.tasks.metric import TEST
@@ -166,6 +173,8 @@ class Screen(Listener):
             ("sent up / down", f"{size(summary['bytes/up'])} / {size(summary['bytes/down'])}"),
             ("clients left out", str(summary["dropped"])),
             ("time", duration(time.monotonic() - self._start)),
+            *((("tokens per second", f"{summary['tokens/second']:,.0f}"),) if "tokens/second" in summary else ()),
+            *((("most memory", size(summary["memory/peak"])),) if summary.get("memory/peak") else ()),
         )
         made = table(f"\n{summary['method']}, {summary['rounds']} rounds, {summary['clients']} clients", "", "")
         made.show_header = False
@@ -183,7 +192,7 @@ class Screen(Listener):
         for line in summary.get(NOT_TRACKED, ()):
             out.print(f"not tracked: {line}", markup=False, soft_wrap=True)
         if booked := summary.get("time"):
-            made = table("\nwhere the time of the rounds went", "", "seconds", "share")
+            made = table("\nwhere the time went", "", "seconds", "share")
             for phase, seconds in booked.items():
                 made.add_row(phase, f"{seconds:.1f}", percent(seconds / max(sum(booked.values()), 1e-9)))
             out.print(made)
@@ -194,7 +203,8 @@ class Screen(Listener):
         return [metric for metric in self._metrics if metric.curve]
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Take away what moves."""
+        self._waiting.stop()
         if self._progress.live.is_started:
             self._progress.stop()
 

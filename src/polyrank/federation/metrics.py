@@ -154,10 +154,21 @@ def summarise(
         "bytes/up": sum(line["bytes/up"] for line in lines) + clients["scoring"]["bytes/up"],
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),
+        **_throughput(lines, server),
         "dropped": sum(len(line["dropped"]) for line in lines),
         "memory/peak": peak_memory(),
         **({"time": booked} if any(booked.values()) else {}),
     }
+
+
+def _throughput(lines: Sequence[Mapping[str, Any]], server: Server) -> dict[str, float]:
+    """Tokens that clients learned from, padding not counted, and how many a second; nothing where others hold them."""
+    examples, epochs = server.site.examples, server.config.training.epochs
+    cohorts = [client for line in lines for client in line["clients"]]
+    if not all(client in examples for client in cohorts):
+        return {}
+    tokens = epochs * sum(int(examples[client].lengths.sum()) for client in cohorts)
+    return {"tokens": tokens, "tokens/second": round(tokens / max(sum(line["seconds"] for line in lines), 1e-9), 1)}
 
 
 def _tested(task: Task, line: Mapping[str, Any]) -> list[str]:

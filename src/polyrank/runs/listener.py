@@ -42,6 +42,9 @@ class Listener:
     def on_saved(self, round_number: int) -> None:
         """The checkpoint of a round is on disk."""
 
+    def on_time_left(self, seconds: float) -> None:
+        """How long the run will go on, about, told before each `on_round`."""
+
     def on_round(self, metrics: Mapping[str, Any]) -> None:
         """A round is over and saved; the line as written to metrics.jsonl."""
 
@@ -118,6 +121,10 @@ class Listeners(Listener):
     def on_untrained(self, metrics: Mapping[str, Any]) -> None:
         for member in self._members:
             member.tell(0, lambda listener: listener.on_untrained(metrics))
+
+    def on_time_left(self, seconds: float) -> None:
+        for member in self._members:
+            member.tell("the time left", lambda listener: listener.on_time_left(seconds))
 
     def on_round(self, metrics: Mapping[str, Any]) -> None:
         for member in self._members:

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.models import stay_with_clients
+from polyrank.runs.pace import Pace
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
 from polyrank.tasks import settled
@@ -85,10 +86,12 @@ def run(
     output = config.output
     listeners = Listeners([*trackers(output.trackers, output.project, folder.path), *([listener] if listener else [])])
     check = partial(record.check, config=asked.resolved, python=platform.python_version()) if record else None
-    server = build(asked.resolved, profile=profile, check=check)
+    pace = Pace()
+    with pace.stage("loading"):
+        server = build(asked.resolved, profile=profile, check=check)
     try:
         server = over(server) if over else server
-        runner = Runner(server, folder, listeners, asked.requested)
+        runner = Runner(server, folder, listeners, asked.requested, pace)
         begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
         runner.run(begun)
     finally:
@@ -115,12 +118,14 @@ class Runner:
         folder: where results go.
         listeners: told of progress.
         requested: what was asked for; by default the server's own configuration.
+        pace: how long it takes.
     """
 
     server: Server
     folder: RunFolder
     listeners: Listeners
     requested: Config | None = None
+    pace: Pace = field(default_factory=Pace)
 
     def start(self, *, overwrite: bool = False, scores: Known | None = None) -> ServerState:
         """Begin a new run: write the configuration, score clients where the policy asks for it, save round 0.
@@ -145,10 +150,11 @@ class Runner:
         self.folder.write_json("run", about)
         state = self.server.initial_state()
         self.listeners.on_start(self.server, state)
-        self._measure_untrained(state)
-        state, clients = score_clients(
-            self.server, state, partial(self.listeners.on_client, "scoring"), {} if scores is None else scores
-        )
+        with self.pace.stage("scoring"):
+            self._measure_untrained(state)
+            state, clients = score_clients(
+                self.server, state, partial(self.listeners.on_client, "scoring"), {} if scores is None else scores
+            )
         self.folder.write_json("clients", clients)
         self._save(state)
         return state
@@ -223,12 +229,15 @@ class Runner:
         result = replace(result, dropped={**silent, **result.dropped})
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)
+        measuring = time.perf_counter()
         with clock("evaluation"):
             due = is_due(number, server.config.evaluation.every, server.config.federation.rounds)
             scores = score_global(server, result.state, list(sent)) if due else None
             metrics = line_of(server, Played(state, sent, outcomes, updates, result), scores)
+        measuring = time.perf_counter() - measuring
         after = self._adapt_ranks(state, starts, updates, result)
         seconds = time.perf_counter() - start
+        self.pace.played(seconds, measuring, measured=due)
         metrics["seconds"] = round(seconds, 4)
         if clock.running:
             booked = clock.take()
@@ -236,8 +245,14 @@ class Runner:
             metrics |= {f"time/{phase}": round(booked.get(phase, 0.0), 4) for phase in PHASES}
         self.folder.append_metrics(metrics)
         self._save(after)
+        self.listeners.on_time_left(self._left(after))
         self.listeners.on_round(metrics)
         return after
+
+    def _left(self, state: ServerState) -> float:
+        options, evaluation = self.server.config.federation, self.server.config.evaluation
+        groups = len(set(state.ranks.values())) if evaluation.rank_groups else 0
+        return self.pace.left(state.round, rounds=options.rounds, every=evaluation.every, groups=groups)
 
     def _adapt_ranks(
         self, state: ServerState, starts: Mapping[str, Download], updates: list[ClientUpdate], result: RoundResult
@@ -255,11 +270,22 @@ class Runner:
         return with_ranks(result.state, adapted, server.scales(adapted))
 
     def _save(self, state: ServerState) -> None:
-        with disk_errors(self.folder.checkpoint):
+        with disk_errors(self.folder.checkpoint), self.pace.stage("saving"):
             checkpoint.save(self.folder.checkpoint, state, fingerprint(self.server.config, self.server.site.digests))
         self.listeners.on_saved(state.round)
 
     def _finish(self, state: ServerState) -> None:
+        with self.pace.stage("closing"):
+            summary = self._closed(state)
+        if "time" in summary:
+            summary["time"] = self.pace.whole(summary["time"])
+        self.folder.write_json("summary", summary)
+        self.listeners.on_end(summary)
+        if missed := self.listeners.missed():
+            self.folder.write_json("summary", {**summary, **missed})
+
+    def _closed(self, state: ServerState) -> dict[str, Any]:
+        """Write the adapter and the samples, and measure the rank groups; what summary.json holds."""
         server, lines = self.server, self.folder.read_metrics()
         stay = stay_with_clients(server.config)
         if stay:
@@ -283,7 +309,4 @@ class Runner:
             summary["rank_groups"] = [
                 {"rank": rank, "clients": clients.count(rank), **scores} for rank, scores in groups.items()
             ]
-        self.folder.write_json("summary", summary)
-        self.listeners.on_end(summary)
-        if missed := self.listeners.missed():
-            self.folder.write_json("summary", {**summary, **missed})
+        return summary

@@ -21,7 +21,7 @@ from polyrank.training.dropout import UnbatchableError
 from polyrank.training.local import Local
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.forms import Bases, Form, Load
-from polyrank.training.tuning.search import Search, Settled
+from polyrank.training.tuning.search import Search, Settled, room_for_lanes
 from polyrank.training.work import Work
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def choose(
     steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
 
     once = options.model_copy(update={"epochs": 1})
+    on_gpu = bases.base(bases.forms[0]).device.type == "cuda"
 
     def found(engine: str) -> Choice:
         def make(base: ResidentModel) -> Local:
@@ -111,7 +112,8 @@ def choose(
             return Batched(*common, 1) if engine == "batched" else Sequential(*common)
 
         width = options.clients_per_pass if engine == "batched" else 1
-        settled = Settled(*(None if key == "auto" else key for key in (width, options.lanes, options.workers)))
+        lanes = options.lanes if options.lanes != "auto" or room_for_lanes(asked, options, on_gpu=on_gpu) else 1
+        settled = Settled(*(None if key == "auto" else key for key in (width, lanes, options.workers)))
         said = engine in ("sequential", options.engine) and len(bases.forms) == 1
         if said and settled.width and settled.lanes and settled.workers:
             only = bases.base(bases.forms[0])

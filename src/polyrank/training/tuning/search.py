@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from polyrank.config import TrainingConfig
 from polyrank.core.threads import allowed
 from polyrank.hf.resident import ResidentModel
 from polyrank.training.batched.engine import Batched
@@ -56,6 +57,17 @@ class Settled:
     workers: int | None
 
 
+def cores(workers: int) -> int:
+    """Of each of so many processes."""
+    return max(min(torch.get_num_threads(), allowed()) // workers, 1)
+
+
+def room_for_lanes(works: Sequence[Work], options: TrainingConfig, *, on_gpu: bool) -> bool:
+    """Whether there can be several: on a CPU, with cores for them, and with more than one client to train."""
+    workers = 1 if options.workers == "auto" else options.workers
+    return not on_gpu and min(cores(workers), len(works) // workers) > 1
+
+
 class Search:
     """The search of one engine's fastest way.
 
@@ -78,7 +90,7 @@ class Search:
         self.bases, self.make, self.works, self.steps, self.settled = bases, make, works, steps, settled
         self.engines = {form.precision: make(bases.base(form)) for form in bases.forms}
         self.on_gpu = next(iter(self.engines.values())).resident.device.type == "cuda"
-        self.cores = max(min(torch.get_num_threads(), allowed()) // (settled.workers or 1), 1)  # of one process
+        self.cores = cores(settled.workers or 1)
         self._beside: tuple[tuple[str, int], SideBySide] | None = None
 
     def best(self) -> tuple[Way, int]:
@@ -89,7 +101,7 @@ class Search:
         trials = Trials(self._run, max(BUDGET[0], BUDGET[1] * self.steps * step))
         first = max(int(FIRST_SECONDS / step), 1)
         best = self._fastest(trials, forms, lanes, workers, first)
-        if self.settled.lanes is None and not self.on_gpu:
+        if self.settled.lanes is None:
             best = self._more_lanes(trials, best, workers)
         took = trials.best[best]
         if self.settled.workers is None and self.steps * took > 3 * STARTING_SECONDS:

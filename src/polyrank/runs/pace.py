@@ -1,0 +1,78 @@
+"""How long a start of a run takes, stage by stage, and how long it will go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from polyrank.federation.metrics import is_due
+
+RECENT = 5
+"""Rounds by which those to come are judged."""
+STAGES = ("loading", "scoring", "saving", "closing")
+"""``loading``: data and model read, and what was ``auto`` measured; ``scoring``: the base and every client measured
+before the first round; ``closing``: after the last one, rank groups, samples and the adapter."""
+
+
+@dataclass
+class Pace:
+    """Seconds of what is done once, and of each round.
+
+    Attributes:
+        stages: name -> seconds so far, of this start.
+    """
+
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    _others: list[float] = field(default_factory=list)
+    _measuring: list[float] = field(default_factory=list)
+    _saving: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book what happens inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.stages[name] += seconds
+            if name == "saving":
+                self._saving.append(seconds)
+
+    def played(self, seconds: float, measuring: float, *, measured: bool) -> None:
+        """A round is over.
+
+        Args:
+            seconds: of all of it, saving left out.
+            measuring: of these, for its evaluation.
+            measured: whether it was one of those in which the test set is read.
+        """
+        self._others.append(seconds - (measuring if measured else 0.0))
+        if measured:
+            self._measuring.append(measuring)
+
+    def left(self, number: int, *, rounds: int, every: int, groups: int) -> float:
+        """Seconds until the end, after a round.
+
+        Args:
+            number: of that round.
+            rounds: in all.
+            every: how often the test set is read.
+            groups: how many rank groups are measured at the end.
+        """
+        to_come = range(number + 1, rounds + 1)
+        due = sum(is_due(one, every, rounds) for one in to_come) + groups
+        return len(to_come) * (_recent(self._others) + _recent(self._saving)) + due * _recent(self._measuring)
+
+    def whole(self, phases: Mapping[str, float]) -> dict[str, float]:
+        """Phases of the rounds between what was before and after them."""
+        own = {name: round(seconds, 2) for name, seconds in self.stages.items()}
+        before = {name: own.pop(name) for name in ("loading", "scoring")}
+        return {**before, **phases, **own}
+
+
+def _recent(seconds: list[float]) -> float:
+    recent = seconds[-RECENT:]
+    return sum(recent) / len(recent) if recent else 0.0
