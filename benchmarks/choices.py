@@ -1,9 +1,9 @@
 """What `auto` comes to, beside a full grid: ``python -m benchmarks.choices``.
 
-For each job every precision, attention, number of clients to a pass and number of processes trains whole rounds of the
-same cohort, and the shortest of them counts; then `auto` chooses, as often as asked, each time without what it knew.
-The cells of a job are timed in turn, repeat by repeat; one that takes twice the best is not repeated. The choice's
-figure is that of its cell in the grid, so both are measured in one way.
+For each job every precision, attention and number of clients to a pass, one pass at a time, two in lanes or two in
+processes, trains whole rounds of the same cohort, and the shortest of them counts; then `auto` chooses, as often as
+asked, each time without what it knew. The cells of a job are timed in turn, repeat by repeat; one that takes twice the
+best is not repeated. The choice's figure is that of its cell in the grid, so both are measured in one way.
 
 Jobs: J1 to J3 of ``benchmarks.versus_flower`` (J1 needs ``--ag-news`` and ``--minilm``), both quickstarts, and two
 decoders with random weights (a Llama and a GPT-2) on stdlib-signatures. Finished cells are kept in ``--work``, so it
@@ -40,7 +40,8 @@ from polyrank.training.work import Work
 RESULT = Path(__file__).parent / "results" / "choices.json"
 FORMS = tuple(product(("float32", "bfloat16"), ("sdpa", "eager")))
 WIDTHS = (1, 2, 5, 10)
-PROCESSES = (1, 2)
+SIDE_BY_SIDE = ((1, 1), (2, 1), (1, 2))
+"""Lanes and processes."""
 HOPELESS = 2.0
 AUTO = tuple(f"training.{name}=auto" for name in MEASURED)
 DECODERS: Mapping[str, Mapping[str, Any]] = {  # Any: values of a model's configuration
@@ -59,6 +60,7 @@ class Cell:
     precision: str
     attention: str
     width: int
+    lanes: int
     processes: int
 
     @property
@@ -67,14 +69,16 @@ class Cell:
         return [
             *(f"training.precision={self.precision}", f"training.attention={self.attention}"),
             *("training.engine=batched", f"training.clients_per_pass={self.width}"),
-            f"training.workers={self.processes}",
+            *(f"training.lanes={self.lanes}", f"training.workers={self.processes}"),
         ]
 
     def __str__(self) -> str:
-        return f"{self.precision} {self.attention} {self.width}x{self.processes}"
+        lanes = f" in {self.lanes} lanes" if self.lanes > 1 else ""
+        processes = f" in {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.precision} {self.attention} {self.width}{lanes}{processes}"
 
 
-CELLS = tuple(Cell(*form, width, processes) for processes, form, width in product(PROCESSES, FORMS, WIDTHS))
+CELLS = tuple(Cell(*form, width, *beside) for beside, form, width in product(SIDE_BY_SIDE, FORMS, WIDTHS))
 
 
 def decoder(kind: str, work: Path) -> Path:
@@ -149,8 +153,9 @@ def choice(config: Config) -> tuple[Cell, float]:
     found = site.config.training
     site.engine.close()
     assert found.clients_per_pass != "auto"
+    assert found.lanes != "auto"
     assert found.workers != "auto"
-    return Cell(found.precision, found.attention, found.clients_per_pass, found.workers), seconds
+    return Cell(found.precision, found.attention, found.clients_per_pass, found.lanes, found.workers), seconds
 
 
 def measure(name: str, places: Places, repeats: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from benchmarks.versus_flower import Places
 
 from benchmarks import choices
 
-BEST = Cell("bfloat16", "eager", 5, 1)
+BEST = Cell("bfloat16", "eager", 5, 2, 1)
 
 
 def seconds(cell: Cell) -> float:
@@ -22,7 +22,7 @@ def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     timed: list[Cell] = []
-    made = iter([(Cell("bfloat16", "sdpa", 2, 2), 9.0), (Cell("float32", "sdpa", 50, 1), 8.0)])
+    made = iter([(Cell("bfloat16", "sdpa", 2, 1, 2), 9.0), (Cell("float32", "sdpa", 50, 1, 1), 8.0)])
     monkeypatch.setattr(choices, "timed", lambda _, cell, __: timed.append(cell) or seconds(cell))
     monkeypatch.setattr(choices, "choice", lambda _: next(made))
     monkeypatch.setattr(choices, "RESULT", tmp_path / "choices.json")
@@ -33,8 +33,8 @@ def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
     assert (found["best"], found["per_round"]) == (str(BEST), 1.0)
     assert [one["times"] for one in found["choices"]] == [1.5, None]
     shown = capsys.readouterr().out
-    chosen = "bfloat16 sdpa 2x2, float32 sdpa 50x1 | 1.50, not in the grid | 9, 8"
-    assert f"| classification | bfloat16 eager 5x1 | 1.00 | {chosen} |" in shown
+    chosen = "bfloat16 sdpa 2 in 2 processes, float32 sdpa 50 | 1.50, not in the grid | 9, 8"
+    assert f"| classification | bfloat16 eager 5 in 2 lanes | 1.00 | {chosen} |" in shown
 
 
 @pytest.mark.parametrize("name", ["J2", "classification", "generative", *choices.DECODERS])
