@@ -62,8 +62,8 @@ def trained(engine: Local | SideBySide, asked: list[Work]) -> list[tuple[str, fl
     return [(one.client, one.weight, one.metrics, plain(one)) for one in engine.run(asked)]
 
 
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "gpt2", "llama"])
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(
     ("options", "dtype"),
     [

@@ -22,8 +22,9 @@ from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError, CodecError, ModelError, WorkerError
 from polyrank.tasks.task import Examples
 from polyrank.training.profile import Clock
+from polyrank.training.remote import Done, Pass, Setup
 from polyrank.training.work import Outcome, Penalty, Work, in_passes
-from polyrank.training.workers import Done, Pass, Setup, Workers
+from polyrank.training.workers import Workers
 from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
 
 OPTIONS = TrainingConfig(

@@ -34,11 +34,11 @@ def site(
 
 def _one_process(config: Config) -> Config:
     training = config.training
-    for name, asked in (("workers", training.workers), ("lanes", training.lanes)):
-        if asked not in ("auto", 1):
+    for name, asked in (("workers", training.workers), ("lanes", training.lanes), ("cluster", training.cluster)):
+        if asked not in ("auto", 1, "none"):
             raise ConfigError(
-                f"training.{name} is {asked}; a site trains one client at a time, in the daemon itself: 1, and a "
-                "daemon per GPU"
+                f"training.{name} is {asked}; a site trains one client at a time, in the daemon itself: leave it "
+                "out, and start a daemon per GPU"
             )
     return config.model_copy(update={"training": training.model_copy(update={"workers": 1, "lanes": 1})})
 

@@ -10,7 +10,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 PLANNED = ("engine", "clients_per_pass", "lanes", "workers")
-HOW = (*PLANNED, "gradient_checkpointing")
+HOW = (*PLANNED, "cluster", "gradient_checkpointing")
 """Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
 MEASURED = (*PLANNED, "precision", "attention")
 """Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
@@ -202,6 +202,9 @@ class TrainingConfig(Section):
     workers: Count | Literal["auto"] = "auto"
     """Processes that share the clients of a round, each with the base; ``auto``: one per GPU, or on a CPU one per core
     where that is measured to pay."""
+    cluster: str = "none"
+    """A Ray cluster whose nodes train: ``ray`` for the one of ``RAY_ADDRESS``, or else one on this machine, or its
+    address; needs ``polyrank[cluster]``. ``workers`` counts its actors then; ``auto``: one per GPU, or per node."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the base model; adapters and optimiser are float32. ``auto`` measures which is faster here."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,19 @@ from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
 from polyrank.tasks.registry import recorded
 from polyrank.tasks.task import Encoded, Examples
+from polyrank.training.cluster import Cluster, Share, connect, share
 from polyrank.training.engines import engine_in_lanes
 from polyrank.training.lanes import Lanes
 from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
+from polyrank.training.remote import Setup
 from polyrank.training.work import Engine
-from polyrank.training.workers import Setup, Workers
+from polyrank.training.workers import Workers
 
 log = logging.getLogger(__name__)
+
+NO_CLUSTER = "none"
+"""Of ``training.cluster``."""
 
 
 def participant(config: Config) -> Site:
@@ -85,6 +90,10 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         why = ", ".join(encoded["train"].left_out)
         raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
     digests = {**held.digests, **base_digests(config)}
+    cluster = _joined(config.training)
+    if cluster is not None:
+        training = config.training.model_copy(update={"workers": cluster.cut.actors})
+        config = config.model_copy(update={"training": training})
     how = chosen(config, task, loaded, examples, digests=digests)
     resident, config = how.resident, recorded(how.config, task)
     if resident.base.note:
@@ -100,7 +109,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         examples=examples,
         test=encoded["test"].examples,
         validation=encoded["validation"].examples if held.validation else None,
-        engine=_engine(config, task, lanes, examples, outputs, clock=clock),
+        engine=_engine(config, task, lanes, examples, outputs, clock=clock, cluster=cluster),
         lanes=lanes,
         plan=how.plan,
         clock=clock,
@@ -227,7 +236,24 @@ def _lanes(training: TrainingConfig, resident: ResidentModel) -> Lanes:
     """As many as train at a time, in this process or in others: they measure what was trained."""
     assert isinstance(training.workers, int)
     assert isinstance(training.lanes, int)
-    return Lanes(resident, training.lanes * (training.workers if resident.device.type == "cpu" else 1))
+    here = resident.device.type == "cpu" and training.cluster == NO_CLUSTER
+    return Lanes(resident, training.lanes * (training.workers if here else 1))
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A cluster: how it is shared out, and whether it is left afterwards."""
+
+    cut: Share
+    leave: bool
+
+
+def _joined(training: TrainingConfig) -> _Joined | None:
+    """The cluster of a configuration; None where it names none."""
+    if training.cluster == NO_CLUSTER:
+        return None
+    leave = connect(training.cluster)
+    return _Joined(share(training.workers), leave)
 
 
 def _engine(
@@ -238,25 +264,28 @@ def _engine(
     outputs: tuple[str, ...],
     *,
     clock: Clock,
+    cluster: _Joined | None,
 ) -> Engine:
     training, device = config.training, clock.device
-    if training.workers == 1:
+    if training.workers == 1 and cluster is None:
         return engine_in_lanes(lanes, task, examples, training, clock)
     assert isinstance(training.workers, int)
     assert device is not None
+    setup = Setup(
+        model=config.model,
+        task=task,
+        examples=examples,
+        outputs=outputs,
+        seed=config.federation.seed,
+        device=str(device),
+        training=training,
+        threads=max(torch.get_num_threads() // training.workers, 1),
+        profile=clock.running,
+    )
+    if cluster is not None:
+        there = replace(setup, device="cuda" if cluster.cut.gpus else "cpu")
+        return Cluster(there, cluster.cut, clock, leave=cluster.leave)
+    if device.type != "cuda":
+        return Workers([setup] * training.workers, clock)
     count = torch.cuda.device_count()
-    setups = [
-        Setup(
-            model=config.model,
-            task=task,
-            examples=examples,
-            outputs=outputs,
-            seed=config.federation.seed,
-            device=f"cuda:{i % count}" if device.type == "cuda" else str(device),
-            training=training,
-            threads=max(torch.get_num_threads() // training.workers, 1),
-            profile=clock.running,
-        )
-        for i in range(training.workers)
-    ]
-    return Workers(setups, clock)
+    return Workers([replace(setup, device=f"cuda:{i % count}") for i in range(training.workers)], clock)

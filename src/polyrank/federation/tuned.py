@@ -66,6 +66,10 @@ def chosen(
     """
     asked, options = config.training, config.federation
     names = cohort(sorted(examples), options.participation, options.seed, 1)
+    actors = asked.workers if asked.cluster != "none" else None
+    if actors is not None:  # this machine stands for each of them, and they share the cohort
+        assert isinstance(actors, int)
+        names = names[: -(-len(names) // actors)]
     of = _depends_on(config, digests, examples, len(names))
     known = remembered.recall(asked, of)
     if known is not None:
@@ -75,12 +79,15 @@ def chosen(
         adapter = initial(resident, config)
         return [Work(name, 1, adapter, seed) for seed, name in enumerate(names)]
 
-    choice = choose(load, task, examples, config.training, works, rounds=options.rounds)
+    here = config.training.model_copy(update={} if actors is None else {"workers": 1})
+    choice = choose(load, task, examples, here, works, rounds=options.rounds)
     choice.resident.install(initial(choice.resident, config))
     plan = choice.plan if known is None else replace(choice.plan, reason=known.reason, before=True)
+    if actors is not None:
+        plan = replace(plan, workers=actors)
     training = {
         **{"precision": choice.form.precision, "attention": choice.form.attention, "engine": plan.engine},
-        **{"clients_per_pass": plan.clients_per_pass, "workers": plan.workers, "lanes": plan.lanes},
+        **{"clients_per_pass": plan.clients_per_pass, "lanes": plan.lanes, "workers": plan.workers},
     }
     config = config.model_copy(
         update={

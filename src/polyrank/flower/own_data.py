@@ -53,7 +53,8 @@ def participant(config: Config, node: NodeConfig) -> Participant:
 
         return SiteClient(str(node["site-socket"]))
     own = {key: str(node[name]) for name, key in OF_DATA.items() if name in node}
-    overrides = ["training.workers=1", "training.lanes=1"]  # a message holds one client's work
+    # a message holds one client's work
+    overrides = ["training.workers=1", "training.lanes=1", "training.cluster=none"]
     if "model" in node:
         overrides.append(f"model.name={json.dumps(str(node['model']))}")
     if "train" in own:

@@ -132,7 +132,7 @@ def serve(grid: Grid, config: Config, settings: Settings, listener: Listener | N
     out = Path(settings.out)
     if not settings.resume and RunFolder(out).exists():
         raise RunFolderError(f"{out.absolute()} holds another run; go on with it by resume=true, or name another out")
-    config = configuration.override(config, ["training.workers=1"])
+    config = configuration.override(config, ["training.workers=1", "training.cluster=none"])
     listeners = Listeners([Progress(), *([listener] if listener else [])])
     return run(config, out, resume=settings.resume, listener=listeners, over=over)
 

@@ -1,0 +1,233 @@
+"""A round's clients spread over the nodes of a Ray cluster; the same results as in processes of this machine.
+
+Ray places the actors and carries bytes; each holds one base, on a GPU or on its share of a node's cores, and is given
+passes as a worker process is. What dies with a node is computed elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from polyrank.core.errors import ConfigError, WorkerError
+from polyrank.training.profile import Clock
+from polyrank.training.remote import Done, Setup, Trainer, answered, ask, passes_for, training
+from polyrank.training.work import Engine, Outcome, Work, in_order
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 2
+"""Passes that an actor is given at a time: one that it computes, and one that is there when it is done."""
+DEATHS = 3
+"""Actors that may die over one pass before it is taken for the cause."""
+PATIENCE = 600.0
+"""Seconds in which some actor has to be ready, where there is none."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each actor has.
+
+    Args:
+        actors: how many there are to be.
+        cores: of each.
+        gpus: of each, 0 or 1.
+    """
+
+    actors: int
+    cores: int
+    gpus: int
+
+
+def connect(address: str) -> bool:
+    """Join the cluster; whether this process was not in one before.
+
+    Args:
+        address: ``ray`` for the one that ``RAY_ADDRESS`` names, or else one on this machine; or as `ray.init` takes it.
+
+    Raises:
+        ConfigError: Ray is not installed, or nothing answers there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("training.cluster needs Ray: pip install 'polyrank[cluster]'") from None
+    if ray.is_initialized():
+        return False
+    options = {} if address == "ray" else {"address": address}
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # whatever Ray raises where it cannot
+        raise ConfigError(f"training.cluster: no Ray cluster at {address}: {error}") from None
+    return True
+
+
+def share(asked: int | str) -> Share:
+    """How the cluster is shared out.
+
+    Args:
+        asked: actors; ``auto`` for one per GPU, or one per node where there is none.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not nodes:
+        raise ConfigError("training.cluster: no node of the Ray cluster has a core for this; start one: ray start")
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    actors = (gpus or len(nodes)) if isinstance(asked, str) else asked
+    if gpus:
+        return Share(actors, 1, 1)
+    cores = min(int(node["CPU"]) for node in nodes)
+    return Share(actors, max(cores // -(-actors // len(nodes)), 1), 0)
+
+
+@dataclass(eq=False)
+class Member:
+    """An actor, and the numbers of the passes that it was given, the oldest first."""
+
+    actor: Any  # Any: Ray's handles have no types
+    asked: deque[int] = field(default_factory=deque)
+
+
+class Cluster(Engine):
+    """Engines in the actors of a Ray cluster.
+
+    Passes are those that processes of one machine are given; those of most steps are handed out first. An actor that
+    dies is replaced, and what it was asked is asked of others; one that is late joins when it is there.
+
+    Args:
+        setup: of each.
+        cut: how the cluster is shared out.
+        clock: where the actors' time is booked, as shares of the time that passes here.
+        leave: whether the cluster is left on `close`.
+
+    Raises:
+        WorkerError: no actor is there in time.
+        PolyRankError: what an actor failed with.
+    """
+
+    def __init__(self, setup: Setup, cut: Share, clock: Clock, *, leave: bool) -> None:
+        import ray
+
+        self._cut, self._clock, self._leave = cut, clock, leave
+        self._setup = replace(setup, threads=cut.cores)
+        self._kept = ray.put(pickle.dumps(self._setup))  # once for a node, for trainers of our own
+        self._members: list[Member] = []
+        self._starting: dict[Any, Any] = {}  # what is answered at the start -> the actor
+        for _ in range(cut.actors):
+            self._start()
+        self._await()
+
+    def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+        """One outcome per work, in the order of the works.
+
+        Raises:
+            WorkerError: all actors died, or several over one pass.
+        """
+        yield from in_order(works, self._arriving(passes_for(works, self._setup)))
+
+    def _arriving(self, passes: list[list[Work]]) -> Iterator[Outcome]:
+        import ray
+
+        waiting, deaths = deque(range(len(passes))), Counter[int]()
+        running: dict[Any, tuple[Member, int]] = {}
+        with self._clock.shares() as book:
+            while waiting or running:
+                if not self._members:
+                    self._await()
+                while waiting and (free := self._idlest()) is not None:
+                    number = waiting.popleft()
+                    free.asked.append(number)
+                    running[free.actor.train.remote(ask(passes[number]))] = free, number
+                (ready, *_), _ = ray.wait([*running, *self._starting])
+                if ready in self._starting:
+                    self._welcome(ready)
+                    continue
+                member, number = running.pop(ready)
+                done = self._received(ready, training(passes[number]))
+                if done is None:
+                    mine = [ref for ref, (other, _) in running.items() if other is member]
+                    for ref in mine:
+                        del running[ref]
+                    deaths[member.asked[0]] += 1
+                    waiting.extendleft(reversed(member.asked))
+                    self._lose(member, training(passes[member.asked[0]]), deaths[member.asked[0]])
+                    continue
+                member.asked.remove(number)
+                book(done.seconds)
+                yield from done.outcomes.values()
+
+    def _idlest(self) -> Member | None:
+        member = min(self._members, key=lambda one: len(one.asked), default=None)
+        return member if member is not None and len(member.asked) < IN_FLIGHT else None
+
+    def _received(self, answer: Any, doing: str) -> Done | None:
+        """What an actor answered; None where it died or its answer was lost."""
+        import ray
+        from ray import exceptions
+
+        try:
+            return answered(ray.get(answer))
+        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.NodeDiedError) as error:
+            log.warning("an actor died %s: %s", doing, str(error).strip().partition("\n")[0])
+            return None
+        except exceptions.RayTaskError as error:
+            raise WorkerError(f"an actor failed {doing}:\n{error}") from None
+
+    def _lose(self, member: Member, doing: str, deaths: int) -> None:
+        import ray
+
+        self._members.remove(member)
+        ray.kill(member.actor)
+        if deaths >= DEATHS:
+            raise WorkerError(
+                f"{deaths} actors died, one after another, {doing}, perhaps for want of memory. Rounds that are saved "
+                "are kept: continue with --resume, and fewer training.clients_per_pass"
+            )
+        self._start()
+
+    def _start(self) -> None:
+        import ray
+
+        made: Any = ray.remote(Trainer)
+        actor = made.options(num_cpus=self._cut.cores, num_gpus=self._cut.gpus, max_restarts=0).remote(self._kept)
+        self._starting[actor.start.remote()] = actor
+
+    def _welcome(self, answer: Any) -> None:
+        """Take in an actor that has started, or start another where it died over it."""
+        actor = self._starting.pop(answer)
+        if self._received(answer, "while it started") is None:
+            self._start()
+        else:
+            self._members.append(Member(actor))
+
+    def _await(self) -> None:
+        """Until some actor is there."""
+        import ray
+
+        end = time.monotonic() + PATIENCE
+        while not self._members:
+            ready, _ = ray.wait(list(self._starting), timeout=max(end - time.monotonic(), 0))
+            if not ready:
+                raise WorkerError(
+                    f"no actor was ready in {PATIENCE:.0f} s; each needs {self._cut.cores} core(s) and "
+                    f"{self._cut.gpus} GPU(s) of one node, and the cluster has {ray.cluster_resources()}"
+                )
+            self._welcome(ready[0])
+
+    def close(self) -> None:
+        """End the actors."""
+        import ray
+
+        for actor in [*(member.actor for member in self._members), *self._starting.values()]:
+            ray.kill(actor)
+        self._members, self._starting = [], {}
+        if self._leave:
+            ray.shutdown()
