@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,16 +60,16 @@ class Round:
         gpus: one actor each.
         together: clients to a pass.
         tokens: that each client learns from.
+        per_node: GPUs of a node.
         gigabits: of the server's network card.
-        cores: on which the server unpacks and adds.
     """
 
     clients: int = 1000
     gpus: int = 64
     together: int = 8
     tokens: int = 50 * 512
+    per_node: int = 8
     gigabits: float = 100.0
-    cores: int = 16
 
 
 def passes(repeats: int) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def passes(repeats: int) -> dict[str, Any]:
 
 
 def way(layers: int, repeats: int) -> dict[str, Any]:
-    """Bytes a second of adapters to an actor and back, packed and unpacked at both ends."""
+    """Seconds of an adapter to an actor and back, packed and unpacked at both ends, and of packing and unpacking."""
     import ray
 
     @ray.remote(num_cpus=1)
@@ -123,7 +123,16 @@ def way(layers: int, repeats: int) -> dict[str, Any]:
         codec.loads(Pass, ray.get(echo.there_and_back.remote(codec.dumps(asked))))
         seconds.append(time.perf_counter() - start)
     ray.kill(echo)
-    return {"bytes": size, "seconds": seconds, "bytes_per_second": 2 * size / min(seconds[1:])}
+    data = codec.dumps(asked)
+    packing = min(_timed(lambda: codec.dumps(asked)) for _ in range(repeats + 1))
+    unpacking = min(_timed(lambda: codec.loads(Pass, data)) for _ in range(repeats + 1))
+    return {"bytes": size, "seconds": seconds, "packing": packing, "unpacking": unpacking}
+
+
+def _timed(do: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    do()
+    return time.perf_counter() - start
 
 
 def adapter_bytes(rank: float) -> float:
@@ -132,7 +141,11 @@ def adapter_bytes(rank: float) -> float:
 
 
 def plan(asked: Round, found: Mapping[str, Any]) -> dict[str, float]:
-    """A round by its pieces; computing, the network and the server's work overlap, so the longest of them counts."""
+    """A round by its pieces. Computing, the network and the server's one thread overlap, so the longest of them counts.
+
+    What clients start from is packed once for each rank and fetched once by each node; what they trained comes from
+    each of them.
+    """
     stream = json.loads((RESULTS / "aggregation.json").read_text(encoding="utf-8"))["results"]["stream"]["found"]
     rows = json.loads((RESULTS / "engines-h100.json").read_text(encoding="utf-8"))["width"]["rows"]
     rate = max(row["tokens_per_second"] for row in rows if row["model"] == SMALLER) / TIMES
@@ -140,18 +153,20 @@ def plan(asked: Round, found: Mapping[str, Any]) -> dict[str, float]:
     per_pass = asked.together * asked.tokens / rate
     turns = -(-asked.clients // (asked.together * asked.gpus))
     overhead = found["pass"]["per_pass"]["actor"] - found["pass"]["per_pass"]["here"]
-    moved = 2 * asked.clients * size
+    down, up = len(RANKS) * size * asked.gpus / asked.per_node, asked.clients * size
     unit = stream["unit_bytes"]
     added = asked.clients * stream["methods"]["replication"]["seconds_per_update"] * size / unit
     return {
         "adapter_bytes": size,
         "seconds_per_pass": per_pass,
         "computing": turns * (per_pass + max(overhead, 0.0)),
-        "bytes": moved,
-        "network": moved / 2 / (asked.gigabits * 1e9 / 8),
-        "packing": moved / found["way"]["bytes_per_second"] / asked.cores,
+        "down": down,
+        "up": up,
+        "network": max(down, up) / (asked.gigabits * 1e9 / 8),
+        "packing": len(RANKS) * size * found["way"]["packing"] / found["way"]["bytes"],
+        "unpacking": up * found["way"]["unpacking"] / found["way"]["bytes"],
         "adding": added,
-        "memory": 3 * adapter_bytes(max(RANKS)) + 2 * asked.gpus * asked.together * size,
+        "memory": 3 * adapter_bytes(max(RANKS)) + len(RANKS) * size + asked.gpus * asked.together * size,
     }
 
 
@@ -171,11 +186,11 @@ def tables(found: Mapping[str, Any]) -> str:
         f"| adapter, mean of ranks {', '.join(map(str, RANKS))} | {planned['adapter_bytes'] / mega:.0f} MB |",
         f"| a pass of {asked['together']} clients | {planned['seconds_per_pass']:.0f} s |",
         f"| all passes | {planned['computing']:.0f} s |",
-        f"| bytes, there and back | {planned['bytes'] / giga:.0f} GB |",
+        f"| bytes down, up | {planned['down'] / giga:.0f}, {planned['up'] / giga:.0f} GB |",
         f"| network, {asked['gigabits']:.0f} Gbit/s each way | {planned['network']:.0f} s |",
-        f"| packing and unpacking, {asked['cores']} cores | {planned['packing']:.0f} s |",
-        f"| adding up (replication), one core | {planned['adding']:.0f} s |",
-        f"| memory of the server | {planned['memory'] / giga:.0f} GB |",
+        f"| packing, unpacking, adding up (replication), on one core | {planned['packing']:.0f}, "
+        f"{planned['unpacking']:.0f}, {planned['adding']:.0f} s |",
+        f"| memory of the server, a pass of each GPU waiting to be added | {planned['memory'] / giga:.0f} GB |",
     ]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from benchmarks.cluster import RANKS, Round, adapter_bytes, plan, tables
 
 FOUND = {
     "pass": {"per_pass": {"here": 0.5, "actor": 0.75}},
-    "way": {"bytes": 32_000_000, "seconds": [9.0, 2.0, 1.0], "bytes_per_second": 1e9},
+    "way": {"bytes": 32_000_000, "seconds": [9.0, 2.0, 1.0], "packing": 0.064, "unpacking": 0.032},
 }
 
 
@@ -18,13 +18,14 @@ def test_an_adapter_of_a_seven_billion_model():
 
 def test_the_plan_by_hand():
     """1,000 clients in passes of 8 are 125 passes: two turns of 64 GPUs, a quarter of a second more for each."""
-    asked = Round(gigabits=8.0, cores=4)
+    asked = Round(gigabits=8.0)
     found = plan(asked, FOUND)
     size = adapter_bytes(sum(RANKS) / len(RANKS))
     assert found["computing"] == pytest.approx(2 * (found["seconds_per_pass"] + 0.25))
-    assert found["bytes"] == 2000 * size
+    assert (found["down"], found["up"]) == (5 * size * 8, 1000 * size)
     assert found["network"] == pytest.approx(1000 * size / 1e9)
-    assert found["packing"] == pytest.approx(2000 * size / 1e9 / 4)
+    assert found["packing"] == pytest.approx(5 * size / 5e8)
+    assert found["unpacking"] == pytest.approx(1000 * size / 1e9)
     assert found["adding"] > 0
     shown = tables({**FOUND, "plan": found, "round": asdict(asked)})
     assert "| in this process | 0.500 s |" in shown

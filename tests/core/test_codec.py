@@ -185,3 +185,17 @@ def test_a_new_field_is_known_without_a_change_here():
 def test_whatever_else_comes_is_refused(data: bytes):
     with pytest.raises(AdapterError):
         codec.unpack(data)
+
+
+def test_what_came_beside_is_not_written():
+    """By identity: a tensor of the same numbers that is another one is written."""
+    shared, own = torch.randn(50, 50), torch.randn(2)
+    tensors = {"x": shared, "y": own, "z": shared, "w": shared.clone()}
+    data = codec.pack({"n": 1}, tensors, {id(shared): "there/s"})
+    assert len(data) < 1.5 * shared.numel() * 4
+    header, found = codec.unpack(data, {"there/s": shared})
+    assert header == {"n": 1}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    with pytest.raises(CodecError, match="said to be another tensor"):
+        codec.unpack(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyrank.core.errors import ConfigError
-from polyrank.federation import loading
+from polyrank.federation import loading, trainers
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run
 from polyrank.training.cluster import Share
@@ -41,9 +41,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two nodes, which nobody has joined yet."""
     SEEN.clear()
     LEFT.clear()
-    monkeypatch.setattr(loading, "connect", lambda address: address == "ray")
-    monkeypatch.setattr(loading, "share", lambda _: Share(2, 1, 0))
-    monkeypatch.setattr(loading, "Cluster", Pretended)
+    monkeypatch.setattr(trainers, "connect", lambda address: address == "ray")
+    monkeypatch.setattr(trainers, "share", lambda _: Share(2, 1, 0))
+    monkeypatch.setattr(trainers, "Cluster", Pretended)
 
 
 @pytest.mark.usefixtures("cluster")

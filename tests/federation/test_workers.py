@@ -95,7 +95,7 @@ def test_however_a_run_ends_its_engine_is_closed(
     listener = Listener()
     if stage:
         monkeypatch.setattr(listener, stage, fail)
-    monkeypatch.setattr(loading, "_engine", lambda *_, **__: Closable())
+    monkeypatch.setattr(loading, "engine_of", lambda *_, **__: Closable())
     monkeypatch.setattr(Closable, "closed", [])
     with pytest.raises(problem) if stage and problem is KeyboardInterrupt else nullcontext():
         run(configure("federation.rounds=1"), tmp_path, listener=listener)
@@ -105,7 +105,7 @@ def test_however_a_run_ends_its_engine_is_closed(
 def test_a_folder_that_is_taken_is_said_before_anything_starts(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loading, "_engine", lambda *_, **__: Closable())
+    monkeypatch.setattr(loading, "engine_of", lambda *_, **__: Closable())
     monkeypatch.setattr(Closable, "closed", [])
     run(configure("federation.rounds=1"), tmp_path)
     Closable.closed.clear()

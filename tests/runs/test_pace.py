@@ -1,10 +1,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 
+from polyrank import config as configuration
+from polyrank.config import Config
+from polyrank.core.adapter import Adapter
+from polyrank.core.state import ServerState
 from polyrank.runs.pace import Pace
+
+
+def state(number: int, ranks: Sequence[int] = ()) -> ServerState:
+    return ServerState(number, Adapter({}), {f"c{i}": rank for i, rank in enumerate(ranks)}, {})
+
+
+def config(*overrides: str) -> Config:
+    return configuration.override(Config(), overrides)
 
 
 @pytest.fixture
@@ -23,16 +36,18 @@ def test_what_is_left_counts_evaluations_saving_and_the_rank_groups(clock: list[
         with pace.stage("saving"):
             clock[0] += 0.5
     others = 4 * 2.125 + 2.0
-    assert pace.left(5, rounds=10, every=5, groups=2) == pytest.approx(5 * (others / 5 + 0.5) + 3 * 3.0)
-    assert pace.left(10, rounds=10, every=5, groups=0) == 0
+    found = pace.left(state(5, (2, 4, 4)), config("federation.rounds=10", "evaluation.every=5"))
+    assert found == pytest.approx(5 * (others / 5 + 0.5) + 3 * 3.0)
+    alone = config("federation.rounds=10", "evaluation.every=5", "evaluation.rank_groups=false")
+    assert pace.left(state(10, (2, 4)), alone) == 0
 
 
 def test_recent_rounds_count():
     pace = Pace()
     for seconds in (100.0, 1.0, 1.0, 1.0, 1.0, 1.0):
         pace.played(seconds, 0.0, measured=False)
-    assert pace.left(6, rounds=9, every=100, groups=0) == 3.0
-    assert Pace().left(1, rounds=9, every=1, groups=1) == 0
+    assert pace.left(state(6), config("federation.rounds=9", "evaluation.every=100")) == 3.0
+    assert Pace().left(state(1), config("federation.rounds=9")) == 0
 
 
 def test_stages_stand_around_the_phases(clock: list[float]):

@@ -17,7 +17,7 @@ import polyrank
 from polyrank.core import codec
 from polyrank.core.adapter import PARTS, Adapter, Factors
 from polyrank.site import requests as frames
-from polyrank.training import workers
+from polyrank.training import remote
 from polyrank.training.work import Moved, Outcome, Penalty, Work, in_order, in_passes
 
 flower = pytest.importorskip("polyrank.flower.messages", reason="needs the extra flower")
@@ -113,7 +113,7 @@ class More(Work):
 @pytest.fixture
 def more(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if `Work` were `More`, wherever it is carried."""
-    for carrier in (workers, frames, flower):
+    for carrier in (remote, frames, flower):
         monkeypatch.setattr(carrier, "Work", More)
     monkeypatch.setitem(frames._KINDS, "work", More)
     cached = (codec._hints, codec._holds_tensors, codec._validator)
@@ -126,7 +126,7 @@ def more(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def by_process(sent: Work) -> Work:
     """To a process that trains, which is asked in passes."""
-    return codec.loads(workers.Pass, codec.dumps(workers.Pass({"anna": sent}))).works["anna"]
+    return codec.loads(remote.Pass, codec.dumps(remote.Pass({"anna": sent}))).works["anna"]
 
 
 def by_socket(sent: Work) -> Work:

@@ -5,7 +5,8 @@ It is never merged into the weights of the base, so a quantised base stays quant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import ConfigError
+from polyrank.core.parallel import over_cores
 from polyrank.core.state import ServerState
 
 
@@ -39,32 +41,44 @@ def replaced(
     Returns:
         The adapter, None if all sums are zero or empty, and the relative Frobenius error of all cuts together.
     """
-    modules: dict[str, Factors] = {}
-    lost = size = 0.0
-    for name, parts in terms.items():
-        parts = [part for part in parts if part[0] != 0]  # noqa: PLW2901  # rank 0 for nothing
-        if not parts:
-            continue
-        a, b = lowrank.stack(parts)
-        limit = min(a.shape[1], b.shape[0], max_rank or a.shape[1])
-        if a.is_meta:
-            a, b = a[:limit], b[:, :limit]
-        elif a.shape[0] > limit:
-            u, s, vt = lowrank.svd(a, b)
-            rounding = torch.finfo(s.dtype).eps * torch.linalg.norm(a) * torch.linalg.norm(b)
-            real = int((s > rounding).sum())
-            kept = min(limit, real)
-            lost += float(s[kept:real].double().square().sum())
-            size += float(s[:real].double().square().sum())
-            if kept == 0:
-                continue
-            a, b = vt[:kept], u[:, :kept] * s[:kept]
-        else:
-            size += lowrank.norm(a, b) ** 2
-        modules[name] = Factors(a.contiguous(), b.contiguous())
+    cuts = over_cores(lambda parts: _cut(parts, max_rank), terms.values())
+    lost, size = sum(one.lost for one in cuts), sum(one.size for one in cuts)
+    modules = {name: one.factors for name, one in zip(terms, cuts, strict=True) if one.factors is not None}
     if not modules:
         return None, 0.0
     return Adapter(modules), (lost / size) ** 0.5 if size > 0 else 0.0
+
+
+class _Cut(NamedTuple):
+    """A module's sum at its rank, None for nothing; and the energies of what was lost, and of all of it."""
+
+    factors: Factors | None
+    lost: float
+    size: float
+
+
+def _cut(terms: Sequence[tuple[float, Tensor, Tensor]], max_rank: int | None) -> _Cut:
+    parts = [part for part in terms if part[0] != 0]  # rank 0 for nothing
+    if not parts:
+        return _Cut(None, 0.0, 0.0)
+    a, b = lowrank.stack(parts)
+    lost = size = 0.0
+    limit = min(a.shape[1], b.shape[0], max_rank or a.shape[1])
+    if a.is_meta:
+        a, b = a[:limit], b[:, :limit]
+    elif a.shape[0] > limit:
+        u, s, vt = lowrank.svd(a, b)
+        rounding = torch.finfo(s.dtype).eps * torch.linalg.norm(a) * torch.linalg.norm(b)
+        real = int((s > rounding).sum())
+        kept = min(limit, real)
+        lost = float(s[kept:real].double().square().sum())
+        size = float(s[:real].double().square().sum())
+        if kept == 0:
+            return _Cut(None, lost, size)
+        a, b = vt[:kept], u[:, :kept] * s[:kept]
+    else:
+        size = lowrank.norm(a, b) ** 2
+    return _Cut(Factors(a.contiguous(), b.contiguous()), lost, size)
 
 
 def carried(server: ServerState) -> dict[str, list[tuple[float, Tensor, Tensor]]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.parallel import over_cores
 from polyrank.core.state import ClientUpdate, ServerState
 
 Terms = list[tuple[float, Tensor, Tensor]]
@@ -43,18 +44,18 @@ def aggregation_error(
         base_change: the new one beside it.
         started_from: the weighted mean of the base changes that the clients were sent.
     """
-    errors: dict[str, float] = {}
-    difference = target = 0.0
-    for name in adapter.modules:
+
+    def gap_and_size(name: str) -> tuple[float, float]:
         owners = [(u.weight, f) for u in updates if u.weight > 0 and (f := u.adapter.modules.get(name)) is not None]
         total = sum(weight for weight, _ in owners)
         wanted: Terms = [(weight / total * f.scale, f.a.double(), f.b.double()) for weight, f in owners]
         found = _terms(adapter, name) + _terms(base_change, name) + _terms(started_from, name, -1.0)
         gap = lowrank.norm(*lowrank.stack([*found, *((-c, a, b) for c, a, b in wanted)]))
-        size = lowrank.norm(*lowrank.stack(wanted)) if wanted else 0.0
-        errors[name] = _ratio(gap, size)
-        difference += gap**2
-        target += size**2
+        return gap, lowrank.norm(*lowrank.stack(wanted)) if wanted else 0.0
+
+    measured = over_cores(gap_and_size, adapter.modules)
+    errors = {name: _ratio(gap, size) for name, (gap, size) in zip(adapter.modules, measured, strict=True)}
+    difference, target = (sum(own[i] ** 2 for own in measured) for i in (0, 1))
     return AggregationError(_ratio(difference**0.5, target**0.5), errors)
 
 
@@ -99,14 +100,16 @@ class Spectrum:
 
 def spectrum(adapter: Adapter, base_change: Adapter | None, lowest: int) -> Spectrum:
     """The spectrum of the global update, adapter and base change together; (0, 0) for an update of zero."""
-    ranks: list[float] = []
-    shares: list[float] = []
-    for name in adapter.modules:
+
+    def of(name: str) -> tuple[float, float] | None:
         singular = lowrank.singular_values(*lowrank.stack(_terms(adapter, name) + _terms(base_change, name)))
         energy = singular.double().square()
-        if float(energy.sum()) > 0:
-            ranks.append(lowrank.effective_rank(singular))
-            shares.append(float(energy[:lowest].sum() / energy.sum()))
+        if float(energy.sum()) == 0:
+            return None
+        return lowrank.effective_rank(singular), float(energy[:lowest].sum() / energy.sum())
+
+    found = [own for own in over_cores(of, adapter.modules) if own is not None]
+    ranks, shares = [rank for rank, _ in found], [share for _, share in found]
     if not ranks:
         return Spectrum(0.0, 0.0)
     return Spectrum(sum(ranks) / len(ranks), sum(shares) / len(shares))
@@ -118,15 +121,16 @@ def drift(updates: Sequence[ClientUpdate], started: Mapping[str, Adapter]) -> fl
     Norms are over all layers. 0: nothing learned; 1: as far as the whole update is long.
     """
     total = sum(update.weight for update in updates)
-    mean = 0.0
-    for update in updates:
+
+    def weighted(update: ClientUpdate) -> float:
         gap = size = 0.0
         for name, factors in update.adapter.modules.items():
             mine, begun = _term(factors), _term(started[update.client].modules[name], -1.0)
             gap += lowrank.norm(*lowrank.stack([mine, begun])) ** 2
             size += factors.norm() ** 2
-        mean += update.weight / total * (_ratio(gap**0.5, size**0.5) if update.weight > 0 else 0.0)
-    return mean
+        return update.weight / total * (_ratio(gap**0.5, size**0.5) if update.weight > 0 else 0.0)
+
+    return sum(over_cores(weighted, updates))
 
 
 def diagnose(

@@ -117,20 +117,30 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor], elsewhere: Mapping[int, str] | None = None) -> bytes:
     """A header and tensors as one piece: ``PRP2``, the header's length in 4 bytes, the header, safetensors.
 
     What is there under several names, such as a base change that many clients have, is written once.
+
+    Args:
+        header: values for JSON.
+        tensors: by name.
+        elsewhere: ``id`` of a tensor that the reader is given beside this -> its name there; it is not written.
     """
-    first: dict[int, str] = {}
+    first = dict(elsewhere or {})
     same = {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
     shared = {name: other for name, other in same.items() if name != other}
     text = json.dumps({**header, SHARED: shared} if shared else header).encode()
-    return _PREFIX.pack(MAGIC, len(text)) + text + to_bytes({name: tensors[name] for name in first.values()})
+    own = {name: tensor for name, tensor in tensors.items() if same[name] == name}
+    return _PREFIX.pack(MAGIC, len(text)) + text + to_bytes(own)
 
 
-def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def unpack(data: bytes, elsewhere: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `pack` made one piece of.
+
+    Args:
+        data: it.
+        elsewhere: tensors that came beside it, by the names that they have there.
 
     Raises:
         CodecError: it is no such piece, or a damaged one.
@@ -145,10 +155,11 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(header, dict):
         raise CodecError(f"the header of packed tensors is a {type(header).__name__}; expected an object")
     tensors = from_bytes(data[_PREFIX.size + size :])
+    known = {**(elsewhere or {}), **tensors}
     shared = checked(dict[str, str], header.pop(SHARED, {}), "names of the same tensor")
-    if unknown := [name for name, other in shared.items() if name in tensors or other not in tensors]:
+    if unknown := [name for name, other in shared.items() if name in tensors or other not in known]:
         raise CodecError(f"{unknown[0][:200]} is said to be another tensor, and is not: packed tensors are damaged")
-    return header, tensors | {name: tensors[other] for name, other in shared.items()}
+    return header, tensors | {name: known[other] for name, other in shared.items()}
 
 
 def checked(kind: Kind, value: object, where: str) -> Any:  # Any: of the kind

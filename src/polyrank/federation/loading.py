@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from polyrank import ranks
-from polyrank.config import Config, TrainingConfig
+from polyrank.config import Config
 from polyrank.core.errors import DataError
 from polyrank.data import Partition, TextDataset
 from polyrank.federation.population import Holdings, base_digests, initial, read, read_alone
 from polyrank.federation.site import Site
+from polyrank.federation.trainers import engine_of, joined, lanes_of
 from polyrank.federation.tuned import chosen
 from polyrank.hf.load import head_end_token, load_base, load_tokenizer
 from polyrank.hf.quantized import require_bitsandbytes
@@ -27,19 +28,10 @@ from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
 from polyrank.tasks.registry import recorded
 from polyrank.tasks.task import Encoded, Examples
-from polyrank.training.cluster import Cluster, Share, connect, share
-from polyrank.training.engines import engine_in_lanes
-from polyrank.training.lanes import Lanes
 from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
-from polyrank.training.remote import Setup
-from polyrank.training.work import Engine
-from polyrank.training.workers import Workers
 
 log = logging.getLogger(__name__)
-
-NO_CLUSTER = "none"
-"""Of ``training.cluster``."""
 
 
 def participant(config: Config) -> Site:
@@ -90,7 +82,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         why = ", ".join(encoded["train"].left_out)
         raise DataError(f"{len(empty)} client(s) have no example left, {empty[0]} for one: {why}; mend their rows")
     digests = {**held.digests, **base_digests(config)}
-    cluster = _joined(config.training)
+    cluster = joined(config.training)
     if cluster is not None:
         training = config.training.model_copy(update={"workers": cluster.cut.actors})
         config = config.model_copy(update={"training": training})
@@ -99,7 +91,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
     if resident.base.note:
         log.warning(resident.base.note)
     clock = Clock(resident.device, running=profile)
-    lanes = _lanes(config.training, resident)
+    lanes = lanes_of(config.training, resident)
     return Site(
         config=config,
         task=task,
@@ -109,7 +101,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         examples=examples,
         test=encoded["test"].examples,
         validation=encoded["validation"].examples if held.validation else None,
-        engine=_engine(config, task, lanes, examples, outputs, clock=clock, cluster=cluster),
+        engine=engine_of(config, task, lanes, examples, outputs, clock=clock, cluster=cluster),
         lanes=lanes,
         plan=how.plan,
         clock=clock,
@@ -230,62 +222,3 @@ def left_out(partition: Partition, used: np.ndarray, encoded: Encoded) -> dict[s
     }
     found = {client: {reason: n for reason, n in own.items() if n} for client, own in counts.items()}
     return {client: own for client, own in found.items() if own}
-
-
-def _lanes(training: TrainingConfig, resident: ResidentModel) -> Lanes:
-    """As many as train at a time, in this process or in others: they measure what was trained."""
-    assert isinstance(training.workers, int)
-    assert isinstance(training.lanes, int)
-    here = resident.device.type == "cpu" and training.cluster == NO_CLUSTER
-    return Lanes(resident, training.lanes * (training.workers if here else 1))
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """A cluster: how it is shared out, and whether it is left afterwards."""
-
-    cut: Share
-    leave: bool
-
-
-def _joined(training: TrainingConfig) -> _Joined | None:
-    """The cluster of a configuration; None where it names none."""
-    if training.cluster == NO_CLUSTER:
-        return None
-    leave = connect(training.cluster)
-    return _Joined(share(training.workers), leave)
-
-
-def _engine(
-    config: Config,
-    task: Task,
-    lanes: Lanes,
-    examples: Mapping[str, Examples],
-    outputs: tuple[str, ...],
-    *,
-    clock: Clock,
-    cluster: _Joined | None,
-) -> Engine:
-    training, device = config.training, clock.device
-    if training.workers == 1 and cluster is None:
-        return engine_in_lanes(lanes, task, examples, training, clock)
-    assert isinstance(training.workers, int)
-    assert device is not None
-    setup = Setup(
-        model=config.model,
-        task=task,
-        examples=examples,
-        outputs=outputs,
-        seed=config.federation.seed,
-        device=str(device),
-        training=training,
-        threads=max(torch.get_num_threads() // training.workers, 1),
-        profile=clock.running,
-    )
-    if cluster is not None:
-        there = replace(setup, device="cuda" if cluster.cut.gpus else "cpu")
-        return Cluster(there, cluster.cut, clock, leave=cluster.leave)
-    if device.type != "cuda":
-        return Workers([setup] * training.workers, clock)
-    count = torch.cuda.device_count()
-    return Workers([replace(setup, device=f"cuda:{i % count}") for i in range(training.workers)], clock)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from polyrank.config import Config
+from polyrank.core.state import ServerState
 from polyrank.federation.metrics import is_due
 
 RECENT = 5
@@ -53,17 +55,12 @@ class Pace:
         if measured:
             self._measuring.append(measuring)
 
-    def left(self, number: int, *, rounds: int, every: int, groups: int) -> float:
-        """Seconds until the end, after a round.
-
-        Args:
-            number: of that round.
-            rounds: in all.
-            every: how often the test set is read.
-            groups: how many rank groups are measured at the end.
-        """
-        to_come = range(number + 1, rounds + 1)
-        due = sum(is_due(one, every, rounds) for one in to_come) + groups
+    def left(self, state: ServerState, config: Config) -> float:
+        """Seconds from this state to the end, rank groups included."""
+        rounds, evaluation = config.federation.rounds, config.evaluation
+        to_come = range(state.round + 1, rounds + 1)
+        due = sum(is_due(number, evaluation.every, rounds) for number in to_come)
+        due += len(set(state.ranks.values())) if evaluation.rank_groups else 0
         return len(to_come) * (_recent(self._others) + _recent(self._saving)) + due * _recent(self._measuring)
 
     def whole(self, phases: Mapping[str, float]) -> dict[str, float]:

@@ -18,12 +18,7 @@ from polyrank.core.machine import about_this_machine
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.evaluation import rank_groups, score_global
 from polyrank.federation.metrics import Played, is_due, line_of, summarise, untrained_line
-from polyrank.federation.round import (
-    global_model,
-    personalise,
-    read_outs,
-    with_ranks,
-)
+from polyrank.federation.round import global_model, personalise, read_outs, with_ranks
 from polyrank.federation.scoring import Known, score_clients
 from polyrank.federation.server import Server, build
 from polyrank.federation.tree import RoundResult, aggregate
@@ -38,7 +33,6 @@ from polyrank.runs.pace import Pace
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
 from polyrank.tasks import settled
-from polyrank.training.profile import PHASES
 from polyrank.training.work import Outcome
 
 log = logging.getLogger(__name__)
@@ -239,20 +233,12 @@ class Runner:
         seconds = time.perf_counter() - start
         self.pace.played(seconds, measuring, measured=due)
         metrics["seconds"] = round(seconds, 4)
-        if clock.running:
-            booked = clock.take()
-            booked["overhead"] = max(seconds - sum(booked.values()), 0.0)
-            metrics |= {f"time/{phase}": round(booked.get(phase, 0.0), 4) for phase in PHASES}
+        metrics |= {f"time/{phase}": round(booked, 4) for phase, booked in clock.shared_out(seconds).items()}
         self.folder.append_metrics(metrics)
         self._save(after)
-        self.listeners.on_time_left(self._left(after))
+        self.listeners.on_time_left(self.pace.left(after, server.config))
         self.listeners.on_round(metrics)
         return after
-
-    def _left(self, state: ServerState) -> float:
-        options, evaluation = self.server.config.federation, self.server.config.evaluation
-        groups = len(set(state.ranks.values())) if evaluation.rank_groups else 0
-        return self.pace.left(state.round, rounds=options.rounds, every=evaluation.every, groups=groups)
 
     def _adapt_ranks(
         self, state: ServerState, starts: Mapping[str, Download], updates: list[ClientUpdate], result: RoundResult

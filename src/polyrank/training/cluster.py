@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from polyrank.core import codec
+from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, WorkerError
 from polyrank.training.profile import Clock
 from polyrank.training.remote import Done, Setup, Trainer, answered, ask, passes_for, training
@@ -88,6 +90,43 @@ def share(asked: int | str) -> Share:
     return Share(actors, max(cores // -(-actors // len(nodes)), 1), 0)
 
 
+class Common:
+    """Tensors of several clients, such as what all of a rank start from: put into the cluster once, not once a pass.
+
+    Args:
+        passes: of a round.
+    """
+
+    def __init__(self, passes: Sequence[Sequence[Work]]) -> None:
+        import ray
+
+        sent = [adapter for together in passes for work in together for adapter in _adapters(work)]
+        often = Counter(id(tensor) for adapter in sent for _, tensor in adapter.tensors())
+        self._names: dict[int, str] = {}
+        self._pieces: list[Any] = []
+        self._piece_of: dict[int, int] = {}
+        for adapter in sent:
+            new = {
+                f"{len(self._pieces)}/{name}": tensor
+                for name, tensor in adapter.tensors()
+                if often[id(tensor)] > 1 and id(tensor) not in self._names
+            }
+            if new:
+                self._names |= {id(tensor): name for name, tensor in new.items()}
+                self._piece_of |= {id(tensor): len(self._pieces) for tensor in new.values()}
+                self._pieces.append(ray.put(codec.to_bytes(new)))
+
+    def asked(self, together: Sequence[Work]) -> list[Any]:
+        """A pass as bytes, and the pieces that it needs beside it."""
+        tensors = [tensor for work in together for adapter in _adapters(work) for _, tensor in adapter.tensors()]
+        needed = sorted({self._piece_of[id(tensor)] for tensor in tensors if id(tensor) in self._piece_of})
+        return [ask(together, self._names), *(self._pieces[number] for number in needed)]
+
+
+def _adapters(work: Work) -> list[Adapter]:
+    return [work.adapter, *([work.base_change] if work.base_change is not None else [])]
+
+
 @dataclass(eq=False)
 class Member:
     """An actor, and the numbers of the passes that it was given, the oldest first."""
@@ -136,6 +175,7 @@ class Cluster(Engine):
     def _arriving(self, passes: list[list[Work]]) -> Iterator[Outcome]:
         import ray
 
+        common = Common(passes)
         waiting, deaths = deque(range(len(passes))), Counter[int]()
         running: dict[Any, tuple[Member, int]] = {}
         with self._clock.shares() as book:
@@ -145,7 +185,7 @@ class Cluster(Engine):
                 while waiting and (free := self._idlest()) is not None:
                     number = waiting.popleft()
                     free.asked.append(number)
-                    running[free.actor.train.remote(ask(passes[number]))] = free, number
+                    running[free.actor.train.remote(*common.asked(passes[number]))] = free, number
                 (ready, *_), _ = ray.wait([*running, *self._starting])
                 if ready in self._starting:
                     self._welcome(ready)

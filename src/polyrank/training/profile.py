@@ -61,6 +61,14 @@ class Clock:
             for phase, value in theirs.seconds.items():
                 self.book(phase, passed * value / total)
 
+    def shared_out(self, seconds: float) -> dict[str, float]:
+        """A round's seconds by phase, by what was booked since the last call; nothing where the clock does not run."""
+        if not self.running:
+            return {}
+        booked = self.take()
+        booked["overhead"] = max(seconds - sum(booked.values()), 0.0)
+        return {phase: booked.get(phase, 0.0) for phase in PHASES}
+
     def take(self) -> dict[str, float]:
         """What was booked since the last call."""
         taken, self.seconds = self.seconds, {}

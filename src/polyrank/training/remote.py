@@ -98,9 +98,10 @@ class Trainer:
         """Load the base; a `Done` that says what went wrong, if anything did."""
         return self._answer("while it started", self._started)
 
-    def train(self, asked: bytes) -> bytes:
-        """A `Pass` to a `Done`."""
-        works = list(codec.loads(Pass, asked).works.values())
+    def train(self, asked: bytes, *beside: bytes) -> bytes:
+        """A `Pass`, and tensors that it shares with others, to a `Done`."""
+        known = {name: tensor for data in beside for name, tensor in codec.from_bytes(data).items()}
+        works = list(codec.decode(Pass, *codec.unpack(asked, known)).works.values())
         return self._answer(training(works), lambda: self._trained(works))
 
     def _started(self) -> Done:
@@ -147,9 +148,9 @@ def passes_for(works: Sequence[Work], setup: Setup) -> list[list[Work]]:
     return in_passes(works, clients * options.lanes, setup.examples, options.batch_size)
 
 
-def ask(works: Sequence[Work]) -> bytes:
-    """A pass as bytes."""
-    return codec.dumps(Pass({work.client: work for work in works}))
+def ask(works: Sequence[Work], beside: Mapping[int, str] | None = None) -> bytes:
+    """A pass as bytes, without the tensors that are sent beside it (``id`` -> name there)."""
+    return codec.pack(*codec.encode(Pass({work.client: work for work in works})), beside)
 
 
 def training(works: Sequence[Work]) -> str:

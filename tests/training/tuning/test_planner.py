@@ -456,3 +456,20 @@ def test_what_is_timed_is_as_long_as_the_clients_texts():
     assert timed.mean() == pytest.approx(lengths.mean(), rel=0.02)
     assert sorted(planner._typical(lengths[:5], options)) == [0, 1, 2, 3, 4]
     assert planner._typical(lengths[:1], options).tolist() == [0]
+
+
+def test_lanes_that_wait_at_the_end_are_counted(bert: ResidentModel, monkeypatch: pytest.MonkeyPatch):
+    """Five clients in passes of two are three passes: in two lanes one of four places stays empty."""
+    monkeypatch.setattr(search, "trained", lambda *_: 12)
+    torch.set_num_threads(2)
+    works, model = asked(bert, 5), bert
+    bases = forms.Bases(lambda *_: model, TrainingConfig(**SETTLED))
+
+    def make(base: ResidentModel) -> Batched:
+        return Batched(base, TASK, held(bert, 5), TrainingConfig(batch_size=4), 1)
+
+    found = search.Search(bases, make, works, 1, search.Settled(None, None, None))
+    (form,) = bases.forms
+    assert found._run(Way(form, 2, 2)) == 12
+    assert found._run(Way(form, 2, 1, lanes=2)) == 12 * 3 / 4
+    assert found._run(Way(form, 3, 1, lanes=2)) == 12

@@ -58,7 +58,7 @@ class Settled:
 
 
 def cores(workers: int) -> int:
-    """Of each of so many processes."""
+    """How many cores each of so many processes has."""
     return max(min(torch.get_num_threads(), allowed()) // workers, 1)
 
 
