@@ -258,6 +258,22 @@ def test_what_was_measured_for_all_runs_is_not_guessed(configure: Configure, tmp
         compare(plan(entries(configure("training.engine=auto"), METHODS[:1]), [0], tmp_path), tmp_path)
 
 
+def test_what_an_earlier_version_measured_is_of_one_lane(configure: Configure, tmp_path: Path):
+    """It knew of no lanes; the runs that are missing are made as the others were."""
+    measured = {
+        "engine": "sequential",
+        "clients_per_pass": 1,
+        "workers": 1,
+        "precision": "float32",
+        "attention": "eager",
+    }
+    (tmp_path / "settled.json").write_text(json.dumps(measured))
+    todo = plan(entries(configure("training.lanes=auto", "training.engine=auto"), METHODS[:1]), [0], tmp_path)
+    compare(todo, tmp_path)
+    training = RunFolder(todo[0].folder).read_config().training
+    assert (training.engine, training.lanes) == ("sequential", 1)
+
+
 def test_a_run_that_had_saved_nothing_is_begun_anew(configure: Configure, tmp_path: Path):
     """Stopped between its first two files."""
     todo = plan(entries(few(configure), METHODS[:1]), [0], tmp_path)

@@ -129,6 +129,8 @@ def _check_data(planned: Sequence[Planned]) -> None:
 
 
 SETTLED = "settled.json"
+YOUNGER = {"lanes": 1}
+"""What was not measured where it does not say so: all runs were made in one."""
 
 
 def _settle(resolved: Config, out: Path) -> None:
@@ -147,7 +149,7 @@ def _settled(config: Config, out: Path) -> Config:
         return config
     open_keys = [key for key in MEASURED if getattr(config.training, key) == "auto"]
     try:
-        measured = json.loads(path.read_text(encoding="utf-8"))
+        measured = {**YOUNGER, **json.loads(path.read_text(encoding="utf-8"))}
         values = config.training.model_dump() | {key: measured[key] for key in open_keys}
         training = TrainingConfig.model_validate(values)
     except (OSError, ValueError, LookupError, TypeError):

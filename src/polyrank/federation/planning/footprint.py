@@ -98,7 +98,8 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
         PolyRankError: something does not fit, as a run would say.
     """
     config = settled(config)
-    alone = {"engine": "sequential", "workers": 1, "epochs": 1}  # how many share a pass is no matter of a client's
+    # how many share a pass is no matter of a client's
+    alone = {"engine": "sequential", "lanes": 1, "workers": 1, "cluster": "none", "epochs": 1}
     config = config.model_copy(update={"training": config.training.model_copy(update=alone)})
     site = load(config, read(config, policy(config.ranks)))
     client, rows = _longest(site)
