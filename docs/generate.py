@@ -23,7 +23,7 @@ sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 from benchmarks.engines.__main__ import PARTS  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 
-from benchmarks import choices, cluster, flower, neighbour, tree, versus_flower, writers  # noqa: E402
+from benchmarks import cluster, flower, neighbour, tree, versus_flower, writers  # noqa: E402
 from paper import cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
@@ -113,7 +113,6 @@ GENERATED = {
     "tree_fold": lambda: tree.fold_table(_measured("tree.json")),
     "tree_plan": lambda: tree.plan_table(_measured("tree.json")),
     "neighbour": lambda: neighbour.table(_measured("neighbour.json")),
-    "choices": lambda: choices.table(_measured("choices.json")["jobs"]),
     "cluster": lambda: cluster.tables(_measured("cluster.json")),
     "writers": lambda: writers.table(_measured("writers.json")),
     "cost": cost.table,
