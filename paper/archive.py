@@ -32,7 +32,7 @@ LATER = {
         **{"labels": None, "quoting": "auto", "options": {}},
         **{"format": "auto", "prompt": None, "completion": None, "messages": None, "template": "auto"},
     },
-    "training": {"gradient_checkpointing": False, "accumulate": 1},
+    "training": {"gradient_checkpointing": False, "accumulate": 1, "cluster": "none"},
     "evaluation": {"samples": 5, "sample_tokens": 64},
     "ranks": {"options": {}},
     "task": {"name": "classification", "options": {}},

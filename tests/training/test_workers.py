@@ -158,7 +158,7 @@ def test_nothing_is_pickled_on_the_way(pool: Pool, works: list[Work], monkeypatc
         monkeypatch.setattr(connection, "send_bytes", send)
         monkeypatch.setattr(connection, "recv_bytes", receive)
     assert len(list(workers.run(works))) == len(works)
-    assert len(seen) == 2 * len(in_passes(works, 2, workers._examples, OPTIONS.batch_size))
+    assert len(seen) == 2 * len(in_passes(works, 2, workers._setup.examples, OPTIONS.batch_size))
     assert {data[:4] for data in seen} == {codec.MAGIC}
     assert [list(codec.loads(Pass, data).works) for data in seen if b"works" in data[:20]]
 
@@ -221,7 +221,7 @@ def test_a_process_that_is_killed_is_named_with_its_clients(pool: Pool, works: l
     with pytest.raises(WorkerError) as caught:
         list(workers.run(works))
     kill.join()
-    passes = in_passes(works, 2, workers._examples, OPTIONS.batch_size)
+    passes = in_passes(works, 2, workers._setup.examples, OPTIONS.batch_size)
     names = ", ".join(work.client for work in passes[1])
     assert f"worker process 2 of 3 ended while it trained {names}: it was killed" in str(caught.value)
     assert "--resume" in str(caught.value)
