@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.config import TrainingConfig
-from polyrank.core.adapter import Adapter
 from polyrank.hf.resident import ResidentModel
-from polyrank.tasks.task import Examples
 from polyrank.training import lanes
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.engines import engine_in_lanes, local_engine
@@ -21,11 +19,9 @@ from polyrank.training.evaluate import evaluate, tallies
 from polyrank.training.lanes import Lanes, SideBySide
 from polyrank.training.local import HaltedError, Local
 from polyrank.training.profile import Clock
-from polyrank.training.work import Outcome, Penalty, Work
 from tests.models import TASK, Checkpoints, examples, random_adapter, resident
+from tests.training.uneven import held, same, works
 
-SIZES = (3, 9, 6, 9, 5, 12, 1)
-"""Examples per client: passes are not in the order of the clients, and the last is of one."""
 BATCHED = TrainingConfig(engine="batched", clients_per_pass=2, batch_size=4)
 
 
@@ -36,30 +32,6 @@ def one_thread_each() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def works(model: ResidentModel) -> list[Work]:
-    """Unequal ranks and sizes, base changes and the regulariser."""
-    change = Adapter(random_adapter(model, 9, rank=2, uneven=False).modules)
-    found = []
-    for i in range(len(SIZES)):
-        rank = 1 + i % 3
-        adapter = random_adapter(model, i, rank=rank, uneven=False)
-        extra = {"base_change": change if i % 2 else None, "penalty": Penalty(1, 0.1) if rank > 1 else None}
-        found.append(Work(f"c{i}", 1, adapter, i, **extra))
-    return found
-
-
-def held(model: ResidentModel) -> dict[str, Examples]:
-    return {f"c{i}": examples(model, size, seed=i) for i, size in enumerate(SIZES)}
-
-
-def trained(engine: Local | SideBySide, asked: list[Work]) -> list[tuple[str, float, Any, dict[str, Any]]]:
-    def plain(outcome: Outcome) -> dict[str, Any]:
-        assert outcome.trained is not None
-        return {name: tensor.tolist() for name, tensor in outcome.trained.items()}
-
-    return [(one.client, one.weight, one.metrics, plain(one)) for one in engine.run(asked)]
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
@@ -84,10 +56,11 @@ def test_results_do_not_depend_on_the_number_of_lanes(
     model = resident(checkpoint(architecture), head="model", dropout=0.1, dtype=dtype)
     asked, data = works(model), held(model)
     alone = local_engine(model, TASK, data, options, Clock())
-    expected = trained(alone, asked), trained(alone, asked[::-1])
+    expected, backwards = list(alone.run(asked)), list(alone.run(asked[::-1]))
     engine = engine_in_lanes(Lanes(model, count), TASK, data, options, Clock())
     before = torch.random.get_rng_state()
-    assert (trained(engine, asked), trained(engine, asked[::-1])) == expected
+    assert same(list(engine.run(asked)), expected)
+    assert same(list(engine.run(asked[::-1])), backwards)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.get_num_threads() == 1
     engine.close()
@@ -131,6 +104,17 @@ def test_what_reads_results_may_ask_for_more_meanwhile(three: Lanes):
     """As the scoring round does: it measures what is trained while others train."""
     outer = three.map(lambda _, item: item, range(9))
     assert list(three.map(lambda _, item: 10 * item, outer)) == [10 * i for i in range(9)]
+
+
+@pytest.mark.parametrize(("threads", "each"), [(1, 1), (3, 1), (4, 1), (6, 2)])
+def test_lanes_share_out_the_threads(checkpoint: Checkpoints, threads: int, each: int):
+    """Also after the caller's own number is as it was: more threads than cores would slow all lanes down."""
+    torch.set_num_threads(threads)
+    several = Lanes(resident(checkpoint("bert")), 3)
+    for _ in range(2):
+        assert list(several.map(lambda *_: torch.get_num_threads(), range(6))) == [each] * 6
+        assert torch.get_num_threads() == threads
+    several.close()
 
 
 def test_an_error_comes_out_and_nothing_goes_on(three: Lanes):
@@ -213,10 +197,10 @@ def test_a_model_with_random_numbers_of_its_own_is_refused(checkpoint: Checkpoin
     asked, data = [replace(work, base_change=None) for work in works(model)], held(model)
     options = TrainingConfig(engine="sequential", batch_size=4)
     alone = engine_in_lanes(Lanes(model), TASK, data, options, Clock())
-    assert trained(alone, asked) == trained(alone, asked)
+    assert same(list(alone.run(asked)), list(alone.run(asked)))
     beside = engine_in_lanes(Lanes(model, 2), TASK, data, options, Clock())
     with pytest.raises(UnbatchableError, match="the model draws random numbers by rand"):
-        trained(beside, asked)
+        list(beside.run(asked))
 
 
 def test_layers_that_are_left_out_at_random_are_refused(checkpoint: Checkpoints):
@@ -256,5 +240,5 @@ def test_the_time_of_lanes_is_booked_once(checkpoint: Checkpoints):
     clock = Clock(running=True)
     engine = engine_in_lanes(Lanes(model, 2), TASK, held(model), BATCHED, clock)
     start = time.perf_counter()
-    trained(engine, works(model))
+    list(engine.run(works(model)))
     assert 0 < sum(clock.take().values()) <= time.perf_counter() - start

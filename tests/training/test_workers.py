@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,15 +23,15 @@ from polyrank.core.errors import AdapterError, CodecError, ModelError, WorkerErr
 from polyrank.tasks.task import Examples
 from polyrank.training.profile import Clock
 from polyrank.training.remote import Done, Pass, Setup
-from polyrank.training.work import Outcome, Penalty, Work, in_passes
+from polyrank.training.work import Outcome, Work, in_passes
 from polyrank.training.workers import Workers
-from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
+from tests.models import LABELS, TASK, Checkpoints, resident
+from tests.training import uneven
+from tests.training.uneven import equal, on_one_thread, same
 
 OPTIONS = TrainingConfig(
     engine="batched", clients_per_pass=2, lanes=1, workers=3, precision="float32", attention="eager", batch_size=4
 )
-SIZES = (3, 9, 6, 9, 5, 12, 1)
-"""Examples per client: passes are not in the order of the clients, and the last is of one."""
 BEYOND = ("x0", "x1")
 """Clients whose texts have a token that the model does not know."""
 
@@ -49,7 +49,7 @@ def setup(checkpoint: Checkpoints) -> Setup:
     """A tiny BERT with its usual dropout, on one thread."""
     model = ModelConfig(name=str(checkpoint("bert")), head="model", dropout=0.1)
     loaded = resident(checkpoint("bert"), head="model")
-    held = {f"c{i}": examples(loaded, size, seed=i) for i, size in enumerate(SIZES)}
+    held = uneven.held(loaded)
     held |= dict.fromkeys(BEYOND, Examples((np.array([2, 10**6, 3]),), np.array([0]), 0))
     return Setup(model, TASK, held, LABELS, seed=0, device="cpu", training=OPTIONS, threads=1, profile=True)
 
@@ -82,36 +82,12 @@ def pool(setup: Setup) -> Iterator[Pool]:
 
 @pytest.fixture(scope="module")
 def works(checkpoint: Checkpoints) -> list[Work]:
-    """Unequal ranks and sizes; base changes, which some of a pass share, and the regulariser travel too."""
-    model = resident(checkpoint("bert"), head="model")
-    change = Adapter(random_adapter(model, 9, rank=2, uneven=False).modules)
-    works = []
-    for i in range(len(SIZES)):
-        rank = 1 + i % 3
-        adapter = random_adapter(model, i, rank=rank, uneven=False)
-        extra = {"base_change": change if i % 2 else None, "penalty": Penalty(1, 0.1) if rank > 1 else None}
-        works.append(Work(f"c{i}", 1, adapter, i, **extra))
-    return works
+    return uneven.works(resident(checkpoint("bert"), head="model"))
 
 
 @pytest.fixture(scope="module")
 def expected(setup: Setup, works: list[Work]) -> list[Outcome]:
-    """What one process, this one, makes of the works on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    outcomes = list(setup.engine().run(works))
-    torch.set_num_threads(threads)
-    return outcomes
-
-
-def equal(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def same(found: list[Outcome], expected: list[Outcome]) -> bool:
-    return [(one.client, one.weight, one.metrics) for one in found] == [
-        (one.client, one.weight, one.metrics) for one in expected
-    ] and all(equal(one.trained, other.trained) for one, other in zip(found, expected, strict=True))
+    return on_one_thread(setup, works)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -14,7 +14,7 @@ from torch import Tensor
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import ConfigError
-from polyrank.core.parallel import over_cores
+from polyrank.core.parallel import by_name
 from polyrank.core.state import ServerState
 
 
@@ -41,9 +41,9 @@ def replaced(
     Returns:
         The adapter, None if all sums are zero or empty, and the relative Frobenius error of all cuts together.
     """
-    cuts = over_cores(lambda parts: _cut(parts, max_rank), terms.values())
-    lost, size = sum(one.lost for one in cuts), sum(one.size for one in cuts)
-    modules = {name: one.factors for name, one in zip(terms, cuts, strict=True) if one.factors is not None}
+    cuts = by_name(lambda parts: _cut(parts, max_rank), terms)
+    lost, size = sum(one.lost for one in cuts.values()), sum(one.size for one in cuts.values())
+    modules = {name: one.factors for name, one in cuts.items() if one.factors is not None}
     if not modules:
         return None, 0.0
     return Adapter(modules), (lost / size) ** 0.5 if size > 0 else 0.0

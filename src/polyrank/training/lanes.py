@@ -15,13 +15,14 @@ from typing import TypeVar
 
 import torch
 
+from polyrank.core.parallel import computing
 from polyrank.core.threads import one_heap
 from polyrank.hf.resident import ResidentModel
 from polyrank.hf.twin import twin
 from polyrank.training.dropout import refuse_layer_drop
 from polyrank.training.local import Local
 from polyrank.training.profile import Clock
-from polyrank.training.work import Engine, Outcome, Work, in_order, in_passes
+from polyrank.training.work import Engine, Outcome, Work, in_order
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -88,21 +89,13 @@ class Lanes:
 
     def _started(self) -> ThreadPoolExecutor:
         if self._pool is None:
-            numbers, all_here = iter(range(self.count)), threading.Barrier(self.count)
-            before = torch.get_num_threads()
-            one_heap()
-
-            def start() -> None:
-                torch.set_num_threads(self.threads)
-                all_here.wait()
+            numbers = iter(range(self.count))
 
             def begin() -> None:
                 self._here.number = next(numbers)
 
-            self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="lane", initializer=begin)
-            for future in [self._pool.submit(start) for _ in range(self.count)]:
-                future.result()
-            torch.set_num_threads(before)  # of this thread, and what threads to come begin with
+            one_heap()
+            self._pool = computing(self.count, self.threads, begin)
         return self._pool
 
 
@@ -133,8 +126,7 @@ class SideBySide(Engine):
         Raises:
             UnbatchableError: the model draws random numbers that no client's stream can give.
         """
-        first = self.engines[0]
-        passes = in_passes(works, first.clients_per_pass, first.examples, first.options.batch_size)
+        passes = self.engines[0].passes(works)
 
         def train(lane: int, together: list[Work]) -> list[Outcome]:
             return list(self.engines[lane].together(together))

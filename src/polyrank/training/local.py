@@ -15,7 +15,7 @@ from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
 from polyrank.training.dropout import ClientDropout
 from polyrank.training.profile import Clock
-from polyrank.training.work import Engine, Outcome, Work
+from polyrank.training.work import Engine, Outcome, Work, in_passes
 
 
 class HaltedError(Exception):
@@ -55,6 +55,10 @@ class Local(Engine):
         self.resident, self.task, self.examples, self.options = resident, task, examples, options
         self.clock = clock or Clock(resident.device)
         self.halted = threading.Event()
+
+    def passes(self, works: Sequence[Work]) -> list[list[Work]]:
+        """The works that are computed together, those of most steps first."""
+        return in_passes(works, self.clients_per_pass, self.examples, self.options.batch_size)
 
     @abstractmethod
     def together(self, works: Sequence[Work]) -> Iterable[Outcome]:

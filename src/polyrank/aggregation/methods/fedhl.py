@@ -17,7 +17,7 @@ from polyrank.aggregation.method import Aggregate, Download, method
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import ConfigError
-from polyrank.core.parallel import over_cores
+from polyrank.core.parallel import by_name
 from polyrank.core.state import ServerState
 
 Terms = list[tuple[float, Tensor, Tensor]]
@@ -61,20 +61,19 @@ class FedHL(ProductMethod):
         shares = self._shares(server, stacks)
         rests = base_change.carried(server)
 
-        def kept_and_rest(name: str) -> tuple[Factors, Terms]:
-            stack = stacks[name]
+        def kept_and_rest(stack: Stack) -> tuple[Factors, Terms]:
             old, stays = stack.previous, torch.ones(stack.previous.rank, dtype=torch.float64)
             for term in stack.terms:  # sum_i q_i trunc_{r_i}(W), by rank index and not by client: nothing cancels
                 stays[: term.factors.rank] -= shares[term.client]
             whole = [
-                *rests[name],
+                *rests[stack.name],
                 (old.scale, old.a * stays.to(lowrank.wide(old.a.dtype))[:, None], old.b),
                 *((shares[t.client] * t.factors.scale, t.factors.a, t.factors.b) for t in stack.terms),
             ]
             kept = cut(lowrank.stack(whole), old)
             return kept, [*whole, (-kept.scale, kept.a, kept.b)]
 
-        found = dict(zip(stacks, over_cores(kept_and_rest, stacks), strict=True))
+        found = by_name(kept_and_rest, stacks)
         modules = {name: kept for name, (kept, _) in found.items()}
         rests |= {name: left for name, (_, left) in found.items()}
         rest, error = base_change.replaced(rests, self.max_rank)

@@ -10,7 +10,7 @@ from polyrank.aggregation.kernels.stacks import Stack
 from polyrank.aggregation.method import Aggregate, method
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError
-from polyrank.core.parallel import over_cores
+from polyrank.core.parallel import by_name
 from polyrank.core.state import ServerState
 
 
@@ -41,5 +41,5 @@ class FlexLoRA(ProductMethod):
             raise ConfigError(f"flexlora: compress is {self.compress}; expected a share of the norm from 0 to below 1")
 
     def combine(self, server: ServerState, stacks: Mapping[str, Stack]) -> Aggregate:
-        modules = over_cores(lambda stack: cut(stack.mean(), stack.previous, balanced=self.balanced), stacks.values())
-        return Aggregate(Adapter(dict(zip(stacks, modules, strict=True))), server.base_change)
+        modules = by_name(lambda stack: cut(stack.mean(), stack.previous, balanced=self.balanced), stacks)
+        return Aggregate(Adapter(modules), server.base_change)

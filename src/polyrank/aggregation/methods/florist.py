@@ -14,7 +14,7 @@ from polyrank.aggregation.method import Aggregate, Parts, method
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError
-from polyrank.core.parallel import over_cores
+from polyrank.core.parallel import by_name
 from polyrank.core.state import ServerState
 
 
@@ -49,8 +49,7 @@ class Florist(ProductMethod):
     def combine(self, server: ServerState, stacks: Mapping[str, Stack]) -> Aggregate:
         terms = base_change.carried(server)
         ranks: list[int] = []
-        kept = over_cores(lambda stack: self._kept(stack.mean()), stacks.values())
-        for name, (a, b) in zip(stacks, kept, strict=True):
+        for name, (a, b) in by_name(lambda stack: self._kept(stack.mean()), stacks).items():
             ranks.append(a.shape[0])
             terms[name].append((1.0, a, b))
         change, error = base_change.replaced(terms, self.max_rank)

@@ -10,7 +10,7 @@ from polyrank.aggregation.kernels.stacks import Product, Stack
 from polyrank.aggregation.method import Aggregate, method
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter
-from polyrank.core.parallel import over_cores
+from polyrank.core.parallel import by_name
 from polyrank.core.state import ServerState
 
 
@@ -32,8 +32,8 @@ class RaFlora(ProductMethod):
     """
 
     def combine(self, server: ServerState, stacks: Mapping[str, Stack]) -> Aggregate:
-        modules = over_cores(lambda stack: cut(_owners_sum(stack), stack.previous), stacks.values())
-        return Aggregate(Adapter(dict(zip(stacks, modules, strict=True))), server.base_change)
+        modules = by_name(lambda stack: cut(_owners_sum(stack), stack.previous), stacks)
+        return Aggregate(Adapter(modules), server.base_change)
 
 
 def _owners_sum(stack: Stack) -> Product:

@@ -22,7 +22,7 @@ from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.schedule import multiplier
 from polyrank.training.sequential import penalty
-from polyrank.training.work import Outcome, Work, in_order, in_passes
+from polyrank.training.work import Outcome, Work, in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,8 @@ class Batched(Local):
 
     def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         """One outcome per work, in the order of the works; metrics as of the sequential engine."""
-        passes = in_passes(works, self.clients_per_pass, self.examples, self.options.batch_size)
-        yield from in_order(works, (outcome for together in passes for outcome in self.together(together)))
+        outcomes = (outcome for together in self.passes(works) for outcome in self.together(together))
+        yield from in_order(works, outcomes)
 
     def together(self, works: Sequence[Work]) -> list[Outcome]:
         """The clients of one pass, those of most steps first."""
