@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 
 
 def test_wrong_use_is_said_before_anything_is_loaded(polyrank: Polyrank, tmp_path: Path):
-    """Two worker processes or lanes; a directory that others can reach; no socket."""
+    """Two worker processes or lanes, a cluster; a directory that others can reach; no socket."""
     tmp_path.chmod(0o755)
     for arguments, said in (
         (
@@ -19,6 +19,7 @@ def test_wrong_use_is_said_before_anything_is_loaded(polyrank: Polyrank, tmp_pat
             "training.workers is 2; a site trains one client at a time",
         ),
         (["--socket", "x/s", "--set", "training.lanes=2"], "training.lanes is 2; a site trains one client at a time"),
+        (["--socket", "x/s", "--set", "training.cluster=auto"], "training.cluster is auto; a site trains one client"),
         (["--socket", "s"], "chmod 700"),
         ([], "Missing option '--socket'"),
     ):

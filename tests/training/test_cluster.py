@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from polyrank.config import ModelConfig, TrainingConfig
 from polyrank.core.adapter import Adapter
@@ -21,10 +20,12 @@ from polyrank.training.cluster import Cluster, Share, connect, share
 from polyrank.training.profile import Clock
 from polyrank.training.remote import Setup
 from polyrank.training.work import Outcome, Work
-from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident
+from tests.models import LABELS, TASK, Checkpoints, resident
+from tests.training import uneven
+from tests.training.uneven import on_one_thread, same
 
 ray = pytest.importorskip("ray")
-SIZES = (3, 9, 6, 9, 5, 12, 1, 4, 8, 2)
+SIZES = (*uneven.SIZES, 4, 8, 2)
 OPTIONS = TrainingConfig(
     engine="batched", clients_per_pass=2, lanes=1, workers=2, precision="float32", attention="eager", batch_size=4
 )
@@ -59,7 +60,7 @@ def nodes() -> Iterator[Any]:
 def setup(checkpoint: Checkpoints) -> Setup:
     model = ModelConfig(name=str(checkpoint("bert")), head="model", dropout=0.1)
     loaded = resident(checkpoint("bert"), head="model")
-    held = {f"c{i}": examples(loaded, size, seed=i) for i, size in enumerate(SIZES)}
+    held = uneven.held(loaded, SIZES)
     whole = held["c0"]
     held["deadly"] = Deadly(whole.tokens, whole.targets, whole.pad_id)
     held["beyond"] = Examples((np.array([2, 10**6, 3]),), np.array([0]), 0)
@@ -68,27 +69,12 @@ def setup(checkpoint: Checkpoints) -> Setup:
 
 @pytest.fixture(scope="module")
 def works(checkpoint: Checkpoints) -> list[Work]:
-    model = resident(checkpoint("bert"), head="model")
-    return [Work(f"c{i}", 1, random_adapter(model, i, rank=1 + i % 3, uneven=False), i) for i in range(len(SIZES))]
+    return uneven.works(resident(checkpoint("bert"), head="model"), len(SIZES))
 
 
 @pytest.fixture(scope="module")
 def expected(setup: Setup, works: list[Work]) -> list[Outcome]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    outcomes = list(setup.engine().run(works))
-    torch.set_num_threads(threads)
-    return outcomes
-
-
-def same(found: list[Outcome], expected: list[Outcome]) -> bool:
-    return [(one.client, one.weight, one.metrics) for one in found] == [
-        (one.client, one.weight, one.metrics) for one in expected
-    ] and all(
-        one.trained.keys() == other.trained.keys()
-        and all(torch.equal(one.trained[name], other.trained[name]) for name in one.trained)
-        for one, other in zip(found, expected, strict=True)
-    )
+    return on_one_thread(setup, works)
 
 
 @pytest.mark.slow
@@ -105,7 +91,7 @@ def test_a_cluster_gives_what_one_process_gives_and_survives_its_nodes(
     assert list(engine.run([])) == []
     change = Adapter(works[1].adapter.modules)
     alike = [replace(work, adapter=works[0].adapter, base_change=change) for work in works]
-    assert same(list(engine.run(alike)), list(setup.engine().run(alike)))
+    assert same(list(engine.run(alike)), on_one_thread(setup, alike))
 
     found = []
     for outcome in engine.run(works):
@@ -114,6 +100,8 @@ def test_a_cluster_gives_what_one_process_gives_and_survives_its_nodes(
         found.append(outcome)
     assert same(found, expected)
     nodes.add_node(num_cpus=1)
+    next(engine.run(works))  # whoever stops reading leaves nothing behind that the next round waits for
+    assert same(list(engine.run(works)), expected)
 
     with pytest.raises(WorkerError, match=r"3 actors died, one after another, while it trained deadly"):
         list(engine.run([replace(works[0], client="deadly"), *works]))
@@ -135,12 +123,12 @@ def test_what_cannot_be_had_is_said(nodes: Any, setup: Setup, monkeypatch: pytes
 
 
 def test_where_nothing_answers(monkeypatch: pytest.MonkeyPatch):
-    if ray.is_initialized():
-        pytest.skip("a cluster of another test is joined")
+    """Whether or not another test has joined a cluster of its own."""
 
     def fail(**_: object) -> None:
         raise ConnectionError("nobody there")
 
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(ConfigError, match=r"no Ray cluster at 10\.0\.0\.1:6379: nobody there"):
         connect("10.0.0.1:6379")

@@ -34,8 +34,8 @@ def site(
 
 def _one_process(config: Config) -> Config:
     training = config.training
-    for name, asked in (("workers", training.workers), ("lanes", training.lanes), ("cluster", training.cluster)):
-        if asked not in ("auto", 1, "none"):
+    for name, alone in (("workers", ("auto", 1)), ("lanes", ("auto", 1)), ("cluster", ("none",))):
+        if (asked := getattr(training, name)) not in alone:
             raise ConfigError(
                 f"training.{name} is {asked}; a site trains one client at a time, in the daemon itself: leave it "
                 "out, and start a daemon per GPU"

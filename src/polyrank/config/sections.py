@@ -16,6 +16,10 @@ MEASURED = (*PLANNED, "precision", "attention")
 """Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
 
 
+NO_CLUSTER = "none"
+"""Of ``[training] cluster``: clients are trained on this machine."""
+
+
 class Section(BaseModel):
     """A table of the configuration; unknown keys are refused."""
 
@@ -202,7 +206,7 @@ class TrainingConfig(Section):
     workers: Count | Literal["auto"] = "auto"
     """Processes that share the clients of a round, each with the base; ``auto``: one per GPU, or on a CPU one per core
     where that is measured to pay."""
-    cluster: str = "none"
+    cluster: str = NO_CLUSTER
     """A Ray cluster whose nodes train: ``ray`` for the one of ``RAY_ADDRESS``, or else one on this machine, or its
     address; needs ``polyrank[cluster]``. ``workers`` counts its actors then; ``auto``: one per GPU, or per node."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from polyrank.config import Config
@@ -88,8 +87,9 @@ class Site(Participant):
 
     def measured(self, adapter: Adapter, base_change: Adapter | None, examples: Examples) -> Scores:
         """Metrics of an adapter with its head and a base change on one set."""
-        install, size = partial(_install, adapter, base_change), self.config.evaluation.batch_size
-        return self.task.measured(tallies(self.lanes, self.task, [examples], size, install)[0])
+        size = self.config.evaluation.batch_size
+        found = tallies(self.lanes, self.task, [examples], size, lambda base: base.install(adapter, base_change))
+        return self.task.measured(found[0])
 
     def measured_each(self, adapters: Iterable[Adapter | None], examples: Examples) -> Iterator[Scores | None]:
         """Metrics of adapters with their heads on one set, each by one lane; None for None."""
@@ -105,8 +105,10 @@ class Site(Participant):
 
     def by_kind(self, adapter: Adapter, base_change: Adapter | None) -> dict[str, Any]:  # Any: numbers, and kind -> one
         """Metrics of the test set; see `polyrank.training.evaluate.by_kind`."""
-        install, size = partial(_install, adapter, base_change), self.config.evaluation.batch_size
-        return by_kind(self.lanes, self.task, self.test, self.labels, size, install=install)
+        return by_kind(
+            *(self.lanes, self.task, self.test, self.labels, self.config.evaluation.batch_size),
+            install=lambda base: base.install(adapter, base_change),
+        )
 
     def constant(self) -> Scores:
         """Metrics of the best answer to the test set that looks at no text."""
@@ -119,7 +121,3 @@ class Site(Participant):
             known = ", ".join(sorted(self.examples)[:5])
             raise ConfigError(f"there is no client {client!r} here; this site holds {known}, ...")
         return client if len(self.examples) > 1 else next(iter(self.examples))
-
-
-def _install(adapter: Adapter, base_change: Adapter | None, resident: ResidentModel) -> None:
-    resident.install(adapter, base_change)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from polyrank.config import Config, TrainingConfig
+from polyrank.config.sections import NO_CLUSTER
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
 from polyrank.tasks.task import Examples
@@ -18,9 +19,6 @@ from polyrank.training.profile import Clock
 from polyrank.training.remote import Setup
 from polyrank.training.work import Engine
 from polyrank.training.workers import Workers
-
-NO_CLUSTER = "none"
-"""Of ``training.cluster``."""
 
 
 def lanes_of(training: TrainingConfig, resident: ResidentModel) -> Lanes:

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from polyrank.config import Config
-from polyrank.config.sections import MEASURED
+from polyrank.config.sections import MEASURED, NO_CLUSTER
 from polyrank.core.machine import about_this_machine, processor
 from polyrank.core.threads import allowed
 from polyrank.federation.population import global_rank, initial
@@ -66,7 +66,7 @@ def chosen(
     """
     asked, options = config.training, config.federation
     names = cohort(sorted(examples), options.participation, options.seed, 1)
-    actors = asked.workers if asked.cluster != "none" else None
+    actors = asked.workers if asked.cluster != NO_CLUSTER else None
     if actors is not None:  # this machine stands for each of them, and they share the cohort
         assert isinstance(actors, int)
         names = names[: -(-len(names) // actors)]

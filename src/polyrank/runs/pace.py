@@ -23,13 +23,12 @@ class Pace:
     """Seconds of what is done once, and of each round.
 
     Attributes:
-        stages: name -> seconds so far, of this start.
+        stages: name -> seconds, of each time in this start.
     """
 
-    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    stages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
     _others: list[float] = field(default_factory=list)
     _measuring: list[float] = field(default_factory=list)
-    _saving: list[float] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -38,10 +37,7 @@ class Pace:
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
-            self.stages[name] += seconds
-            if name == "saving":
-                self._saving.append(seconds)
+            self.stages[name].append(time.perf_counter() - start)
 
     def played(self, seconds: float, measuring: float, *, measured: bool) -> None:
         """A round is over.
@@ -61,11 +57,12 @@ class Pace:
         to_come = range(state.round + 1, rounds + 1)
         due = sum(is_due(number, evaluation.every, rounds) for number in to_come)
         due += len(set(state.ranks.values())) if evaluation.rank_groups else 0
-        return len(to_come) * (_recent(self._others) + _recent(self._saving)) + due * _recent(self._measuring)
+        each = _recent(self._others) + _recent(self.stages["saving"])
+        return len(to_come) * each + due * _recent(self._measuring)
 
     def whole(self, phases: Mapping[str, float]) -> dict[str, float]:
         """Phases of the rounds between what was before and after them."""
-        own = {name: round(seconds, 2) for name, seconds in self.stages.items()}
+        own = {name: round(sum(seconds), 2) for name, seconds in self.stages.items()}
         before = {name: own.pop(name) for name in ("loading", "scoring")}
         return {**before, **phases, **own}
 

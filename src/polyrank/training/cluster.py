@@ -12,7 +12,7 @@ import pickle
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polyrank.core import codec
@@ -128,14 +128,6 @@ def _adapters(work: Work) -> list[Adapter]:
     return [work.adapter, *([work.base_change] if work.base_change is not None else [])]
 
 
-@dataclass(eq=False)
-class Member:
-    """An actor, and the numbers of the passes that it was given, the oldest first."""
-
-    actor: Any  # Any: Ray's handles have no types
-    asked: deque[int] = field(default_factory=deque)
-
-
 class Cluster(Engine):
     """Engines in the actors of a Ray cluster.
 
@@ -159,7 +151,7 @@ class Cluster(Engine):
         self._cut, self._clock, self._leave = cut, clock, leave
         self._setup = replace(setup, threads=cut.cores)
         self._kept = ray.put(pickle.dumps(self._setup))  # once for a node, for trainers of our own
-        self._members: list[Member] = []
+        self._actors: list[Any] = []  # Any: Ray's handles have no types
         self._starting: dict[Any, Any] = {}  # what is answered at the start -> the actor
         for _ in range(cut.actors):
             self._start()
@@ -178,36 +170,37 @@ class Cluster(Engine):
 
         common = Common(passes)
         waiting, deaths = deque(range(len(passes))), Counter[int]()
-        running: dict[Any, tuple[Member, int]] = {}
+        running: dict[Any, tuple[Any, int]] = {}  # what will be answered -> the actor and its pass, the oldest first
         with self._clock.shares() as book:
             while waiting or running:
-                if not self._members:
+                if not self._actors:
                     self._await()
-                while waiting and (free := self._idlest()) is not None:
+                while waiting and (free := self._idlest([actor for actor, _ in running.values()])) is not None:
                     number = waiting.popleft()
-                    free.asked.append(number)
-                    running[free.actor.train.remote(*common.asked(passes[number]))] = free, number
+                    running[free.train.remote(*common.asked(passes[number]))] = free, number
                 (ready, *_), _ = ray.wait([*running, *self._starting])
                 if ready in self._starting:
                     self._welcome(ready)
                     continue
-                member, number = running.pop(ready)
+                actor, number = running[ready]
                 done = self._received(ready, training(passes[number]))
                 if done is None:
-                    mine = [ref for ref, (other, _) in running.items() if other is member]
-                    for ref in mine:
-                        del running[ref]
-                    deaths[member.asked[0]] += 1
-                    waiting.extendleft(reversed(member.asked))
-                    self._lose(member, training(passes[member.asked[0]]), deaths[member.asked[0]])
+                    lost = {answer: own for answer, (other, own) in running.items() if other is actor}
+                    for answer in lost:
+                        del running[answer]
+                    cause, *_ = again = list(lost.values())
+                    deaths[cause] += 1
+                    waiting.extendleft(reversed(again))
+                    self._lose(actor, training(passes[cause]), deaths[cause])
                     continue
-                member.asked.remove(number)
+                del running[ready]
                 book(done.seconds)
                 yield from done.outcomes.values()
 
-    def _idlest(self) -> Member | None:
-        member = min(self._members, key=lambda one: len(one.asked), default=None)
-        return member if member is not None and len(member.asked) < IN_FLIGHT else None
+    def _idlest(self, busy: Sequence[Any]) -> Any:
+        """An actor that has room for a pass, where there is one; those that have some stand in ``busy`` for each."""
+        idlest = min(self._actors, key=busy.count, default=None)
+        return idlest if busy.count(idlest) < IN_FLIGHT else None
 
     def _received(self, answer: Any, doing: str) -> Done | None:
         """What an actor answered; None where it died or its answer was lost."""
@@ -222,11 +215,11 @@ class Cluster(Engine):
         except exceptions.RayTaskError as error:
             raise WorkerError(f"an actor failed {doing}:\n{error}") from None
 
-    def _lose(self, member: Member, doing: str, deaths: int) -> None:
+    def _lose(self, actor: Any, doing: str, deaths: int) -> None:
         import ray
 
-        self._members.remove(member)
-        ray.kill(member.actor)
+        self._actors.remove(actor)
+        ray.kill(actor)
         if deaths >= DEATHS:
             raise WorkerError(
                 f"{deaths} actors died, one after another, {doing}, perhaps for want of memory. Rounds that are saved "
@@ -238,8 +231,8 @@ class Cluster(Engine):
         import ray
 
         made: Any = ray.remote(Trainer)
-        actor = made.options(num_cpus=self._cut.cores, num_gpus=self._cut.gpus, max_restarts=0).remote(self._kept)
-        self._starting[actor.start.remote()] = actor
+        actor = made.options(num_cpus=self._cut.cores, num_gpus=self._cut.gpus, max_restarts=0).remote()
+        self._starting[actor.start.remote(self._kept)] = actor
 
     def _welcome(self, answer: Any) -> None:
         """Take in an actor that has started, or start another where it died over it."""
@@ -247,14 +240,14 @@ class Cluster(Engine):
         if self._received(answer, "while it started") is None:
             self._start()
         else:
-            self._members.append(Member(actor))
+            self._actors.append(actor)
 
     def _await(self) -> None:
         """Until some actor is there."""
         import ray
 
         end = time.monotonic() + PATIENCE
-        while not self._members:
+        while not self._actors:
             ready, _ = ray.wait(list(self._starting), timeout=max(end - time.monotonic(), 0))
             if not ready:
                 raise WorkerError(
@@ -267,8 +260,8 @@ class Cluster(Engine):
         """End the actors."""
         import ray
 
-        for actor in [*(member.actor for member in self._members), *self._starting.values()]:
+        for actor in [*self._actors, *self._starting.values()]:
             ray.kill(actor)
-        self._members, self._starting = [], {}
+        self._actors, self._starting = [], {}
         if self._leave:
             ray.shutdown()

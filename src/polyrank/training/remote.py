@@ -84,19 +84,14 @@ class Done:
 
 
 class Trainer:
-    """An engine in the process that makes it; bytes in and out.
+    """An engine in the process that makes it; bytes in and out."""
 
-    Args:
-        setup: a pickled `Setup`, from whoever started the process.
-    """
-
-    def __init__(self, setup: bytes) -> None:
-        self._setup = setup
+    def __init__(self) -> None:
         self._engine: Local | SideBySide | None = None
 
-    def start(self) -> bytes:
-        """Load the base; a `Done` that says what went wrong, if anything did."""
-        return self._answer("while it started", self._started)
+    def start(self, setup: bytes) -> bytes:
+        """Load the base of a pickled `Setup`, from whoever started the process; a `Done` that says what went wrong."""
+        return self._answer("while it started", lambda: self._started(setup))
 
     def train(self, asked: bytes, *beside: bytes) -> bytes:
         """A `Pass`, and tensors that it shares with others, to a `Done`."""
@@ -104,8 +99,8 @@ class Trainer:
         works = list(codec.decode(Pass, *codec.unpack(asked, known)).works.values())
         return self._answer(training(works), lambda: self._trained(works))
 
-    def _started(self) -> Done:
-        setup: Setup = pickle.loads(self._setup)
+    def _started(self, data: bytes) -> Done:
+        setup: Setup = pickle.loads(data)
         torch.set_num_threads(setup.threads)
         self._engine = setup.engine()
         return Done()

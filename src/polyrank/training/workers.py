@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import IO, NoReturn
 
@@ -134,17 +135,12 @@ class Workers(Engine):
 
 def serve(connection: Connection) -> None:
     """A worker process: make the engine, then train what comes until nothing more does."""
-    trainer: Trainer | None = None
-    while True:
-        try:
-            data = connection.recv_bytes()
-            if trainer is None:
-                trainer = Trainer(data)
-                connection.send_bytes(trainer.start())
-            else:
-                connection.send_bytes(trainer.train(data))
-        except (EOFError, OSError):
-            return
+    trainer = Trainer()
+    answer: Callable[[bytes], bytes] = trainer.start
+    with suppress(EOFError, OSError):
+        while True:
+            connection.send_bytes(answer(connection.recv_bytes()))
+            answer = trainer.train
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from polyrank.config import Config
+from polyrank.config.sections import NO_CLUSTER
 from polyrank.federation.loading import load
 from polyrank.federation.planning.outlook import Outlook
 from polyrank.federation.population import initial, read
@@ -99,7 +100,7 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
     """
     config = settled(config)
     # how many share a pass is no matter of a client's
-    alone = {"engine": "sequential", "lanes": 1, "workers": 1, "cluster": "none", "epochs": 1}
+    alone = {"engine": "sequential", "lanes": 1, "workers": 1, "cluster": NO_CLUSTER, "epochs": 1}
     config = config.model_copy(update={"training": config.training.model_copy(update=alone)})
     site = load(config, read(config, policy(config.ranks)))
     client, rows = _longest(site)
