@@ -8,6 +8,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the processes of tests
 os.environ["POLYRANK_CACHE"] = ""  # no choice is remembered from one test to another, nor in the user's folder
+os.environ["RAY_ADDRESS"] = "local"  # Flower's simulation would join the cluster of another test, or of whoever tests
 
 import pytest
 import torch
