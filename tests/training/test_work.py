@@ -16,6 +16,7 @@ from torch import Tensor
 import polyrank
 from polyrank.core import codec
 from polyrank.core.adapter import PARTS, Adapter, Factors
+from polyrank.privacy import Guard
 from polyrank.site import requests as frames
 from polyrank.training import remote
 from polyrank.training.work import Moved, Outcome, Penalty, Work, in_order, in_passes
@@ -165,7 +166,7 @@ CARRIERS = {
 WHOLE = {
     **{"client": "a/b, %2F \u2713", "round": 3, "adapter": adapter(0), "seed": 2**62 + 1},
     **{"base_change": Adapter(adapter(2).map(lambda tensor: tensor + 1.0001).modules), "trains": frozenset({"b"})},
-    **{"penalty": Penalty(1, 0.1), "scored": True},
+    **{"penalty": Penalty(1, 0.1), "scored": True, "guard": Guard(0.5, 2.0, 1.5, metrics=True, secret="s")},
 }
 """A value for each field of `Work`, other than its default."""
 NEW = {

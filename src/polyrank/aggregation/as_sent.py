@@ -35,6 +35,10 @@ class AsSent(Method):
         """The inner method's."""
         return self.inner.info
 
+    @property
+    def hides_who_came(self) -> bool:
+        return self.inner.hides_who_came
+
     def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
         return self.inner.start(self._rounded(server), levels)
 

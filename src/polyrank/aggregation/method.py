@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+
+from torch import Tensor
 
 from polyrank.aggregation.sums import Partial, Summed
 from polyrank.core.adapter import PARTS, Adapter, Part
@@ -22,11 +24,13 @@ class Aggregate:
         adapter: of the ranks, names, scales and dtypes of the server's.
         base_change: what the server keeps beside it (see `ServerState`).
         metrics: by name, without prefix.
+        memory: what the method wants to find in the server's state in the next round.
     """
 
     adapter: Adapter
     base_change: Adapter | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Levels: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -156,6 +160,15 @@ class Method(ABC):
 
     max_rank: int | None = None
     """Of its base change, where it makes one; None for the smaller side of each layer."""
+
+    @property
+    def hides_who_came(self) -> bool:
+        """Whether a round is concluded though nobody counts in it, so that nobody can see that."""
+        return False
+
+    def options(self) -> Mapping[str, Any]:  # Any: of the method
+        """Its options, as all nodes of a tree must have them."""
+        return dict(asdict(self))  # type: ignore[call-overload]  # they are dataclasses
 
     @abstractmethod
     def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own

@@ -91,6 +91,7 @@ class Screen(Listener):
         self._metrics: Sequence[Metric] = ()
         self._baseline = ""
         self._left = 0.0
+        self._private = False
         self._start = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -112,6 +113,7 @@ class Screen(Listener):
         config, site = server.config, server.site
         self._metrics = site.task.metrics
         self._baseline = site.task.baseline("training")
+        self._private = server.accountant is not None
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
         labels = f", {len(site.labels)} labels" if site.labels else ""
         sizes = server.population.sizes.values()
@@ -136,15 +138,16 @@ class Screen(Listener):
         self.round_saved = round_number
 
     def on_untrained(self, metrics: Mapping[str, Any]) -> None:
-        self._show(metrics, ("-", "-", "-"))
+        self._show(metrics, ("-",) * (3 + self._private))
 
     def on_time_left(self, seconds: float) -> None:
         self._left = seconds
 
     def on_round(self, metrics: Mapping[str, Any]) -> None:
-        self._show(metrics, (size(metrics["bytes/up"]), size(metrics["bytes/down"]), duration(self._left)))
+        spent = (f"{metrics['privacy/epsilon']:.3f}",) if self._private else ()
+        self._show(metrics, (*spent, size(metrics["bytes/up"]), size(metrics["bytes/down"]), duration(self._left)))
 
-    def _show(self, metrics: Mapping[str, Any], others: tuple[str, str, str]) -> None:
+    def _show(self, metrics: Mapping[str, Any], others: tuple[str, ...]) -> None:
         from polyrank.tasks.metric import TEST
 
         cells = (
@@ -172,6 +175,11 @@ class Screen(Listener):
             *((f"test {metric.title}", metric.number(summary[f"{TEST}{metric.name}"])) for metric in others),
             ("sent up / down", f"{size(summary['bytes/up'])} / {size(summary['bytes/down'])}"),
             ("clients left out", str(summary["dropped"])),
+            *(
+                (("epsilon", f"{summary['privacy/epsilon']:.3f} at delta {summary['privacy']['delta']:.2g}"),)
+                if "privacy" in summary
+                else ()
+            ),
             ("time", duration(time.monotonic() - self._start)),
             *((("tokens per second", f"{summary['tokens/second']:,.0f}"),) if "tokens/second" in summary else ()),
             *((("most memory", size(summary["memory/peak"])),) if summary.get("memory/peak") else ()),
@@ -209,7 +217,7 @@ class Screen(Listener):
             self._progress.stop()
 
     def _show_header(self) -> None:
-        titles = (metric.title for metric in self._curves)
+        titles = [metric.title for metric in self._curves] + (["epsilon"] if self._private else [])
         self._progress.console.print(self._row(("round", *titles, "up", "down", "time left")), style="bold")
 
     @staticmethod

@@ -15,6 +15,8 @@ from typing import Any, get_origin
 import tomlkit
 from pydantic import ValidationError
 
+from polyrank.config.privacy import PrivacyConfig
+from polyrank.config.section import Section
 from polyrank.config.sections import (
     AggregationConfig,
     Config,
@@ -24,7 +26,6 @@ from polyrank.config.sections import (
     ModelConfig,
     OutputConfig,
     RanksConfig,
-    Section,
     TaskConfig,
     TrainingConfig,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "FederationConfig",
     "ModelConfig",
     "OutputConfig",
+    "PrivacyConfig",
     "RanksConfig",
     "TaskConfig",
     "TrainingConfig",

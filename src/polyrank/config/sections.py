@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+from polyrank.config.privacy import PrivacyConfig
+from polyrank.config.section import Count, Section, Share
 
 PLANNED = ("engine", "clients_per_pass", "lanes", "workers")
 HOW = (*PLANNED, "cluster", "gradient_checkpointing")
@@ -18,12 +18,6 @@ MEASURED = (*PLANNED, "precision", "attention")
 
 NO_CLUSTER = "none"
 """Of ``[training] cluster``: clients are trained on this machine."""
-
-
-class Section(BaseModel):
-    """A table of the configuration; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -290,4 +284,5 @@ class Config(Section):
     aggregation: AggregationConfig = AggregationConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     output: OutputConfig = OutputConfig()

@@ -41,6 +41,7 @@ class ServerState:
             weights. The global model is base + base_change + adapter, whatever the method; what of it a client is
             sent is the method's `read_out`. None until a method makes one.
         seed: of all that a method draws (fresh adapters).
+        memory: what a method, or what is around it, carries from one round to the next, by name.
     """
 
     round: int
@@ -50,3 +51,4 @@ class ServerState:
     personal: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     base_change: Adapter | None = None
     seed: int = 0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)

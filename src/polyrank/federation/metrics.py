@@ -11,7 +11,7 @@ from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.round import mean_base_change
+from polyrank.federation.round import mean_base_change, read_outs
 from polyrank.federation.server import Server
 from polyrank.federation.traffic import down, travelled, up
 from polyrank.federation.tree import RoundResult
@@ -54,7 +54,10 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
         scores: of the state after it, where that was evaluated.
     """
     outcomes, result, sent = played.outcomes, played.result, played.sent
-    after = result.state
+    after, meter = result.state, server.accountant
+    private = {} if meter is None else {"privacy/epsilon": round(meter.epsilon(after.round), 6)}
+    if server.hides:
+        return _hidden_line(server, played, scores) | private
     parts, clients = server.parts(after.round), list(sent)
     good = [outcome for outcome in outcomes if outcome.client not in result.dropped]
     elsewhere = [outcome.seconds for outcome in good if outcome.seconds is not None]
@@ -62,7 +65,7 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
     metrics: dict[str, Any] = {
         "round": after.round,
         **named(scores or {}),
-        "train/loss": _mean([outcome.metrics["loss"] for outcome in good]),
+        "train/loss": _mean([outcome.metrics["loss"] for outcome in good if "loss" in outcome.metrics]),
         **({"train/seconds": max(elsewhere)} if elsewhere else {}),
         **own_scores(good, server.site.task),
         "bytes/up": moved.up,
@@ -72,6 +75,7 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
         "clients": clients,
         "dropped": dict(result.dropped),
         **{f"aggregation/{name}": value for name, value in result.metrics.items()},
+        **private,
     }
     if server.policy.prunes:
         metrics["ranks"] = {client: played.before.ranks[client] for client in clients}
@@ -81,6 +85,24 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
         change = mean_base_change(played.before, result.received, sent)
         metrics |= diagnose(result.received, started, change, after, min(played.before.ranks.values()))
     return metrics
+
+
+def _hidden_line(server: Server, played: Played, scores: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A round's line that says nothing of those who came: bytes are those that are expected."""
+    before, after = played.before, played.result.state
+    parts, share = server.parts(after.round), server.config.federation.participation
+    sent = read_outs(before, before.ranks, server.method)
+    moved = [(up(parts, one.adapter), down(parts, one)) for one in sent.values()]
+    return {
+        "round": after.round,
+        **named(scores or {}),
+        "bytes/up": round(share * sum(sends for sends, _ in moved)),
+        "bytes/down": round(share * sum(receives for _, receives in moved)),
+        "rows/energy": row_energy(after.adapter),
+        "clients": [],
+        "dropped": {},
+        **{f"aggregation/{name}": value for name, value in played.result.metrics.items()},
+    }
 
 
 def named(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,23 +171,33 @@ def summarise(
         f"best/{primary.name}": evaluated[first][key],
         "best/round": evaluated[first]["round"],
         **({key.replace(TEST, "untrained/"): untrained[key] for key in _tested(task, untrained)} if untrained else {}),
-        **{f"constant/{name}": value for name, value in server.site.constant().items()},
-        **({"constant/of": "training" if server.site.examples else "test"} if task.writes else {}),
+        **{f"constant/{name}": value for name, value in server.site.constant(hidden=server.hides).items()},
+        **({"constant/of": "training" if server.site.examples and not server.hides else "test"} if task.writes else {}),
         "bytes/up": sum(line["bytes/up"] for line in lines) + clients["scoring"]["bytes/up"],
         "bytes/down": sum(line["bytes/down"] for line in lines) + clients["scoring"]["bytes/down"],
         "seconds": round(sum(line["seconds"] for line in lines), 2),
         **_throughput(lines, server),
+        **_spent(lines, server),
         "dropped": sum(len(line["dropped"]) for line in lines),
         "memory/peak": peak_memory(),
         **({"time": booked} if any(booked.values()) else {}),
     }
 
 
+def _spent(lines: Sequence[Mapping[str, Any]], server: Server) -> dict[str, Any]:
+    """What a private run cost, and by which noise."""
+    if server.accountant is None:
+        return {}
+    options = server.config.privacy
+    about = {name: getattr(options, name) for name in ("model", "clip", "noise", "delta", "sampling", "budget")}
+    return {"privacy/epsilon": lines[-1]["privacy/epsilon"], "privacy": about}
+
+
 def _throughput(lines: Sequence[Mapping[str, Any]], server: Server) -> dict[str, float]:
     """Tokens that clients learned from, padding not counted, and how many a second; nothing where others hold them."""
     examples, epochs = server.site.examples, server.config.training.epochs
     cohorts = [client for line in lines for client in line["clients"]]
-    if not all(client in examples for client in cohorts):
+    if server.hides or not all(client in examples for client in cohorts):
         return {}
     tokens = epochs * sum(int(examples[client].lengths.sum()) for client in cohorts)
     return {"tokens": tokens, "tokens/second": round(tokens / max(sum(line["seconds"] for line in lines), 1e-9), 1)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank import ranks, tasks
+from polyrank import privacy, ranks, tasks
 from polyrank.aggregation import Method
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError, DataError
@@ -116,11 +116,13 @@ def _without_data(do: str) -> Iterator[None]:
 
 
 def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapping[str, int]) -> None:
-    """Refuse ranks that the method cannot aggregate, before any work is done.
+    """Refuse ranks that the method cannot aggregate, and what cannot be kept private, before any work is done.
 
     Raises:
-        ConfigError: as `polyrank.federation.round.check_ranks`, or a method for equal ranks has clients that shrink.
+        ConfigError: as `polyrank.privacy.check` and `polyrank.federation.round.check_ranks`, or a method for equal
+            ranks has clients that shrink.
     """
+    privacy.check(config, method)
     check_ranks(method, first, global_rank(config))
     if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
         raise ConfigError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from polyrank.aggregation import Download, Method, Parts
@@ -26,6 +27,18 @@ def cohort(clients: Sequence[str], participation: float, seed: int, round_number
     size = max(1, part_of(len(names), participation))
     drawn = numpy_generator(seed, "cohort", round_number).choice(len(names), size=size, replace=False)
     return tuple(names[i] for i in sorted(drawn))
+
+
+def poisson_cohort(clients: Sequence[str], participation: float, generator: Generator) -> tuple[str, ...]:
+    """The clients of a round that each take part with the same probability, sorted by name; it may be nobody.
+
+    Args:
+        clients: names, in any order.
+        participation: the probability.
+        generator: of this round.
+    """
+    names = sorted(clients)
+    return tuple(name for name, drawn in zip(names, generator.random(len(names)), strict=True) if drawn < participation)
 
 
 def check_ranks(method: Method, ranks: Mapping[str, int], global_rank: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from polyrank.aggregation import Download
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ServerState
+from polyrank.federation.population import Population
 from polyrank.federation.round import read_outs
 from polyrank.federation.server import Server
 from polyrank.federation.traffic import scoring, travelled
@@ -36,10 +37,8 @@ def score_clients(
     table: dict[str, dict[str, Any]] = {
         client: {
             "rank": state.ranks[client],
-            "examples": population.sizes[client],
-            **({"labels": list(own)} if (own := population.labels[client]) else {}),
+            **({} if server.hides else _held(population, client)),
             "group": population.groups.get(client),
-            **({"left_out": dict(lost)} if (lost := population.left_out.get(client)) else {}),
         }
         for client in server.clients
     }
@@ -54,8 +53,18 @@ def score_clients(
         ranks = server.policy.assign(state.ranks, known[key])
         state = replace(state, ranks=ranks, scales=server.scales(ranks))
         for client, loss in known[key].items():
-            table[client] |= {"rank": ranks[client], "validation_loss": loss}
+            table[client] |= {"rank": ranks[client], **({} if server.hides else {"validation_loss": loss})}
     return state, {"clients": table, "scoring": {"bytes/up": traffic.up, "bytes/down": traffic.down}}
+
+
+def _held(population: Population, client: str) -> dict[str, Any]:  # Any: plain JSON values
+    """What a client's data come to."""
+    labels, lost = population.labels[client], population.left_out.get(client)
+    return {
+        "examples": population.sizes[client],
+        **({"labels": list(labels)} if labels else {}),
+        **({"left_out": dict(lost)} if lost else {}),
+    }
 
 
 def _losses(

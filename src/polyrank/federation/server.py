@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-from polyrank import aggregation, ranks
+from polyrank import aggregation, privacy, ranks
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
 from polyrank.core.seeds import derive
+from polyrank.core.shares import part_of
 from polyrank.core.state import ServerState
 from polyrank.federation.loading import load
 from polyrank.federation.planned import check_method
 from polyrank.federation.population import Population, first_ranks, initial, read
-from polyrank.federation.round import cohort, parts_of
+from polyrank.federation.round import cohort, parts_of, poisson_cohort
 from polyrank.federation.site import Site
+from polyrank.privacy import Accountant, Central, Guard
+from polyrank.privacy.noise import generator, new_secret
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.tasks import settled
 from polyrank.training.work import Engine, Penalty, Work
@@ -32,6 +36,7 @@ class Server:
         engine: who does the work: the site, or nodes elsewhere.
         site: the server's own base and data; what came out is measured with them.
         rows_read: what was read, for people.
+        secret: of what a private run draws: noise, and who takes part. Empty where every client draws its own noise.
     """
 
     config: Config
@@ -41,6 +46,7 @@ class Server:
     engine: Engine
     site: Site
     rows_read: str
+    secret: str = field(default="", repr=False)
 
     def close(self) -> None:
         """End the processes that train clients, where there are any."""
@@ -61,9 +67,20 @@ class Server:
         return parts_of(self.method, round_number, local_head=self.local_head)
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
-        """The clients of a round."""
-        options = self.config.federation
-        return cohort(self.clients, options.participation, options.seed, round_number)
+        """The clients of a round; of a private run they are drawn from its secret, and it may be nobody."""
+        return drawn(self.config, self.clients, round_number, self.secret)
+
+    @property
+    def accountant(self) -> Accountant | None:
+        """What the rounds cost, of a private run."""
+        if self.config.privacy.model == "none":
+            return None
+        return _accountant(self.config, self.clients, self.secret)
+
+    @property
+    def hides(self) -> bool:
+        """Whether nothing is said of single clients, of their data, or of who came, but the noised sum."""
+        return self.config.privacy.model == "central" and "metrics" not in self.config.privacy.accept
 
     def initial_state(self) -> ServerState:
         """The server before the first round, with the policy's first ranks."""
@@ -93,16 +110,49 @@ class Server:
             base_change=start.base_change,
             trains=self.parts(max(number, 1)).trains,
             penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < state.ranks[client] else None,
+            guard=self._guard(state),
         )
 
+    def _guard(self, state: ServerState) -> Guard | None:
+        options = self.config.privacy
+        if options.model != "local":
+            return None
+        assert options.noise != "auto"
+        scale = next(iter(state.adapter.modules.values())).scale
+        return Guard(options.clip, options.noise, scale, "metrics" in options.accept, self.secret)
 
-def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str, str]], None] | None = None) -> Server:
+
+def drawn(config: Config, clients: Sequence[str], number: int, secret: str) -> tuple[str, ...]:
+    """The clients of a round; under central privacy they are drawn from a secret, as its accounting assumes."""
+    options, asked = config.federation, config.privacy
+    if asked.model != "central":
+        return cohort(clients, options.participation, options.seed, number)
+    if asked.sampling == "poisson":
+        return poisson_cohort(clients, options.participation, generator(secret, "cohort", number))
+    return cohort(clients, options.participation, int(generator(secret, "cohort", number).integers(2**62)), number)
+
+
+def _accountant(config: Config, clients: Sequence[str], secret: str) -> Accountant:
+    size = config.federation.participation * len(clients)
+    if config.privacy.sampling == "fixed":
+        size = max(1, part_of(len(clients), config.federation.participation))
+    return Accountant(config.privacy, len(clients), size, partial(drawn, config, clients, secret=secret))
+
+
+def build(
+    config: Config,
+    *,
+    profile: bool = False,
+    check: Callable[[Mapping[str, str]], None] | None = None,
+    secret: str = "",
+) -> Server:
     """Read the data, share them out, load the model, and resolve what was ``auto``.
 
     Args:
         config: what to run.
         profile: whether the site's clock books where the time goes.
         check: refuses data and model by their digests, before anything else that other data could break.
+        secret: of a private run; by default a new one.
 
     Raises:
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
@@ -112,8 +162,32 @@ def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)
     check_method(config, method, policy, first_ranks(config, policy, held.partition))
+    if config.privacy.model != "none":
+        secret = secret or new_secret()
+        meter = _accountant(config, sorted(held.partition.examples), secret)
+        config = privacy.settled(config, meter)
+        method = _hidden(config, method, meter.cohort / meter.clients, secret)
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
     population = Population(sizes, labels, held.partition.groups, site.left_out)
-    return Server(site.config, population, method, policy, site.engine, site, held.rows_read)
+    return Server(site.config, population, method, policy, site.engine, site, held.rows_read, secret)
+
+
+def _hidden(config: Config, method: Method, share: float, secret: str) -> Method:
+    """The method under central privacy, where that is asked for."""
+    options = config.privacy
+    if options.model != "central":
+        return method
+    assert options.noise != "auto"
+    weigh = options.most_examples if config.aggregation.weights == "examples" else None
+    return Central(
+        method,
+        clip=options.clip,
+        noise=options.noise,
+        share=share,
+        most_examples=weigh,
+        quantile=options.quantile,
+        head=config.federation.head == "mean",
+        secret=secret,
+    )

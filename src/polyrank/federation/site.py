@@ -110,9 +110,13 @@ class Site(Participant):
             install=lambda base: base.install(adapter, base_change),
         )
 
-    def constant(self) -> Scores:
-        """Metrics of the best answer to the test set that looks at no text."""
-        learned = [own for _, own in sorted(self.examples.items())]
+    def constant(self, *, hidden: bool = False) -> Scores:
+        """Metrics of the best answer to the test set that looks at no text.
+
+        Args:
+            hidden: whether it must not be made of the training data.
+        """
+        learned = [] if hidden else [own for _, own in sorted(self.examples.items())]
         return self.task.constant(self.test, learned=learned, words=self.resident.words)
 
     def _own(self, client: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -188,12 +188,13 @@ class Node:
         A server's adapter is always finite. The node is used up.
         """
         unchanged = replace(self.state, round=self.state.round + 1)
-        if not self.used:
+        if not self.used and not self.method.hides_who_came:
             return RoundResult(unchanged, (), self.dropped, {})
         result = self._conclude()
         if isinstance(result, str):
             return RoundResult(unchanged, (), self.dropped | dict.fromkeys(sorted(self.used), result), {})
-        after = replace(unchanged, adapter=result.adapter, base_change=result.base_change)
+        memory = {**self.state.memory, **result.memory}
+        after = replace(unchanged, adapter=result.adapter, base_change=result.base_change, memory=memory)
         return RoundResult(after, tuple(sorted(self.used)), self.dropped, result.metrics)
 
     def _conclude(self) -> Aggregate | str:
@@ -212,7 +213,7 @@ class Node:
 
     def _message(self) -> Message:
         """A message without any sums."""
-        options = json.loads(json.dumps(asdict(self.method)))  # type: ignore[call-overload]  # they are dataclasses
+        options = json.loads(json.dumps(self.method.options()))
         ranks = tuple(sorted({self.state.ranks[client] for client in self.asked}))
         return Message(FORMAT, self.state.round + 1, self.method.info.name, options, ranks)
 

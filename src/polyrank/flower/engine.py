@@ -53,6 +53,8 @@ class FlowerEngine(Engine):
             FlowerError: fewer than the least number of replies are good, after all repeats; what was saved stays.
         """
         self.nodes.refresh()
+        if not works:  # a private round that nobody takes part in is one
+            return
         by_client = {work.client: work for work in works}
         asked: dict[str, Asked] = {}
         moved = dict.fromkeys(by_client, Moved())

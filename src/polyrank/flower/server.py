@@ -149,6 +149,7 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
             f"with {server.method.info.name} and federation.head {server.config.federation.head}, "
             f"{' and '.join(sorted(keeps))} would stay with each client; on Flower clients keep nothing between rounds"
         )
+    _check_privacy(server.config)
     labels = {"labels": list(server.site.labels)} if server.site.labels else {"labels": None, "label": ""}
     text = configuration.dump(server.config.model_copy(update={"data": server.config.data.model_copy(update=labels)}))
     read = Admission(server, settings.most_examples)
@@ -167,6 +168,11 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
     )
     from polyrank.federation.population import Population  # imports transformers
 
+    if server.accountant is not None and server.accountant.clients != len(members):
+        raise ConfigError(
+            f"privacy: there are {len(members)} nodes, and noise and budget were worked out for "
+            f"{server.accountant.clients} clients; expected federation.clients to be the number of nodes"
+        )
     own = any(member.own for member in members.values())
     population = Population(
         {client: member.examples for client, member in members.items()},
@@ -181,4 +187,18 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
         engine=engine,
         method=AsSent(server.method, WIRE[settings.wire]),
         policy=Declared(server.config.ranks, inner=server.policy, ranks=declared),
+        secret="" if server.config.privacy.model == "local" else server.secret,  # each node draws noise of its own
     )
+
+
+def _check_privacy(config: Config) -> None:
+    """Refuse what nodes say of their data where they trust nobody and have not accepted that.
+
+    Raises:
+        ConfigError: local privacy without ``privacy.accept = ["metrics"]``.
+    """
+    if config.privacy.model == "local" and "metrics" not in config.privacy.accept:
+        raise ConfigError(
+            "privacy.model local: nodes tell the server how many examples of each label they have, and the loss of "
+            'each round; expected privacy.accept = ["metrics"]'
+        )

@@ -80,6 +80,24 @@ def runs_table(groups: Groups, page: Path) -> str:
     return table("Runs", (*headings, "left out", "folder"), rows)
 
 
+def privacy_table(groups: Groups) -> str:
+    """What each private run cost, and by which noise; nothing if there is none."""
+    rows = []
+    for name, runs in groups.items():
+        for run in runs:
+            options, spent = run.config.privacy, [line.get("privacy/epsilon") for line in run.lines]
+            if options.model != "none" and spent and isinstance(spent[-1], float):
+                delta = "-" if options.delta is None else f"{options.delta:.2g}"
+                sampling = options.sampling if options.model == "central" else "-"
+                numbers = (f"{spent[-1]:.3f}", delta, str(options.noise), f"{options.clip:g}")
+                rows.append((name, str(run.seed), options.model, *numbers, sampling))
+    if not rows:
+        return ""
+    headings = ("method", "seed", "model", "epsilon", "delta", "noise", "clip", "sampling")
+    note = "Of all rounds together, at the level of clients. Clip: where it starts, if it follows a quantile."
+    return table("Privacy spent", headings, rows) + element("p", note, class_="caption")
+
+
 def failures_table(groups: Groups) -> str:
     """Every update that was left out, and why; nothing if there is none."""
     rows = [
@@ -140,8 +158,8 @@ def _rank_rows(run: Run) -> list[tuple[str, ...]]:
         by_rank.setdefault(client["rank"], []).append(client)
     rows: list[tuple[str, ...]] = []
     for rank, clients in sorted(by_rank.items()):
-        held = [client["examples"] for client in clients]
-        span = str(held[0]) if min(held) == max(held) else f"{min(held)} to {max(held)}"
+        held = [client["examples"] for client in clients if "examples" in client]  # a private run does not say it
+        span = f"{min(held)} to {max(held)}" if len(set(held)) > 1 else str(held[0]) if held else "-"
         groups = Counter(client.get("group") for client in clients)
         words = [f"{count} {group}" for group, count in sorted(groups.items(), key=str) if group is not None]
         rows.append((str(rank), str(len(clients)), span, ", ".join(words) or "-"))

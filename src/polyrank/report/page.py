@@ -76,6 +76,8 @@ def html(page: Path, groups: Groups, comparison: Comparison) -> str:
         for section in sections(groups, comparison)
     ]
     blocks[1:1] = writing.blocks(groups, comparison)  # below what was learned
+    if private := details.privacy_table(groups):
+        blocks.append(("privacy", "Privacy", private))
     blocks.append(("configuration", "Configuration", details.configuration_details(groups)))
     blocks.append(("versions", "Versions and machine", details.versions_details(groups)))
     links = "\n".join(element("a", title, href=f"#{name}") for name, title, _ in blocks)

@@ -104,7 +104,7 @@ def _read(path: Path) -> tuple[ServerState, str]:
     data = (path / "tensors.safetensors").read_bytes()
     if about.pop("sha256") != _checksum(about, data):
         raise ValueError("the checksum does not match")
-    state = codec.decode(ServerState, about["state"], codec.from_bytes(data))
+    state = codec.decode(ServerState, {"memory": {}, **about["state"]}, codec.from_bytes(data))  # older ones have none
     return state, about["configuration"]
 
 

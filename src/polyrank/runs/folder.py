@@ -30,7 +30,7 @@ FIRST = "classification"
 """The task of runs that are older than ``[task]``."""
 OWN_FILES = (
     *("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json"),
-    *("samples.json", "summary.json"),
+    *("samples.json", "summary.json", "secret"),
 )
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
@@ -42,7 +42,8 @@ class RunFolder:
     ``config.toml`` is the resolved configuration, ``requested.toml`` what was asked for; ``metrics.jsonl`` has a line
     per round, after one of round 0, the base as it is, where the task is to write; ``samples.json`` what was written
     before and after; ``clients.json`` says who has which rank, group, number of examples and validation loss;
-    ``run.json`` the task, labels, digests of data and model, versions and machine; ``summary.json`` what came out.
+    ``run.json`` the task, labels, digests of data and model, versions and machine; ``summary.json`` what came out;
+    ``secret`` is there while a private run is under way.
     """
 
     path: Path

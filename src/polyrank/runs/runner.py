@@ -23,7 +23,7 @@ from polyrank.federation.scoring import Known, score_clients
 from polyrank.federation.server import Server, build
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.hf.peft import folder as peft_folder
-from polyrank.runs import checkpoint, samples
+from polyrank.runs import checkpoint, samples, secret
 from polyrank.runs.agreement import Asked, fingerprint
 from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
@@ -82,7 +82,7 @@ def run(
     check = partial(record.check, config=asked.resolved, python=platform.python_version()) if record else None
     pace = Pace()
     with pace.stage("loading"):
-        server = build(asked.resolved, profile=profile, check=check)
+        server = build(asked.resolved, profile=profile, check=check, secret=secret.read(folder.path) if resume else "")
     try:
         server = over(server) if over else server
         runner = Runner(server, folder, listeners, asked.requested, pace)
@@ -129,6 +129,7 @@ class Runner:
         """
         self.folder.create(overwrite=overwrite)
         self.folder.write_config(self._asked())
+        secret.keep(self.folder.path, self.server.secret)
         site = self.server.site
         labels, outputs = list(site.labels), list(site.outputs)
         about = {
@@ -179,6 +180,7 @@ class Runner:
         check_same(self.server, self.folder)
         self.folder.write_metrics(lines_until(self.server, self.folder, state))
         self.folder.write_config(self._asked())
+        secret.keep(self.folder.path, self.server.secret)
         if new := set(self.server.clients) - state.ranks.keys():
             started = self.server.initial_state()
             ranks = {**state.ranks, **{client: started.ranks[client] for client in new}}
@@ -208,8 +210,7 @@ class Runner:
         for outcome in server.engine.run(list(works.values())):
             outcomes.append(outcome)
             self.listeners.on_client("training", len(outcomes), len(works))
-        found = [outcome.update(works[outcome.client]) for outcome in outcomes]
-        updates = [update for update in found if update is not None]
+        updates = [made for one in outcomes if (made := one.update(works[one.client])) is not None]
         with clock("aggregation"):
             result = aggregate(
                 state,
@@ -266,6 +267,7 @@ class Runner:
         if "time" in summary:
             summary["time"] = self.pace.whole(summary["time"])
         self.folder.write_json("summary", summary)
+        secret.forget(self.folder.path)
         self.listeners.on_end(summary)
         if missed := self.listeners.missed():
             self.folder.write_json("summary", {**summary, **missed})

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polyrank.core.adapter import PARTS, Adapter, Part
 from polyrank.core.state import ClientUpdate
+from polyrank.privacy.local import Guard
 from polyrank.training.batches import steps_per_epoch
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -44,6 +45,7 @@ class Work:
         trains: the parts of the adapter that are trained.
         penalty: HetLoRA's regulariser, where the client may be pruned.
         scored: whether what it starts from is also measured, on the test set of whoever does the work.
+        guard: what the client does to its update before it sends it.
     """
 
     client: str
@@ -54,6 +56,7 @@ class Work:
     trains: frozenset[Part] = PARTS
     penalty: Penalty | None = None
     scored: bool = False
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True)

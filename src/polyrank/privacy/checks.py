@@ -1,0 +1,60 @@
+"""What cannot be kept private is refused before any work is done."""
+
+from __future__ import annotations
+
+from polyrank.aggregation import Method
+from polyrank.aggregation.align import Aligned
+from polyrank.config import Config
+from polyrank.core.errors import ConfigError
+
+PUBLIC_POLICIES = ("fixed", "random", "declared")
+"""Rank policies that do not look at anybody's data."""
+
+
+def check(config: Config, method: Method) -> None:
+    """Refuse what would tell of single clients beside the noised sum.
+
+    Raises:
+        ConfigError: the method is no weighted sum with weights that are known beforehand, weights are numbers of
+            examples without a bound, or the rank policy looks at the clients' data and that was not accepted.
+    """
+    options = config.privacy
+    if options.model == "none":
+        return
+    inner = method.method if isinstance(method, Aligned) else method
+    name, info = config.aggregation.method, inner.info
+    if options.model == "central" and (not info.fixed_sums or info.own_weights or not adds_up(inner)):
+        why = (
+            "weighs clients by what they learned"
+            if info.own_weights
+            else "is no sum over clients, in which what one of them changes has a bound"
+        )
+        raise ConfigError(
+            f"privacy.model central: aggregation.method {name} {why}; expected a method of sums, such as ffa, fedsvd, "
+            "rolora, owner_mean or replication"
+        )
+    if options.model == "central" and isinstance(method, Aligned) and method.how == "rectangular":
+        raise ConfigError(
+            "privacy.model central: with align = rectangular every client owns all rows, so ranks say nothing of who "
+            "owns what; expected align = none or rotation"
+        )
+    if config.aggregation.weights == "examples" and (options.most_examples is None or options.model == "local"):
+        also = " (or privacy.most_examples, which bounds them)" if options.model == "central" else ""
+        raise ConfigError(
+            f"privacy.model {options.model}: aggregation.weights is examples, and numbers of examples are the clients' "
+            f"own; expected uniform{also}"
+        )
+    if config.ranks.policy not in PUBLIC_POLICIES and "ranks" not in options.accept:
+        raise ConfigError(
+            f"privacy.model {options.model}: ranks.policy {config.ranks.policy} looks at the clients' data, and ranks "
+            'are no secret; expected fixed or random, or privacy.accept = ["ranks"]'
+        )
+    if options.model == "local" and (options.quantile is not None or options.most_examples is not None):
+        raise ConfigError("privacy.model local: found quantile or most_examples, which the central model has alone")
+
+
+def adds_up(method: Method) -> bool:
+    """Whether what the method adds up are sums of numbers, of known names and shapes."""
+    from polyrank.aggregation.kernels.rows import RowMethod
+
+    return isinstance(method, RowMethod)
