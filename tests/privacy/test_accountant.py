@@ -23,13 +23,20 @@ def accountant(**options: object) -> Accountant:
 def test_poisson(rounds: int):
     by_hand = pld.PLDAccountant()
     by_hand.compose(dp_accounting.PoissonSampledDpEvent(0.1, GAUSSIAN(1.2)), rounds)
-    assert accountant().epsilon(rounds) == pytest.approx(by_hand.get_epsilon(1e-4), rel=1e-12)
+    assert accountant().epsilon(rounds) == pytest.approx(by_hand.get_epsilon(1e-4), rel=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 0.01, 0.19])
+def test_hardly_any_noise_is_counted_without_running_out_of_memory(noise: float):
+    assert accountant(noise=noise).epsilon(3) > 20
+    options = PrivacyConfig.model_validate({"model": "local", "noise": noise, "delta": 1e-4})
+    assert Accountant(options, 4, 2, lambda _: ("ann",)).epsilon(3) > 20
 
 
 def test_fixed_cohorts_count_an_exchange_of_two_clients_which_is_twice_the_bound():
     by_hand = rdp.RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
     by_hand.compose(dp_accounting.SampledWithoutReplacementDpEvent(200, 20, GAUSSIAN(0.6)), 5)
-    assert accountant(sampling="fixed").epsilon(5) == pytest.approx(by_hand.get_epsilon(1e-4), rel=1e-12)
+    assert accountant(sampling="fixed").epsilon(5) == pytest.approx(by_hand.get_epsilon(1e-4), rel=1e-6)
 
 
 def test_local_noise_counts_for_the_client_that_took_part_most_often():
@@ -38,7 +45,7 @@ def test_local_noise_counts_for_the_client_that_took_part_most_often():
     found = Accountant(options, 4, 2, lambda number: cohorts[number])
     by_hand = pld.PLDAccountant()
     by_hand.compose(GAUSSIAN(4.5), 3)
-    assert found.epsilon(4) == pytest.approx(by_hand.get_epsilon(1e-4), rel=1e-12)
+    assert found.epsilon(4) == pytest.approx(by_hand.get_epsilon(1e-4), rel=1e-6)
     assert found.epsilon(2) == found.epsilon(3)  # nobody's third time
 
 

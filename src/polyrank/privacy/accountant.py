@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from polyrank.config import Config, PrivacyConfig
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DIGITS = 4
 """Significant digits to which a multiplier that was looked for is rounded, upwards."""
+LEAST_OF_LOSSES = 0.2
+"""The least multiplier for privacy loss distributions, whose memory grows without bound below; divergences do."""
 HIGHEST = 1e4
 """The highest multiplier that is looked for."""
 
@@ -94,32 +96,45 @@ class Accountant:
         return max(times.values(), default=0)
 
     def _epsilon(self, noise: float, count: int) -> float:
-        dpa = self._library
-        gaussian = dpa.GaussianDpEvent
-        if self.options.model == "local":
-            accountant = dpa.pld.PLDAccountant()
-            accountant.compose(gaussian(noise / 2), count)
-        elif self.options.sampling == "poisson":
-            accountant = dpa.pld.PLDAccountant()
-            accountant.compose(dpa.PoissonSampledDpEvent(self.cohort / self.clients, gaussian(noise)), count)
-        else:
+        dpa, options = _library(self.options.model), self.options
+        replaced = options.model == "local" or options.sampling == "fixed"
+        gaussian = dpa.GaussianDpEvent(noise / 2 if replaced else noise)
+        if options.model == "central" and options.sampling == "fixed":
             accountant = dpa.rdp.RdpAccountant(neighboring_relation=dpa.NeighboringRelation.REPLACE_ONE)
-            size = round(self.cohort)
-            accountant.compose(dpa.SampledWithoutReplacementDpEvent(self.clients, size, gaussian(noise / 2)), count)
-        return float(accountant.get_epsilon(self.delta))
+            used = dpa.SampledWithoutReplacementDpEvent(self.clients, round(self.cohort), gaussian)
+            return float(accountant.compose(used, count).get_epsilon(self.delta))
+        share = 1.0 if options.model == "local" else self.cohort / self.clients
+        if noise >= LEAST_OF_LOSSES:
+            once = _losses(gaussian.noise_multiplier, share)
+            return float(once.self_compose(count).get_epsilon_for_delta(self.delta))
+        used = gaussian if share == 1.0 else dpa.PoissonSampledDpEvent(share, gaussian)
+        return float(dpa.rdp.RdpAccountant().compose(used, count).get_epsilon(self.delta))
 
-    @cached_property
-    def _library(self) -> Any:  # Any: a module without types
-        try:
-            import dp_accounting
-            import dp_accounting.pld
-            import dp_accounting.rdp
-        except ImportError as error:
-            raise ConfigError(
-                f"privacy.model {self.options.model} needs dp-accounting, which cannot be imported ({error}): "
-                "pip install 'polyrank[privacy]'"
-            ) from None
-        return dp_accounting
+
+@lru_cache(maxsize=4)
+def _losses(multiplier: float, share: float) -> Any:  # Any: of a module without types
+    """The privacy losses of one round, which take longest to compute; the rounds are composed of them."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_gaussian_mechanism(multiplier, sampling_prob=share)
+
+
+def _library(model: str) -> Any:  # Any: a module without types
+    """The library.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    try:
+        import dp_accounting
+        import dp_accounting.pld
+        import dp_accounting.rdp
+    except ImportError as error:
+        raise ConfigError(
+            f"privacy.model {model} needs dp-accounting, which cannot be imported ({error}): "
+            "pip install 'polyrank[privacy]'"
+        ) from None
+    return dp_accounting
 
 
 def settled(config: Config, meter: Accountant) -> Config:
