@@ -59,6 +59,9 @@ class Aligned(Method):
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
         return self.method.change_rank(before, clients, top)
 
+    def least_clients(self, count: int) -> int:
+        return self.method.least_clients(count)
+
 
 class _AlignedKernel(Kernel[S]):
     def __init__(self, inner: Kernel[S], server: ServerState, how: Alignment) -> None:

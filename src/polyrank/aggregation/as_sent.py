@@ -47,6 +47,9 @@ class AsSent(Method):
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
         return self.inner.change_rank(before, clients, top)
 
+    def least_clients(self, count: int) -> int:
+        return self.inner.least_clients(count)
+
     def _rounded(self, server: ServerState) -> ServerState:
         frozen = PARTS - self.inner.parts(server.round + 1).trains
         tensors = {name: t.to(self.dtype).to(t.dtype) for name, t in server.adapter.parts(frozen).items()}

@@ -179,6 +179,10 @@ class Method(ABC):
         """
         return before, before
 
+    def least_clients(self, count: int) -> int:  # noqa: ARG002  # of those that judge clients by one another
+        """How many of ``count`` clients a round must have, for any value to change."""
+        return 1
+
 
 M = TypeVar("M", bound=Method)
 

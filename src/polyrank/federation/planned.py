@@ -21,7 +21,7 @@ from polyrank.federation.population import (
     load_data,
     share_out,
 )
-from polyrank.federation.round import check_ranks
+from polyrank.federation.round import check_ranks, cohort_size
 from polyrank.ranks import RankPolicy
 
 
@@ -116,10 +116,11 @@ def _without_data(do: str) -> Iterator[None]:
 
 
 def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapping[str, int]) -> None:
-    """Refuse ranks that the method cannot aggregate, before any work is done.
+    """Refuse ranks or rounds that the method cannot aggregate, before any work is done.
 
     Raises:
-        ConfigError: as `polyrank.federation.round.check_ranks`, or a method for equal ranks has clients that shrink.
+        ConfigError: as `polyrank.federation.round.check_ranks`, or a method for equal ranks has clients that shrink, or
+            a round has too few clients for a robust rule.
     """
     check_ranks(method, first, global_rank(config))
     if method.info.equal_ranks and policy.shrunk(global_rank(config)) < global_rank(config):
@@ -127,6 +128,13 @@ def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapp
             f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
             f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
             "(see: polyrank methods)"
+        )
+    asked = cohort_size(len(first), config.federation.participation)
+    if asked < (least := method.least_clients(asked)):
+        raise ConfigError(
+            f"aggregation.robust {config.aggregation.robust} needs {least} of the {asked} clients that take part in a "
+            "round, and would keep every value; raise federation.participation or federation.clients, or lower the "
+            "share robust_options.hostile"
         )
 
 

@@ -108,7 +108,7 @@ def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
     """
     config = settled(config)
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    method = aggregation.configured(config.aggregation)
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)
     check_method(config, method, policy, first_ranks(config, policy, held.partition))

@@ -1,0 +1,51 @@
+"""The geometric median."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polyrank.aggregation.robust.centre import Centre
+from polyrank.aggregation.robust.median import coordinate_median
+from polyrank.core.errors import ConfigError
+
+SMOOTHED = 1e-6
+"""A distance counts as at least this share of the mean one, so that no client's row holds the search fast."""
+STILL = 1e-9
+"""The search ends where a step is less than this share of the mean distance."""
+
+
+@dataclass(frozen=True)
+class GeometricMedian(Centre):
+    """The row from which the owners' rows are least far in sum, ``argmin_x sum_k |x_k - x|``, by Weiszfeld's steps.
+
+    Source: Pillutla et al., IEEE TSP 2022 (arXiv 1912.13445, RFA), whose smoothed steps these are; theirs is one
+    median of all values of a client, here every row has its own, over its owners. It begins at the coordinate median,
+    which hostile rows cannot carry away, where the mean can be.
+
+    Args:
+        steps: the most.
+    """
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ConfigError(f"robust rule geometric_median: steps is {self.steps}; expected 1 or more")
+
+    def centre(self, values: Tensor, hostile: int) -> Tensor:  # noqa: ARG002  # however many there are
+        found = coordinate_median(values)
+        for _ in range(self.steps):
+            gaps = torch.linalg.vector_norm(values - found, dim=2, keepdim=True)
+            size = coordinate_median(gaps)
+            pull = 1 / gaps.clamp(min=SMOOTHED * size).clamp(min=torch.finfo(gaps.dtype).tiny)
+            pull = pull / pull.sum(dim=0)
+            after = (pull * values).sum(dim=0)
+            step = torch.linalg.vector_norm(after - found, dim=1, keepdim=True)
+            found = after
+            if bool((step <= STILL * size).all()):
+                break
+        return found
