@@ -14,9 +14,10 @@ from polyrank.aggregation import METHODS, Partial, build
 from polyrank.aggregation.as_sent import AsSent
 from polyrank.aggregation.kernels.rows import RowMethod
 from polyrank.aggregation.robust.registry import RULES
-from polyrank.config import AggregationConfig
+from polyrank.config import AggregationConfig, override
 from polyrank.core import codec
 from polyrank.core.errors import AdapterError, ConfigError
+from polyrank.federation.planning.outlook import outlook
 from polyrank.federation.tree import Node
 from polyrank.federation.tree import aggregate as play
 from polyrank.runs.runner import run
@@ -74,7 +75,7 @@ def test_without_a_rule_a_method_is_itself():
 
 def test_a_run_whose_rounds_are_too_small_for_the_rule_is_refused(configure: Configure, tmp_path: Path):
     config = configure("aggregation.robust=krum", "federation.participation=0.6")
-    with pytest.raises(ConfigError, match=r"aggregation.robust krum needs 5 of the 4 clients that take part"):
+    with pytest.raises(ConfigError, match=r"aggregation.robust krum needs 5 clients in a round, and 4 take part"):
         run(config, tmp_path / "run")
 
 
@@ -178,7 +179,7 @@ def test_over_16_bits_it_is_the_same_method():
     """What is frozen is rounded as it was sent; ranks and rules are the inner method's."""
     made = of("median", "ffa")
     sent = AsSent(made, torch.bfloat16)
-    assert (sent.info, sent.parts(1), sent.least_clients(20)) == (made.info, made.parts(1), 13)
+    assert (sent.info, sent.parts(1), sent.needs(20)) == (made.info, made.parts(1), (13, 13))
 
 
 def test_a_huge_value_of_one_client_costs_the_others_nothing():
@@ -189,6 +190,18 @@ def test_a_huge_value_of_one_client_costs_the_others_nothing():
         found = aggregate(of(rule), loud.server, loud.updates)
         assert found.first_not_finite() is None
     assert aggregate(build("replication"), loud.server, loud.updates).first_not_finite()
+
+
+def test_a_run_warns_of_ranks_that_too_few_clients_have(configure: Configure, caplog: pytest.LogCaptureFixture):
+    """Two of six clients have rank 4; one may be hostile, so rank indices 2 and 3 need three owners."""
+    config = configure("aggregation.robust=trimmed", "federation.participation=1.0")
+    outlook(config)
+    (said,) = caplog.messages
+    assert "trimmed: about 2 clients of a round own the rank indices from 2 on, and it needs 3 of 6" in said
+    caplog.clear()
+    for fine in ("ranks.counts=[3, 3]", "aggregation.robust=krum", "aggregation.robust=none"):
+        outlook(override(config, [fine]))
+    assert not caplog.messages
 
 
 ROBUST = ("aggregation.robust=median", "aggregation.robust_options={hostile=0.2}", "federation.participation=0.6")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from polyrank.aggregation.method import Needs
 from polyrank.aggregation.robust.rule import Judged, Rule, check_share, most_hostile
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate
@@ -66,10 +67,11 @@ class Centre(Rule):
             for update in updates
         ]
         judged = [replace(update, adapter=adapter) for update, adapter in zip(updates, made, strict=True)]
-        return Judged(judged, least_owners=2 * hostile + 1)
+        return Judged(judged)
 
-    def least_clients(self, count: int) -> int:
-        return 2 * most_hostile(self.hostile, count) + 1
+    def needs(self, count: int) -> Needs:
+        least = 2 * most_hostile(self.hostile, count) + 1
+        return Needs(clients=least, owners=least)
 
     def _factors(self, owners: Sequence[Factors], before: Factors, hostile: int) -> Factors:
         """The centres of one module's rows; the previous rows where the owners are too few."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from polyrank.aggregation.method import Needs
 from polyrank.aggregation.robust.rule import Judged, Rule, check_share, most_hostile
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate
@@ -41,7 +42,7 @@ class Krum(Rule):
     def judge(self, updates: Sequence[ClientUpdate], before: Adapter) -> Judged:
         count = len(updates)
         hostile = most_hostile(self.hostile, count)
-        if count < self.least_clients(count):
+        if count < self.needs(count).clients:
             return Judged((), metrics={"clients_left_out": float(count)})
         apart = distances([update.adapter for update in updates], before)
         apart.fill_diagonal_(torch.inf)
@@ -49,8 +50,8 @@ class Krum(Rule):
         kept = sorted(scores.argsort(stable=True)[: count - hostile].tolist())
         return Judged([updates[i] for i in kept], metrics={"clients_left_out": float(hostile)})
 
-    def least_clients(self, count: int) -> int:
-        return 2 * most_hostile(self.hostile, count) + 3
+    def needs(self, count: int) -> Needs:
+        return Needs(clients=2 * most_hostile(self.hostile, count) + 3)
 
 
 def distances(adapters: Sequence[Adapter], before: Adapter) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from polyrank.aggregation.method import Needs
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError
 from polyrank.core.state import ClientUpdate
@@ -19,12 +20,10 @@ class Judged:
 
     Args:
         updates: what is added up in their place, by the wrapped method; maybe of fewer clients.
-        least_owners: a row with fewer owners among them keeps its previous value.
         metrics: by name, without prefix.
     """
 
     updates: Sequence[ClientUpdate]
-    least_owners: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -44,9 +43,9 @@ class Rule(ABC):
             before: the global adapter; a client of rank r began with the first r rank indices.
         """
 
-    def least_clients(self, count: int) -> int:  # noqa: ARG002  # of the rules that count
-        """How many of ``count`` clients a round must have, for any value to change."""
-        return 1
+    def needs(self, count: int) -> Needs:  # noqa: ARG002  # of the rules that count
+        """What the rule needs of a round in which ``count`` clients answer; owners are those that are added up."""
+        return Needs()
 
 
 def check_share(rule: str, hostile: float) -> None:

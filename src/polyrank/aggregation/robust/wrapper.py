@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMean, RowMethod
-from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts
+from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Needs, Parts
 from polyrank.aggregation.robust import kept
 from polyrank.aggregation.robust.kept import Kept
 from polyrank.aggregation.robust.rule import Rule
@@ -79,8 +79,8 @@ class Robust(Method):
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
         return self.method.change_rank(before, clients, top)
 
-    def least_clients(self, count: int) -> int:
-        return self.rule.least_clients(count)
+    def needs(self, count: int) -> Needs:
+        return self.rule.needs(count)
 
 
 class RobustKernel(Kernel[Kept]):
@@ -122,12 +122,13 @@ class RobustKernel(Kernel[Kept]):
             return Aggregate(self._server.adapter, self._server.base_change)
         updates = [self._exact(update) for update in sorted(sums.updates, key=lambda one: one.client)]
         judged = self._rule.judge(updates, self._server.adapter)
-        kernel = RowMean(self._server, self._levels, self._method, least_owners=judged.least_owners)
+        least = max(self._rule.needs(len(updates)).owners, self._method.least_owners())
+        kernel = RowMean(self._server, self._levels, self._method, least_owners=least)
         added = kernel.empty()
         for update in judged.updates:
             added = kernel.fold(added, update)
         result = kernel.conclude(added)
-        held = _held([update.adapter for update in judged.updates], self._server.adapter, judged.least_owners)
+        held = _held([update.adapter for update in judged.updates], self._server.adapter, least)
         return replace(result, metrics={**result.metrics, **judged.metrics, "rows_held": held})
 
     def _exact(self, update: ClientUpdate) -> ClientUpdate:
@@ -138,10 +139,10 @@ class RobustKernel(Kernel[Kept]):
 
 
 def _held(adapters: Sequence[Adapter], before: Adapter, least: int) -> float:
-    """Share of the rank indices that have fewer owners than ``least``, or none, over all modules."""
+    """Share of the rank indices that have fewer owners than ``least``, over all modules."""
     held = every = 0
     for name, known in before.modules.items():
         ranks = [adapter.modules[name].rank for adapter in adapters if name in adapter.modules]
-        held += sum(sum(rank > j for rank in ranks) < max(least, 1) for j in range(known.rank))
+        held += sum(sum(rank > j for rank in ranks) < least for j in range(known.rank))
         every += known.rank
     return held / every if every else 0.0
