@@ -147,7 +147,7 @@ def _check_robust(config: Config, method: Method, first: Mapping[str, int]) -> N
     if rare := [rank for rank, count in sorted(owners.items()) if count < needs.owners]:
         learned = max((rank for rank in owners if rank < rare[0]), default=0)
         log.warning(
-            "aggregation.robust %s: about %d clients of a round own the rank indices from %d on, and it needs %d of %d: "
+            "aggregation.robust %s: about %d clients of a round own rank indices from %d on, and it needs %d of %d; "
             "they will mostly keep their values; give ranks above %d to more clients, or take krum or norm",
             *(rule, owners[rare[0]], learned, needs.owners, asked, learned),
         )

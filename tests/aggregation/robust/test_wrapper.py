@@ -197,7 +197,7 @@ def test_a_run_warns_of_ranks_that_too_few_clients_have(configure: Configure, ca
     config = configure("aggregation.robust=trimmed", "federation.participation=1.0")
     outlook(config)
     (said,) = caplog.messages
-    assert "trimmed: about 2 clients of a round own the rank indices from 2 on, and it needs 3 of 6" in said
+    assert "trimmed: about 2 clients of a round own rank indices from 2 on, and it needs 3 of 6" in said
     caplog.clear()
     for fine in ("ranks.counts=[3, 3]", "aggregation.robust=krum", "aggregation.robust=none"):
         outlook(override(config, [fine]))
