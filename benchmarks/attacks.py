@@ -73,9 +73,9 @@ class Settings:
 
     clients: int = 20
     low: int = 6
-    rounds: int = 8
+    rounds: int = 6
     texts: int = 640
-    test: int = 1000
+    test: int = 800
     overrides: tuple[str, ...] = ()
 
     def config(self, seed: int) -> configuration.Config:
@@ -85,13 +85,13 @@ class Settings:
             [
                 *(f"federation.clients={self.clients}", "federation.participation=1.0", f"federation.seed={seed}"),
                 *(f"federation.rounds={self.rounds}", "aggregation.weights=uniform"),
-                *("data.partition=dirichlet", "data.alpha=1.0", "data.max_tokens=24"),
+                *("data.partition=dirichlet", "data.alpha=1.0", "data.max_tokens=16"),
                 *(f"data.limit_train={self.texts}", f"data.limit_test={self.test}"),
                 *("ranks.policy=fixed", f"ranks.levels=[4, {HONEST_RANK}, {CLAIMED_RANK}]"),
                 f"ranks.counts=[{self.low}, {self.clients - self.low}, 0]",
                 *("training.precision=float32", "training.attention=sdpa", "training.engine=batched"),
                 *(f"training.clients_per_pass={self.clients}", "training.lanes=1", "training.workers=1"),
-                *("training.lr=1e-2", "training.batch_size=8"),
+                *("training.lr=2e-2", "training.batch_size=8"),
                 *self.overrides,
             ],
         )

@@ -118,7 +118,8 @@ def test_the_robust_rule_in_contributing_works(monkeypatch: pytest.MonkeyPatch):
     from polyrank.core.registry import Registry
     from tests.conformance.fixtures import conclude
 
-    own = Registry("robust rule", {**registry.RULES, "mid_range": from_contributing(4)["MidRange"]})
+    cls = from_contributing(4)["MidRange"]
+    own = Registry("robust rule", {**registry.RULES, cls.name: cls})
     monkeypatch.setattr(registry, "RULES", own)
     chosen = configured(load_config(None, ["aggregation.robust=mid_range"]).aggregation)
 

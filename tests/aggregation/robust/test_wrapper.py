@@ -55,7 +55,7 @@ def test_what_is_refused():
     cases: dict[str, dict[str, Any]] = {
         "there is no robust rule 'medan': did you mean 'median'": {"robust": "medan"},
         "robust rule median has no option 'share'": {"robust": "median", "robust_options": {"share": 0.2}},
-        "hostile is 0.5; expected a share above 0 and below 0.5": {
+        "krum: hostile is 0.5; expected a share above 0 and below 0.5": {
             "robust": "krum",
             "robust_options": {"hostile": 0.5},
         },

@@ -34,7 +34,7 @@ class Centre(Rule):
     hostile: float = 0.3
 
     def __post_init__(self) -> None:
-        check_share(type(self).__name__, self.hostile)
+        check_share(self.name, self.hostile)
 
     @abstractmethod
     def centre(self, values: Tensor, hostile: int) -> Tensor:

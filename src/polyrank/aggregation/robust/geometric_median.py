@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,10 +32,12 @@ class GeometricMedian(Centre):
 
     steps: int = 100
 
+    name: ClassVar[str] = "geometric_median"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps < 1:
-            raise ConfigError(f"robust rule geometric_median: steps is {self.steps}; expected 1 or more")
+            raise ConfigError(f"robust rule {self.name}: steps is {self.steps}; expected 1 or more")
 
     def centre(self, values: Tensor, hostile: int) -> Tensor:  # noqa: ARG002  # however many there are
         found = coordinate_median(values)

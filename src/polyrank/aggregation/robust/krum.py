@@ -34,10 +34,11 @@ class Krum(Rule):
 
     hostile: float = 0.3
 
+    name: ClassVar[str] = "krum"
     compares_products: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_share("krum", self.hostile)
+        check_share(self.name, self.hostile)
 
     def judge(self, updates: Sequence[ClientUpdate], before: Adapter) -> Judged:
         count = len(updates)

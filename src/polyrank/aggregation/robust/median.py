@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ class Median(Centre):
 
     Source: Yin et al., ICML 2018 (arXiv 1803.01498); that a row's own owners are asked is ours.
     """
+
+    name: ClassVar[str] = "median"
 
     def centre(self, values: Tensor, hostile: int) -> Tensor:  # noqa: ARG002  # however many there are
         return coordinate_median(values)

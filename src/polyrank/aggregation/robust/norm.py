@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,10 +34,12 @@ class Norm(Rule):
     bound: float | None = None
     times: float = 1.0
 
+    name: ClassVar[str] = "norm"
+
     def __post_init__(self) -> None:
         for name, value in (("bound", self.bound), ("times", self.times)):
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"robust rule norm: {name} is {value}; expected a number above 0")
+                raise ConfigError(f"robust rule {self.name}: {name} is {value}; expected a number above 0")
 
     def judge(self, updates: Sequence[ClientUpdate], before: Adapter) -> Judged:
         norms = [change_norm(update.adapter, before) for update in updates]

@@ -13,13 +13,6 @@ from polyrank.core.registry import Registry
 NO_RULE = "none"
 """Every update is added up as it comes."""
 
-RULES: Registry[Rule] = Registry(
-    "robust rule",
-    {
-        "norm": Norm,
-        "median": Median,
-        "trimmed": Trimmed,
-        "geometric_median": GeometricMedian,
-        "krum": Krum,
-    },
-)
+_CLASSES: tuple[type[Rule], ...] = (Norm, Median, Trimmed, GeometricMedian, Krum)
+
+RULES: Registry[Rule] = Registry("robust rule", {cls.name: cls for cls in _CLASSES})

@@ -30,6 +30,8 @@ class Judged:
 class Rule(ABC):
     """A robust rule: a frozen dataclass whose fields are its options."""
 
+    name: ClassVar[str]
+    """Its name, as written in a configuration."""
     compares_products: ClassVar[bool] = False
     """Whether it looks at ``s_k B_k A_k``, of which the server must have both factors."""
 

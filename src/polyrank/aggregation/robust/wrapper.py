@@ -42,7 +42,7 @@ class Robust(Method):
     rule: Rule
 
     def __post_init__(self) -> None:
-        name, rule = self.method.info.name, type(self.rule).__name__
+        name = self.method.info.name
         if not isinstance(self.method, RowMethod):
             raise ConfigError(
                 f"aggregation.robust judges rows of A and B, and {name} does not average rows; take a method that "
@@ -55,7 +55,7 @@ class Robust(Method):
             )
         if self.rule.compares_products and self.method.parts(1).keeps & {"a", "b"}:
             raise ConfigError(
-                f"robust rule {rule.lower()} compares the clients' products, and with {name} a factor stays with the "
+                f"robust rule {self.rule.name} compares the clients' products, and with {name} a factor stays with the "
                 "client; take another rule, such as median"
             )
 
