@@ -67,6 +67,17 @@ def test_the_geometric_median_is_where_the_owners_pull_in_no_direction():
             assert np.linalg.norm(pull) < 1e-6
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 100])
+def test_where_most_owners_agree_to_the_last_bit_that_is_the_geometric_median(steps: int):
+    """Eleven owners, eight of one mind: no distance of 0 is divided by, whatever the number of steps."""
+    it = cohort({6: 11}, seed=15)
+    other = affected(it, names(it)[:8], lambda t: torch.full_like(t, 0.75))
+    rows = torch.stack([update.adapter.dense["head.weight"] for update in other.updates])
+    found = aggregate(robust("geometric_median", steps=steps), other.server, other.updates)
+    assert int((rows == 0.75).all(dim=2).all(dim=1).sum()) == 8
+    np.testing.assert_allclose(found.dense["head.weight"].numpy(), 0.75, rtol=1e-12)
+
+
 @pytest.mark.parametrize("values", [{}, {"times": 0.5}, {"bound": 20.0}])
 def test_a_change_longer_than_the_bound_has_the_length_of_the_bound(values: dict[str, float]):
     """In numpy: the norm over all tensors at the global scale; then the owners' mean of what is left."""

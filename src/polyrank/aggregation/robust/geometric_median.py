@@ -13,9 +13,11 @@ from polyrank.aggregation.robust.median import coordinate_median
 from polyrank.core.errors import ConfigError
 
 SMOOTHED = 1e-6
-"""A distance counts as at least this share of the mean one, so that no client's row holds the search fast."""
+"""A distance counts as at least this share of the median one, so that no client's row holds the search fast."""
 STILL = 1e-9
-"""The search ends where a step is less than this share of the mean distance."""
+"""The search ends where a step is at most this share of the median distance."""
+LEAST = 1e-150
+"""A distance counts as at least this much, where most owners agree to the last bit."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class GeometricMedian(Centre):
         for _ in range(self.steps):
             gaps = torch.linalg.vector_norm(values - found, dim=2, keepdim=True)
             size = coordinate_median(gaps)
-            pull = 1 / gaps.clamp(min=SMOOTHED * size).clamp(min=torch.finfo(gaps.dtype).tiny)
-            pull = pull / pull.sum(dim=0)
-            after = (pull * values).sum(dim=0)
+            nearest = (SMOOTHED * size).clamp(min=LEAST)
+            pull = nearest / gaps.maximum(nearest)
+            after = (pull * values).sum(dim=0) / pull.sum(dim=0)
             step = torch.linalg.vector_norm(after - found, dim=1, keepdim=True)
             found = after
             if bool((step <= STILL * size).all()):
