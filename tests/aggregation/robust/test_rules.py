@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from polyrank.aggregation import Method, build
+from polyrank.aggregation.robust.krum import distances
 from polyrank.aggregation.robust.registry import RULES
 from polyrank.core.adapter import Adapter
 from tests.aggregation.robust.cohorts import RANKS, affected, alone, at_scale, cohort, names, rows_of
@@ -108,24 +109,67 @@ def test_a_change_longer_than_the_bound_has_the_length_of_the_bound(values: dict
             np.testing.assert_allclose(after[j], expected, atol=1e-12)
 
 
-def test_krum_leaves_out_those_whose_products_are_far_from_all_others():
-    """The dense products of 11 clients, 2 hostile: each one's 11 - 2 - 2 nearest; the best 9 stay."""
-    it = cohort(OWNERS, seed=3)
-    updates = sorted(it.updates, key=lambda one: one.client)
-    dense = []
-    for update in updates:
+def _products(it: Round) -> list[np.ndarray]:
+    """Each client's change of the dense products and of the head, in the order of their names."""
+    found = []
+    for update in sorted(it.updates, key=lambda one: one.client):
         start = it.server.adapter
         products = [f.delta() - start.modules[n].prefix(f.rank).delta() for n, f in update.adapter.modules.items()]
         heads = [tensor - start.dense[name] for name, tensor in update.adapter.dense.items()]
-        dense.append(np.concatenate([t.numpy().ravel() for t in (*products, *heads)]))
+        found.append(np.concatenate([t.numpy().ravel() for t in (*products, *heads)]))
+    return found
+
+
+def test_krum_measures_between_products_without_forming_them():
+    it = cohort(OWNERS, seed=3)
+    dense = _products(it)
+    expected = np.array([[((one - other) ** 2).sum() for other in dense] for one in dense])
+    updates = sorted(it.updates, key=lambda one: one.client)
+    found = distances([update.adapter for update in updates], it.server.adapter)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_krum_leaves_out_those_whose_products_are_far_from_all_others(seed: int):
+    """Of 11 clients 2 are hostile: each one's 11 - 2 - 2 = 7 nearest count, and the best 9 stay."""
+    it = cohort(OWNERS, seed=seed)
+    updates, dense = sorted(it.updates, key=lambda one: one.client), _products(it)
     apart = [[float(((one - other) ** 2).sum()) for other in dense] for one in dense]
     scores = [sum(sorted(own[:i] + own[i + 1 :])[:7]) for i, own in enumerate(apart)]
     kept = [updates[i] for i in sorted(np.argsort(scores)[:9])]
-    for method in ("owner_mean", "replication", "zero_padding", "tempered"):
-        result = conclude(robust("krum", method, **WIDE), it.server, it.updates)
-        expected = aggregate(build(method), it.server, alone(kept))
-        _same(result.adapter, expected, 1e-12)
-        assert result.metrics["clients_left_out"] == 2
+    method = ("owner_mean", "replication", "zero_padding", "tempered")[seed % 4]
+    result = conclude(robust("krum", method, **WIDE), it.server, it.updates)
+    _same(result.adapter, aggregate(build(method), it.server, alone(kept)), 1e-12)
+    assert result.metrics["clients_left_out"] == 2
+
+
+def test_krum_by_hand():
+    """Five clients at 0, 1, 5, 10 and 11, one hostile: of the squared distances the 5 - 1 - 2 = 2 smallest count.
+
+    1 + 25 = 26, 1 + 16 = 17, 16 + 25 = 41, 1 + 25 = 26, 1 + 36 = 37: the one in the middle goes. By the second nearest
+    alone it would be the last.
+    """
+    it = cohort({6: 5})
+    at = {"c00": 5.0, "c01": 11.0, "c02": 0.0, "c03": 10.0, "c04": 1.0}
+
+    def moved(client: str) -> Adapter:
+        head = it.server.adapter.dense["head.bias"].clone()
+        head[1] += at[client]
+        return it.server.adapter.replaced({"head.bias": head})
+
+    updates = [replace(update, adapter=moved(update.client)) for update in it.updates]
+    judged = RULES.build("krum").judge(sorted(updates, key=lambda one: one.client), it.server.adapter)
+    assert [update.client for update in judged.updates] == ["c01", "c02", "c03", "c04"]
+
+
+def test_a_pair_that_agrees_is_no_majority_for_krum():
+    """Two hostile clients send the very same, far away: each is the other's nearest, and no more than that."""
+    it = cohort({6: 11}, seed=16)
+    twins = names(it)[:2]
+    pair = affected(it, twins, lambda t: torch.full_like(t, 3.0))
+    rule = RULES.build("krum", WIDE)
+    judged = rule.judge(sorted(pair.updates, key=lambda one: one.client), it.server.adapter)
+    assert not set(twins) & {update.client for update in judged.updates}
 
 
 def test_krum_sees_the_same_clients_in_other_coordinates():
