@@ -109,6 +109,28 @@ def test_the_partition_in_contributing_works(monkeypatch: pytest.MonkeyPatch):
     }
 
 
+def test_the_robust_rule_in_contributing_works(monkeypatch: pytest.MonkeyPatch):
+    """Rows 1, 2, 4, 9 and 900, one of which may be hostile: halfway between 2 and 9 are 5.5."""
+    import torch
+
+    from polyrank import Adapter, ClientUpdate, Factors, ServerState, load_config
+    from polyrank.aggregation import configured, registry
+    from polyrank.core.registry import Registry
+    from tests.conformance.fixtures import conclude
+
+    cls = from_contributing(4)["MidRange"]
+    own = Registry("robust rule", {**registry.RULES, cls.name: cls})
+    monkeypatch.setattr(registry, "RULES", own)
+    chosen = configured(load_config(None, ["aggregation.robust=mid_range"]).aggregation)
+
+    def line(value: float) -> Adapter:
+        return Adapter({"layer": Factors(torch.tensor([[value]]), torch.ones(1, 1))})
+
+    updates = [ClientUpdate(str(value), line(value), 1.0) for value in (4.0, 900.0, 1.0, 9.0, 2.0)]
+    found = conclude(chosen, ServerState(0, line(0.0), {}, {}), updates).adapter
+    assert found.modules["layer"].a.item() == 5.5
+
+
 def numbered(folder: Path, rows: int = 48) -> Path:
     """Texts of the toy task without labels, and of each how many words it has."""
     texts = models.toy(rows).texts

@@ -34,6 +34,15 @@ def test_the_configurations_own_method_keeps_its_options():
     assert changed.config.aggregation.options == {"gamma": 1.0}
 
 
+def test_methods_are_compared_under_the_same_robust_rule():
+    common = config.load(None, ["aggregation.robust=median", "aggregation.robust_options.hostile=0.2"])
+    for entry in entries(common, ["replication", "fedavg"], [4]):
+        assert entry.config.aggregation.robust == "median"
+        assert entry.config.aggregation.robust_options == {"hostile": 0.2}
+    with pytest.raises(ConfigError, match="flexlora does not average rows"):
+        entries(common, ["flexlora"])
+
+
 def test_a_method_for_equal_ranks_comes_once_per_rank():
     """Byun and Lee: a tenth at 20 and the others at 5 is 6.5 on average; their baseline, and ours, is 7."""
     found = entries(config.load(), ["fedavg"])

@@ -1,7 +1,7 @@
 """Clients -> server: one file per method, two kernels, one registry."""
 
 from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts
-from polyrank.aggregation.registry import METHODS, build, options
+from polyrank.aggregation.registry import METHODS, build, configured, options
 from polyrank.aggregation.sums import Partial, Sums
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Parts",
     "Sums",
     "build",
+    "configured",
     "options",
 ]

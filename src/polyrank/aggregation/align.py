@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts, S
+from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Needs, Parts, S
 from polyrank.aggregation.sums import Partial
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.lowrank import wide
@@ -58,6 +58,9 @@ class Aligned(Method):
 
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
         return self.method.change_rank(before, clients, top)
+
+    def needs(self, count: int) -> Needs:
+        return self.method.needs(count)
 
 
 class _AlignedKernel(Kernel[S]):

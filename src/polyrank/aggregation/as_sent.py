@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from polyrank.aggregation.method import Download, Kernel, Levels, Method, MethodInfo, Parts
+from polyrank.aggregation.method import Download, Kernel, Levels, Method, MethodInfo, Needs, Parts
 from polyrank.core.adapter import PARTS
 from polyrank.core.state import ServerState
 
@@ -50,6 +50,9 @@ class AsSent(Method):
 
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
         return self.inner.change_rank(before, clients, top)
+
+    def needs(self, count: int) -> Needs:
+        return self.inner.needs(count)
 
     def _rounded(self, server: ServerState) -> ServerState:
         frozen = PARTS - self.inner.parts(server.round + 1).trains

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -122,6 +122,18 @@ class Download:
     base_change: Adapter | None = None
 
 
+class Needs(NamedTuple):
+    """What a method needs of a round to learn from it.
+
+    Args:
+        clients: how many at least must answer, for any value to change.
+        owners: how many of them must own a row, for it to change; 0 where the method's options say that.
+    """
+
+    clients: int = 1
+    owners: int = 0
+
+
 @dataclass(frozen=True)
 class MethodInfo:
     """The registry's facts about a method.
@@ -191,6 +203,10 @@ class Method(ABC):
             top: the rank of the global adapter.
         """
         return before, before
+
+    def needs(self, count: int) -> Needs:  # noqa: ARG002  # of those that judge clients by one another
+        """What it needs of a round in which ``count`` clients answer."""
+        return Needs()
 
 
 M = TypeVar("M", bound=Method)

@@ -26,6 +26,11 @@ from polyrank.aggregation.methods.shrinkage import Shrinkage
 from polyrank.aggregation.methods.tempered import Tempered
 from polyrank.aggregation.methods.zero_padding import ZeroPadding
 from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
+from polyrank.aggregation.robust.registry import NO_RULE, RULES
+from polyrank.aggregation.robust.rule import Rule
+from polyrank.aggregation.robust.wrapper import Robust
+from polyrank.config import AggregationConfig
+from polyrank.core.errors import ConfigError
 from polyrank.core.registry import Registry, checked
 
 _CLASSES: tuple[type[Method], ...] = (
@@ -62,11 +67,33 @@ def options(name: str) -> dict[str, str]:
     return METHODS.options(name) | ({"align": "Alignment"} if METHODS[name].info.aligns else {})
 
 
-def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any: option values as read from TOML
-    """The method ``name`` with its options.
+def configured(config: AggregationConfig) -> Method:
+    """The method that a configuration names.
 
     Raises:
-        ConfigError: the name, an option or an option's value is unknown; the message names the nearest known one.
+        ConfigError: as `build`, or the robust rule is unknown or cannot wrap the method, or has options and is none.
+    """
+    if config.robust == NO_RULE and config.robust_options:
+        raise ConfigError(
+            f"aggregation.robust_options: found {config.robust_options} and aggregation.robust is {NO_RULE}; "
+            f"expected a rule, one of {', '.join(RULES)}, or no options"
+        )
+    rule = None if config.robust == NO_RULE else RULES.build(config.robust, config.robust_options)
+    return build(config.method, config.options, rule)
+
+
+# Any: option values as read from TOML
+def build(name: str, values: Mapping[str, Any] | None = None, rule: Rule | None = None) -> Method:
+    """The method ``name`` with its options.
+
+    Args:
+        name: of the method.
+        values: its options.
+        rule: what the clients' updates go through; after they are aligned, where they are.
+
+    Raises:
+        ConfigError: the name, an option or an option's value is unknown; the message names the nearest known one. Or
+            the rule cannot wrap the method.
     """
     own = dict(values or {})
     METHODS.check(name, own, options(name))
@@ -75,4 +102,6 @@ def build(name: str, values: Mapping[str, Any] | None = None) -> Method:  # Any:
         # a Literal is no class, which is what `checked` is typed for
         align = checked(f"aggregation method {name}", Alignment, own.pop("align"), "align")  # type: ignore[arg-type]
     chosen = METHODS.build(name, own)
+    if rule is not None:
+        chosen = Robust(chosen, rule)  # type: ignore[arg-type]  # it refuses a method without rows
     return chosen if align == "none" else Aligned(chosen, align)

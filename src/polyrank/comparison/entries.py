@@ -53,15 +53,15 @@ def entries(config: Config, methods: Sequence[str], baseline_ranks: Sequence[int
         name, options = _read(text)
         if name == config.aggregation.method and not options:
             options = dict(config.aggregation.options)
-        method = aggregation.build(name, options)
+        aggregated = config.aggregation.model_copy(update={"method": name, "options": options})
+        method = aggregation.configured(aggregated)
         label = "-".join([name, *(f"{key}-{value}" for key, value in options.items())])
-        aggregated = {"method": name, "weights": config.aggregation.weights, "options": options}
         if not method.info.equal_ranks:
-            found.append(Entry(label, _with(config, aggregation=aggregated)))
+            found.append(Entry(label, _with(config, aggregation=aggregated.model_dump())))
             continue
         for rank in homogeneous_ranks(config) if baseline_ranks is None else baseline_ranks:
             ranks = config.ranks.model_dump() | {"levels": [rank], "shares": None, "counts": None, "by_name": {}}
-            found.append(Entry(f"{label}-rank-{rank}", _with(config, aggregation=aggregated, ranks=ranks)))
+            found.append(Entry(f"{label}-rank-{rank}", _with(config, aggregation=aggregated.model_dump(), ranks=ranks)))
     names = [entry.name for entry in found]
     for name in names:
         if names.count(name) > 1:

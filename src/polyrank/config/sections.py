@@ -184,6 +184,11 @@ class AggregationConfig(Section):
     """What a client weighs: its number of examples, or 1."""
     options: dict[str, Any] = {}  # Any: each method has options of its own
     """Options of the method, e.g. ``{donor = "owners"}``."""
+    robust: str = "none"
+    """How clients that send anything at all are kept from the result of a method on rows: norm, median, trimmed,
+    geometric_median, krum (docs/methods.md); every client weighs 1 then, whatever ``weights`` says."""
+    robust_options: dict[str, Any] = {}  # Any: each rule has options of its own
+    """Options of the rule, e.g. ``{hostile = 0.2}``."""
 
 
 class TrainingConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from polyrank.federation.population import (
     load_data,
     share_out,
 )
-from polyrank.federation.round import check_ranks
+from polyrank.federation.round import check_ranks, cohort_size
 from polyrank.ranks import RankPolicy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,12 @@ def _without_data(do: str) -> Iterator[None]:
 
 
 def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapping[str, int]) -> None:
-    """Refuse ranks that the method cannot aggregate, and what cannot be kept private, before any work is done.
+    """Refuse what the method cannot aggregate, and what cannot be kept private, before any work is done.
 
     Raises:
         ConfigError: as `polyrank.privacy.check` and `polyrank.federation.round.check_ranks`, or a method for equal
-            ranks has clients that shrink.
+            ranks has clients that shrink, or a round has too few clients for a robust rule. Rank indices that too few
+            own are a warning.
     """
     privacy.check(config, method)
     check_ranks(method, first, global_rank(config))
@@ -129,6 +133,25 @@ def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapp
             f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
             f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
             "(see: polyrank methods)"
+        )
+    _check_robust(config, method, first)
+
+
+def _check_robust(config: Config, method: Method, first: Mapping[str, int]) -> None:
+    rule, asked = config.aggregation.robust, cohort_size(len(first), config.federation.participation)
+    needs = method.needs(asked)
+    if asked < needs.clients:
+        raise ConfigError(
+            f"aggregation.robust {rule} needs {needs.clients} clients in a round, and {asked} take part: every value "
+            "would stay; raise federation.participation or federation.clients, or lower robust_options.hostile"
+        )
+    owners = {rank: sum(own >= rank for own in first.values()) * asked // len(first) for rank in first.values()}
+    if rare := [rank for rank, count in sorted(owners.items()) if count < needs.owners]:
+        learned = max((rank for rank in owners if rank < rare[0]), default=0)
+        log.warning(
+            "aggregation.robust %s: about %d clients of a round own rank indices from %d on, and it needs %d of %d; "
+            "they will mostly keep their values; give ranks above %d to more clients, or take krum or norm",
+            *(rule, owners[rare[0]], learned, needs.owners, asked, learned),
         )
 
 

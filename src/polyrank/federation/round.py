@@ -24,7 +24,7 @@ def cohort(clients: Sequence[str], participation: float, seed: int, round_number
     So many as the share says, rounded half up, and at least one.
     """
     names = sorted(clients)
-    size = max(1, part_of(len(names), participation))
+    size = cohort_size(len(names), participation)
     drawn = numpy_generator(seed, "cohort", round_number).choice(len(names), size=size, replace=False)
     return tuple(names[i] for i in sorted(drawn))
 
@@ -39,6 +39,11 @@ def poisson_cohort(clients: Sequence[str], participation: float, generator: Gene
     """
     names = sorted(clients)
     return tuple(name for name, drawn in zip(names, generator.random(len(names)), strict=True) if drawn < participation)
+
+
+def cohort_size(clients: int, participation: float) -> int:
+    """How many of so many clients take part in a round."""
+    return max(1, part_of(clients, participation))
 
 
 def check_ranks(method: Method, ranks: Mapping[str, int], global_rank: int) -> None:

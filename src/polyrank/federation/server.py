@@ -10,12 +10,11 @@ from polyrank import aggregation, privacy, ranks
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
 from polyrank.core.seeds import derive
-from polyrank.core.shares import part_of
 from polyrank.core.state import ServerState
 from polyrank.federation.loading import load
 from polyrank.federation.planned import check_method
 from polyrank.federation.population import Population, first_ranks, initial, read
-from polyrank.federation.round import cohort, parts_of, poisson_cohort
+from polyrank.federation.round import cohort, cohort_size, parts_of, poisson_cohort
 from polyrank.federation.site import Site
 from polyrank.privacy import Accountant, Central, Guard
 from polyrank.privacy.noise import generator, new_secret
@@ -135,7 +134,7 @@ def drawn(config: Config, clients: Sequence[str], number: int, secret: str) -> t
 def _accountant(config: Config, clients: Sequence[str], secret: str) -> Accountant:
     size = config.federation.participation * len(clients)
     if config.privacy.sampling == "fixed":
-        size = max(1, part_of(len(clients), config.federation.participation))
+        size = cohort_size(len(clients), config.federation.participation)
     return Accountant(config.privacy, len(clients), size, partial(drawn, config, clients, secret=secret))
 
 
@@ -158,7 +157,7 @@ def build(
         PolyRankError: something in the configuration, the data or the model does not fit; nothing was written.
     """
     config = settled(config)
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    method = aggregation.configured(config.aggregation)
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)
     check_method(config, method, policy, first_ranks(config, policy, held.partition))

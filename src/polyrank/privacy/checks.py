@@ -23,6 +23,11 @@ def check(config: Config, method: Method) -> None:
         return
     inner = method.method if isinstance(method, Aligned) else method
     name, info = config.aggregation.method, inner.info
+    if options.model == "central" and config.aggregation.robust != "none":
+        raise ConfigError(
+            f"privacy.model central: with aggregation.robust {config.aggregation.robust} the clients are compared with "
+            "one another, and what one of them changes in the result has no known bound; expected none"
+        )
     if options.model == "central" and (not info.fixed_sums or info.own_weights or not adds_up(inner)):
         why = (
             "weighs clients by what they learned"

@@ -15,7 +15,7 @@ _WORDS = {"a": "A", "b": "B", "head": "head"}
 
 def stay_with_clients(config: Config) -> tuple[str, ...]:
     """What of its model every client keeps to itself (``"B"``, ``"head"``); nothing where all have one model."""
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    method = aggregation.configured(config.aggregation)
     local = config.federation.head == "local"
     keeps = {part for number in (1, 2) for part in parts_of(method, number, local_head=local).keeps}
     return tuple(_WORDS[part] for part in sorted(keeps))
@@ -67,7 +67,7 @@ def model_of(state: ServerState, config: Config, client: str | None = None) -> D
             f"--client {client}: it took part in none of the {state.round} rounds and has no {stays} of its own yet; "
             f"those that have: {trained}"
         )
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    method = aggregation.configured(config.aggregation)
     return personalise(state, client, read_out(state, client, method))
 
 

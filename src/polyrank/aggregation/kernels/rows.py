@@ -132,10 +132,12 @@ class RowMean(Kernel[Sums]):
         server: the state before the round; its adapter gives R, the scales, the previous rows and the dtypes.
         levels: of the clients that were asked.
         method: what it does with the sums.
+        least_owners: a row with fewer keeps its previous value, where the method asks for fewer still.
     """
 
-    def __init__(self, server: ServerState, levels: Levels, method: RowMethod) -> None:
+    def __init__(self, server: ServerState, levels: Levels, method: RowMethod, *, least_owners: int = 0) -> None:
         self.server, self.method = server, method
+        self._least_owners = max(method.least_owners(), least_owners)
         self._which = method.factors(server)
         self._banks = {
             name: _banks(factors, levels[name] if method.has_donors() else (factors.rank,))
@@ -204,7 +206,7 @@ class RowMean(Kernel[Sums]):
                 every.add_sums(banks[bank])
             if not bool(donors.weight.any()):
                 donors = None
-        kept = every.owners < self.method.least_owners()
+        kept = every.owners < self._least_owners
         made = {}
         for factor, into in every.factors.items():
             rows = self._rows(factor, every, weight, previous, donors)

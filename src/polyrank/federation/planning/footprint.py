@@ -107,7 +107,7 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
     examples = {client: site.examples[client].subset(rows)}
     from polyrank import aggregation  # the method says what is trained
 
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    method = aggregation.configured(config.aggregation)
     trains = parts_of(method, 1, local_head=config.federation.head == "local").trains
     engine = Sequential(site.resident, site.task, examples, site.config.training)
     saved: dict[int, int] = {}

@@ -82,7 +82,7 @@ def outlook(config: Config) -> Outlook:
         PolyRankError: something in the configuration, the model or the data does not fit, as a run would say.
     """
     config = planned_task(config)
-    method = aggregation.build(config.aggregation.method, config.aggregation.options)
+    method = aggregation.configured(config.aggregation)
     clients = planned(config)
     check_method(config, method, clients.policy, clients.first)
     return Outlook(config, method, clients, skeleton(config, planned_outputs(config)))
