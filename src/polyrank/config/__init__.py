@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from polyrank.config.sections import (
     AggregationConfig,
-    Config,
     DataConfig,
     EvaluationConfig,
     FederationConfig,
@@ -28,6 +27,8 @@ from polyrank.config.sections import (
     TaskConfig,
     TrainingConfig,
 )
+from polyrank.config.secure import SecureConfig
+from polyrank.config.whole import Config
 from polyrank.core.encoding import decode
 from polyrank.core.errors import ConfigError, did_you_mean
 
@@ -40,6 +41,8 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "RanksConfig",
+    "Section",
+    "SecureConfig",
     "TaskConfig",
     "TrainingConfig",
     "dump",

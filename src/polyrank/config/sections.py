@@ -277,17 +277,3 @@ class OutputConfig(Section):
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(value))
-
-
-class Config(Section):
-    """All of it."""
-
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    task: TaskConfig = TaskConfig()
-    federation: FederationConfig = FederationConfig()
-    ranks: RanksConfig = RanksConfig()
-    aggregation: AggregationConfig = AggregationConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    output: OutputConfig = OutputConfig()

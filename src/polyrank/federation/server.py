@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polyrank import aggregation, ranks
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
 from polyrank.core.seeds import derive
+from polyrank.core.shares import part_of
 from polyrank.core.state import ServerState
+from polyrank.federation.gathering import Gather, in_the_clear
 from polyrank.federation.loading import load
+from polyrank.federation.masked import Here, Masked, check_secure
 from polyrank.federation.planned import check_method
 from polyrank.federation.population import Population, first_ranks, initial, read
 from polyrank.federation.round import cohort, parts_of
@@ -32,6 +35,7 @@ class Server:
         engine: who does the work: the site, or nodes elsewhere.
         site: the server's own base and data; what came out is measured with them.
         rows_read: what was read, for people.
+        gather: how a round's work is done and added up.
     """
 
     config: Config
@@ -41,6 +45,7 @@ class Server:
     engine: Engine
     site: Site
     rows_read: str
+    gather: Gather = in_the_clear
 
     def close(self) -> None:
         """End the processes that train clients, where there are any."""
@@ -111,9 +116,13 @@ def build(config: Config, *, profile: bool = False, check: Callable[[Mapping[str
     method = aggregation.build(config.aggregation.method, config.aggregation.options)
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)
-    check_method(config, method, policy, first_ranks(config, policy, held.partition))
+    first = first_ranks(config, policy, held.partition)
+    check_method(config, method, policy, first)
+    if config.secure.enabled:
+        check_secure(config, method, policy, max(1, part_of(len(first), config.federation.participation)))
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
     population = Population(sizes, labels, held.partition.groups, site.left_out)
-    return Server(site.config, population, method, policy, site.engine, site, held.rows_read)
+    server = Server(site.config, population, method, policy, site.engine, site, held.rows_read)
+    return replace(server, gather=Masked(Here)) if config.secure.enabled else server

@@ -170,9 +170,18 @@ class Node:
         if strangers := sorted({*found.used, *found.dropped} - set(self.asked)):
             raise AdapterError(f"an edge sent sums of client {strangers[0]}, which was not asked in this round")
         self._check_new({*found.used, *found.dropped})
-        self._sums += self._kernel.received(Partial(found.tensors, found.about))
-        self.used |= set(found.used)
+        self.take(Partial(found.tensors, found.about), found.used)
         self.dropped |= found.dropped
+
+    def take(self, partial: Partial, clients: Collection[str]) -> None:
+        """Fold in sums of these clients, of whom nobody here has the updates.
+
+        Raises:
+            AdapterError: they are not of this round, or hold a client that has been counted already.
+        """
+        self._check_new(set(clients))
+        self._sums += self._kernel.received(partial)
+        self.used |= set(clients)
 
     def pack(self) -> bytes:
         """The message for the node above: sums as safetensors, and the names of the clients in them."""

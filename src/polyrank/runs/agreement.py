@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyrank.config import Config, TaskConfig
+from polyrank.config import Config, SecureConfig, TaskConfig
 from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 
@@ -134,6 +134,8 @@ def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
     asked = config.model_dump(mode="json", exclude=_MAY_CHANGE)
     if config.task == TaskConfig(name="classification"):  # a run that is older than the section has none
         del asked["task"]
+    if config.secure == SecureConfig():  # the same
+        del asked["secure"]
     for section, keys in _LATER.items():
         defaults = type(getattr(config, section))().model_dump(mode="json")
         for key in keys:
