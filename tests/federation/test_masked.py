@@ -240,8 +240,8 @@ def test_what_needs_a_clients_own_factors_is_refused(secure: Configure, tmp_path
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("secure.clip=0.001", "holds .* expected at most"),
-        ("secure.max_weight=3", "weight holds 32; expected at most 3"),
+        ("secure.clip=0.001", "holds a value beyond"),
+        ("secure.max_weight=3", "weight holds a value beyond 3 "),
     ],
 )
 def test_what_is_out_of_range_is_not_sent_and_named(secure: Configure, tmp_path: Path, value: str, why: str):

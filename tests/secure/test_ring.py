@@ -61,10 +61,10 @@ def test_a_sum_is_off_by_half_a_step_for_each_client_at_most():
 @pytest.mark.parametrize(
     ("bad", "name"),
     [
-        (sums(16.1 * 40, 40.0), "dense/head/sum holds 644; expected at most 640"),
+        (sums(16.1 * 40, 40.0), "dense/head/sum holds a value beyond 640"),
         (sums(math.nan, 40.0), "dense/head/sum"),
         (sums(math.inf, 40.0), "dense/head/sum"),
-        (sums(1.0, 41.0), "modules/m/others/weight holds 41; expected at most 40"),
+        (sums(1.0, 41.0), "modules/m/others/weight holds a value beyond 40"),
         (sums(1.0, -1.0), "modules/m/others/weight"),
         (sums(1.0, 1.0, owners=2), "modules/m/others/owners"),
     ],

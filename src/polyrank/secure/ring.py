@@ -70,9 +70,8 @@ class Ring:
             values, most = tensor.detach().cpu().double().flatten().numpy(), self.most(name)
             low = 0.0 if name.endswith(("owners", "weight")) else -most
             if not bool(((values >= low) & (values <= most)).all()):
-                worst = float(np.abs(values).max())
-                raise SecureError(
-                    f"{name} holds {worst:.6g}; expected at most {most:.6g} (secure.clip {self.clip:g}, largest weight "
+                raise SecureError(  # the server is told, so it says no value
+                    f"{name} holds a value beyond {most:.6g} (secure.clip is {self.clip:g}, the largest weight "
                     f"{self.weight:g}): nothing was sent; set secure.clip or secure.max_weight higher"
                 )
             parts.append(np.rint(values / self.step(name)).astype(np.int64).astype(self.dtype))
