@@ -157,6 +157,7 @@ def test_rows_that_are_left_out_keep_their_values_and_their_owner_sends_none_of_
     assert not alone.tensors["modules/q/others/a"][5:].any()
     assert not alone.tensors["modules/q/others/owners"][5:].any()
     result = concluded(method, state, plan, summed(plan, method, state, found), local_head=False)
+    assert result.state.ranks == ranks  # for the next round they are what they were
     after, before = result.state.adapter.modules["q"], state.adapter.modules["q"]
     assert torch.equal(after.a[5:], before.a[5:])
     assert torch.equal(after.b[:, 5:], before.b[:, 5:])

@@ -63,7 +63,7 @@ class Parties:
         return self._answer("masked", self._each(inboxes, one))
 
     def shares(self, survivors: Sequence[str]) -> Mapping[str, Shares]:
-        return self._answer("shares", {c: member.told(self._state[c], survivors) for c in survivors})
+        return self._answer("shares", self._each(survivors, lambda c: (None, member.told(self._state[c], survivors))))
 
     def _each(self, clients: Any, step: Callable[[str], tuple[Any, Any]]) -> dict[str, Any]:
         said = {}
