@@ -23,12 +23,12 @@ sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 from benchmarks.engines.__main__ import PARTS  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 
-from benchmarks import cluster, flower, neighbour, tree, versus_flower, writers  # noqa: E402
+from benchmarks import cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
 from paper import cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
-    *("docs/merging.md", "docs/writing.md", "paper/RESULTS.md"),
+    *("docs/merging.md", "docs/secure.md", "docs/writing.md", "paper/RESULTS.md"),
 )
 
 
@@ -114,6 +114,7 @@ GENERATED = {
     "tree_plan": lambda: tree.plan_table(_measured("tree.json")),
     "neighbour": lambda: neighbour.table(_measured("neighbour.json")),
     "cluster": lambda: cluster.tables(_measured("cluster.json")),
+    "secure_rounds": lambda: secure.tables(_measured("secure.json")),
     "writers": lambda: writers.table(_measured("writers.json")),
     "cost": cost.table,
     "diagnostic": _diagnostic,

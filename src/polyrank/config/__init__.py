@@ -19,7 +19,6 @@ from polyrank.config.privacy import PrivacyConfig
 from polyrank.config.section import Section
 from polyrank.config.sections import (
     AggregationConfig,
-    Config,
     DataConfig,
     EvaluationConfig,
     FederationConfig,
@@ -29,6 +28,8 @@ from polyrank.config.sections import (
     TaskConfig,
     TrainingConfig,
 )
+from polyrank.config.secure import SecureConfig
+from polyrank.config.whole import Config
 from polyrank.core.encoding import decode
 from polyrank.core.errors import ConfigError, did_you_mean
 
@@ -42,6 +43,8 @@ __all__ = [
     "OutputConfig",
     "PrivacyConfig",
     "RanksConfig",
+    "Section",
+    "SecureConfig",
     "TaskConfig",
     "TrainingConfig",
     "dump",

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from polyrank.config.privacy import PrivacyConfig
 from polyrank.config.section import Count, Section, Share
 
 PLANNED = ("engine", "clients_per_pass", "lanes", "workers")
@@ -276,18 +275,3 @@ class OutputConfig(Section):
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(value))
-
-
-class Config(Section):
-    """All of it."""
-
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    task: TaskConfig = TaskConfig()
-    federation: FederationConfig = FederationConfig()
-    ranks: RanksConfig = RanksConfig()
-    aggregation: AggregationConfig = AggregationConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    privacy: PrivacyConfig = PrivacyConfig()
-    output: OutputConfig = OutputConfig()

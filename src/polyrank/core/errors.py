@@ -68,6 +68,10 @@ class FlowerError(PolyRankError):
     """Flower's nodes are too few, or a message is not what was asked for."""
 
 
+class SecureError(PolyRankError):
+    """A secure sum was not made, and nothing was revealed: too few clients, or values out of range."""
+
+
 def named(kind: str, otherwise: type[PolyRankError]) -> type[PolyRankError]:
     """The error of a name, as another process calls it; another one where there is none of that name here."""
     found = globals().get(kind)

@@ -11,7 +11,9 @@ from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
 from polyrank.core.seeds import derive
 from polyrank.core.state import ServerState
+from polyrank.federation.gathering import Gather, in_the_clear
 from polyrank.federation.loading import load
+from polyrank.federation.masked import Here, Masked, check_secure
 from polyrank.federation.planned import check_method
 from polyrank.federation.population import Population, first_ranks, initial, read
 from polyrank.federation.round import cohort, cohort_size, parts_of, poisson_cohort
@@ -35,6 +37,7 @@ class Server:
         engine: who does the work: the site, or nodes elsewhere.
         site: the server's own base and data; what came out is measured with them.
         rows_read: what was read, for people.
+        gather: how a round's work is done and added up.
         secret: of what a private run draws: noise, and who takes part. Empty where every client draws its own noise.
     """
 
@@ -45,6 +48,7 @@ class Server:
     engine: Engine
     site: Site
     rows_read: str
+    gather: Gather = in_the_clear
     secret: str = field(default="", repr=False)
 
     def close(self) -> None:
@@ -160,7 +164,10 @@ def build(
     method = aggregation.configured(config.aggregation)
     policy = ranks.policy(config.ranks)
     held = read(config, policy, check)
-    check_method(config, method, policy, first_ranks(config, policy, held.partition))
+    first = first_ranks(config, policy, held.partition)
+    check_method(config, method, policy, first)
+    if config.secure.enabled:
+        check_secure(config, method, policy, cohort_size(len(first), config.federation.participation))
     if config.privacy.model != "none":
         secret = secret or new_secret()
         meter = _accountant(config, sorted(held.partition.examples), secret)
@@ -170,7 +177,8 @@ def build(
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
     population = Population(sizes, labels, held.partition.groups, site.left_out)
-    return Server(site.config, population, method, policy, site.engine, site, held.rows_read, secret)
+    gather: Gather = Masked(Here) if config.secure.enabled else in_the_clear
+    return Server(site.config, population, method, policy, site.engine, site, held.rows_read, gather, secret)
 
 
 def _hidden(config: Config, method: Method, share: float, secret: str) -> Method:

@@ -57,7 +57,8 @@ class Message:
 class Hooks:
     """What is done to the values between a client's training and the server's next state; nothing unless said.
 
-    Privacy, secure sums and server optimisers are functions here, and no cases of the round.
+    Server optimisers are functions here, and no cases of the round. Sums under masks come in by `Node.take`; privacy is
+    a method around a method (`polyrank.privacy`).
 
     Args:
         contribution: a client's contribution, before it leaves (clipped, noised, encoded).
@@ -170,9 +171,18 @@ class Node:
         if strangers := sorted({*found.used, *found.dropped} - set(self.asked)):
             raise AdapterError(f"an edge sent sums of client {strangers[0]}, which was not asked in this round")
         self._check_new({*found.used, *found.dropped})
-        self._sums += self._kernel.received(Partial(found.tensors, found.about))
-        self.used |= set(found.used)
+        self.take(Partial(found.tensors, found.about), found.used)
         self.dropped |= found.dropped
+
+    def take(self, partial: Partial, clients: Collection[str]) -> None:
+        """Fold in sums of these clients, of whom nobody here has the updates.
+
+        Raises:
+            AdapterError: they are not of this round, or hold a client that has been counted already.
+        """
+        self._check_new(set(clients))
+        self._sums += self._kernel.received(partial)
+        self.used |= set(clients)
 
     def pack(self) -> bytes:
         """The message for the node above: sums as safetensors, and the names of the clients in them."""

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from logging import ERROR
 from typing import TypeAlias
 
@@ -17,16 +18,27 @@ from flwr.common import log
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.core.errors import AdapterError, ConfigError, DataError, FlowerError, LabelError, ModelError, SiteError
+from polyrank.core.errors import (
+    AdapterError,
+    ConfigError,
+    DataError,
+    FlowerError,
+    LabelError,
+    ModelError,
+    SecureError,
+    SiteError,
+)
 from polyrank.federation.participant import Participant
-from polyrank.flower import held
+from polyrank.flower import held, masked_client
 from polyrank.flower.facts import RECORD, Place, about, unknown_labels
 from polyrank.flower.held import NodeConfig
-from polyrank.flower.messages import answer, read_question
+from polyrank.flower.masked_client import masks_only
+from polyrank.flower.messages import Asked, answer, read_question
 from polyrank.flower.own_data import check_keys, participant
 from polyrank.flower.records import shown
 from polyrank.tasks import task
 from polyrank.tasks.registry import AUTO
+from polyrank.training.work import Outcome
 
 MakeSite: TypeAlias = Callable[[Config, NodeConfig], Participant]
 FAILED = {
@@ -62,6 +74,11 @@ def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = 
     def made(text: str, node: NodeConfig) -> Participant:
         return make(_parsed(text), node)
 
+    def done(asked: Asked, context: Context) -> Outcome:
+        own = held.participant(name, made, asked.config, context.node_config)
+        scored = asked.work.round > 0 and scores_own(context.node_config)
+        return own.do(replace(asked.work, scored=scored))
+
     @app.query()
     def facts(message: Message, context: Context) -> Message:
         """What the node says of itself."""
@@ -84,15 +101,39 @@ def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = 
     def train(message: Message, context: Context) -> Message:
         """One client's local training; before it, what was sent is scored on the node's own test set, if it has one."""
         with _only_what_may_leave():
+            if masks_only(context.node_config):
+                raise FlowerError("the node sends what it trained under masks alone; set secure.enabled")
             asked = read_question(message.content)
-            own = held.participant(name, made, asked.config, context.node_config)
-            scored = asked.work.round > 0 and scores_own(context.node_config)
             start = time.perf_counter()
-            outcome = own.do(replace(asked.work, scored=scored))
+            outcome = done(asked, context)
             if outcome.seconds is None:  # of a participant that does not look at the clock
                 outcome = replace(outcome, seconds=time.perf_counter() - start)
             content = answer(outcome, asked)
         return Message(content, reply_to=message)
+
+    @app.query("cards")
+    def cards(message: Message, context: Context) -> Message:
+        """The first step of a secure sum; see `polyrank.flower.masked_client`."""
+        with _only_what_may_leave():
+            return masked_client.card(message, context)
+
+    @app.query("sealed")
+    def sealed(message: Message, context: Context) -> Message:
+        """The second step."""
+        with _only_what_may_leave():
+            return masked_client.sealed(message, context)
+
+    @app.train("masked")
+    def masked(message: Message, context: Context) -> Message:
+        """The third step, in which the client trains."""
+        with _only_what_may_leave():
+            return masked_client.masked(message, _parsed, partial(done, context=context), context)
+
+    @app.query("shares")
+    def shares(message: Message, context: Context) -> Message:
+        """The last step."""
+        with _only_what_may_leave():
+            return masked_client.shares(message, context)
 
     return app
 
@@ -123,7 +164,7 @@ def _for_the_server(error: Exception) -> str:
     """Why a node failed: in full where it can neither quote the site's data nor name its files."""
     if isinstance(error, LabelError) and error.unknown:
         return unknown_labels(error.known, error.unknown)
-    if isinstance(error, FlowerError | AdapterError):
+    if isinstance(error, FlowerError | AdapterError | SecureError):
         return str(error)
     what = next((words for kind, words in FAILED.items() if isinstance(error, kind)), "the node failed")
     return f"{what} ({type(error).__name__}); its log has the reason"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ def read_question(records: RecordDict) -> Asked:
     Raises:
         FlowerError: it is no work of this version, or tensors are not those that the work has.
     """
-    text, token, config, wire = _texts(records, WORK, (WORK, "token", "config", "wire"))
+    text, token, config, wire = texts(records, WORK, (WORK, "token", "config", "wire"))
     arrays = {f"{part}/{name}": one for part, own in records.array_records.items() for name, one in own.items()}
 
     def take(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -77,7 +77,7 @@ def read_question(records: RecordDict) -> Asked:
             raise FlowerError(f"the work has no {shown(name)}")
         return from_array(name, arrays.pop(name), shape, _wire(_part(name), wire))
 
-    work = _read(Work, text, take)
+    work = read_value(Work, text, take)
     if arrays:
         raise FlowerError(f"the work has unknown tensors: {shown(sorted(arrays)[:3], 300)}")
     return Asked(work, token, config, wire)
@@ -102,24 +102,45 @@ def read_answer(records: RecordDict, asked: Asked, examples: int, metrics: Seque
         FlowerError: it is no reply to this request, anything in it is not what was asked for, or it says why nothing
             was trained. Tensors are compared with what was sent before anything is allocated.
     """
-    work, sent = asked.work, asked.work.adapter.parts(asked.work.trains)
-    expected = shapes_of(_within(TRAINED, codec.encode(Outcome(work.client, sent))[1]))
-    text, token = _texts(records, OUTCOME, (OUTCOME, "token"))
-    if token != asked.token:
-        raise FlowerError("the reply belongs to another request")
+    sent = asked.work.adapter.parts(asked.work.trains)
+    expected = shapes_of(_within(TRAINED, codec.encode(Outcome(asked.work.client, sent))[1]))
 
     def take(name: str, shape: tuple[int, ...]) -> Tensor:
         if expected.get(name.removeprefix(f"{TRAINED}/")) != shape:
             raise FlowerError(f"the reply says that {shown(name)} has shape {shown(shape)}, which was not asked for")
         return torch.empty(shape, device="meta")  # values are looked at when all else is right
 
-    outcome = _read(Outcome, text, take)
+    outcome = read_outcome(records, asked, examples, metrics, take)
+    if missing := sorted(sent.keys() - (outcome.trained or {}).keys()):
+        raise FlowerError(f"the reply says nothing of {shown(missing[:3], 300)}")
+    tensors = from_record(records.array_records.get(TRAINED, ArrayRecord()), expected, asked.wire)
+    return replace(outcome, trained=dict(zip(sent, tensors.values(), strict=True)))
+
+
+def read_outcome(
+    records: RecordDict, asked: Asked, examples: int, metrics: Sequence[Metric], take: codec.Take
+) -> Outcome:
+    """What a reply says of its outcome in words and numbers, with nothing in it that was not asked for.
+
+    Args:
+        records: what came.
+        asked: what for.
+        examples: that the client said it has.
+        metrics: of the task.
+        take: the tensor of a name; raises `FlowerError` if it was not asked for.
+
+    Raises:
+        FlowerError: as `read_answer`.
+    """
+    work = asked.work
+    text, token = texts(records, OUTCOME, (OUTCOME, "token"))
+    if token != asked.token:
+        raise FlowerError("the reply belongs to another request")
+    outcome = read_value(Outcome, text, take)
     if outcome.client != work.client:
         raise FlowerError(f"the reply is of {shown(outcome.client)}, expected {work.client!r}")
     if outcome.trained is None:
         raise FlowerError(f"it trained nothing: {outcome.problem or 'no reason given'}")
-    if missing := sorted(sent.keys() - outcome.trained.keys()):
-        raise FlowerError(f"the reply says nothing of {shown(missing[:3], 300)}")
     if outcome.weight != examples:
         raise FlowerError(f"its weight is {shown(outcome.weight)}, expected its number of examples, {examples}")
     found = {**outcome.metrics, **({} if outcome.seconds is None else {"seconds": outcome.seconds})}
@@ -128,9 +149,7 @@ def read_answer(records: RecordDict, asked: Asked, examples: int, metrics: Seque
     measured = {name: _measured(name, found[name], NUMBER) for name in MEASURED}
     own = {one.name: one for one in metrics if one.name in outcome.scores}
     scores = {name: _measured(f"{OWN}{name}", outcome.scores[name], metric) for name, metric in own.items()}
-    tensors = from_record(records.array_records.get(TRAINED, ArrayRecord()), expected, asked.wire)
-    trained = dict(zip(sent, tensors.values(), strict=True))
-    return Outcome(work.client, trained, outcome.weight, measured, scores=scores, seconds=outcome.seconds)
+    return Outcome(work.client, outcome.trained, outcome.weight, measured, scores=scores, seconds=outcome.seconds)
 
 
 def _measured(name: str, value: float, metric: Metric) -> float:
@@ -144,7 +163,7 @@ def _measured(name: str, value: float, metric: Metric) -> float:
     return number
 
 
-def _texts(records: RecordDict, kind: str, names: Sequence[str]) -> list[str]:
+def texts(records: RecordDict, kind: str, names: Sequence[str]) -> list[str]:
     """What a message says in words.
 
     Raises:
@@ -157,7 +176,7 @@ def _texts(records: RecordDict, kind: str, names: Sequence[str]) -> list[str]:
     return texts
 
 
-def _read(kind: type[T], text: str, take: codec.Take) -> T:
+def read_value(kind: type[T], text: str, take: codec.Take) -> T:
     """A value from its header.
 
     Raises:

@@ -66,6 +66,15 @@ def from_array(name: str, array: Array, shape: tuple[int, ...], wire: str) -> Te
     return tensor
 
 
+def numbers(name: str, array: Array, count: int, kind: np.dtype) -> np.ndarray:
+    """Whole numbers of a kind, in memory of their own.
+
+    Raises:
+        FlowerError: they are others, or not so many; that is compared before anything is allocated.
+    """
+    return _values(name, array.data, (count,), kind)
+
+
 def _values(name: str, data: bytes, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
     """An array in memory of its own, from numpy's file format; what the record declares beside it is not looked at."""
     size = math.prod(shape) * kind.itemsize

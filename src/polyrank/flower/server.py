@@ -18,9 +18,11 @@ from polyrank import config as configuration
 from polyrank.aggregation.as_sent import AsSent
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError, RunFolderError, did_you_mean
+from polyrank.federation.masked import Masked
 from polyrank.flower.admission import Admission
 from polyrank.flower.engine import FlowerEngine
 from polyrank.flower.facts import MOST_EXAMPLES, question
+from polyrank.flower.masked import carried, check_apart
 from polyrank.flower.nodes import Nodes
 from polyrank.flower.progress import Progress
 from polyrank.flower.records import WIRE
@@ -142,7 +144,8 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
 
     Raises:
         FlowerError: too few nodes that fit the configuration; those that do not are left out by name.
-        ConfigError: something would stay with the clients, which have no memory between messages.
+        ConfigError: something would stay with the clients, which have no memory between messages; or a secure sum is
+            asked for, and a node has several clients.
     """
     if keeps := server.parts(1).keeps | server.parts(2).keeps:
         raise ConfigError(
@@ -173,6 +176,11 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
             f"privacy: there are {len(members)} nodes, and noise and budget were worked out for "
             f"{server.accountant.clients} clients; expected federation.clients to be the number of nodes"
         )
+    gather = server.gather
+    if server.config.secure.enabled:
+        check_apart(members)
+        gather = Masked(carried(engine), repeats=settings.repeats, least=settings.min_replies)
+
     own = any(member.own for member in members.values())
     population = Population(
         {client: member.examples for client, member in members.items()},
@@ -185,6 +193,7 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
         site=replace(server.site, examples={}) if own else server.site,  # its training data are nobody's
         population=population,
         engine=engine,
+        gather=gather,
         method=AsSent(server.method, WIRE[settings.wire]),
         policy=Declared(server.config.ranks, inner=server.policy, ranks=declared),
         secret="" if server.config.privacy.model == "local" else server.secret,  # each node draws noise of its own

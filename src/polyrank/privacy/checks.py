@@ -23,6 +23,11 @@ def check(config: Config, method: Method) -> None:
         return
     inner = method.method if isinstance(method, Aligned) else method
     name, info = config.aggregation.method, inner.info
+    if options.model == "central" and config.secure.enabled:
+        raise ConfigError(
+            "privacy.model central: the server clips each client's update, and with secure.enabled it sees none; "
+            "expected privacy.model local, or no masks"
+        )
     if options.model == "central" and config.aggregation.robust != "none":
         raise ConfigError(
             f"privacy.model central: with aggregation.robust {config.aggregation.robust} the clients are compared with "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyrank.config import Config, PrivacyConfig, TaskConfig
+from polyrank.config import Config, PrivacyConfig, SecureConfig, TaskConfig
 from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 
@@ -137,6 +137,8 @@ def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
         del asked["task"]
     if config.privacy == PrivacyConfig():
         del asked["privacy"]
+    if config.secure == SecureConfig():  # the same
+        del asked["secure"]
     for section, keys in _LATER.items():
         defaults = type(getattr(config, section))().model_dump(mode="json")
         for key in keys:

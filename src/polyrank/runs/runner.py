@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from polyrank.federation.metrics import Played, is_due, line_of, summarise, untr
 from polyrank.federation.round import global_model, personalise, read_outs, with_ranks
 from polyrank.federation.scoring import Known, score_clients
 from polyrank.federation.server import Server, build
-from polyrank.federation.tree import RoundResult, aggregate
+from polyrank.federation.tree import RoundResult
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.runs import checkpoint, samples, secret
 from polyrank.runs.agreement import Asked, fingerprint
@@ -33,7 +33,6 @@ from polyrank.runs.pace import Pace
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
 from polyrank.tasks import settled
-from polyrank.training.work import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -206,22 +205,9 @@ class Runner:
         sent = read_outs(state, server.cohort(number), server.method)
         starts = {client: personalise(state, client, own) for client, own in sent.items()}
         works = {client: server.work(state, client, number, start) for client, start in starts.items()}
-        outcomes: list[Outcome] = []
-        for outcome in server.engine.run(list(works.values())):
-            outcomes.append(outcome)
-            self.listeners.on_client("training", len(outcomes), len(works))
-        updates = [made for one in outcomes if (made := one.update(works[one.client])) is not None]
-        with clock("aggregation"):
-            result = aggregate(
-                state,
-                updates,
-                server.method,
-                uniform=server.config.aggregation.weights == "uniform",
-                local_head=server.local_head,
-                sent=sent,
-            )
-        silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
-        result = replace(result, dropped={**silent, **result.dropped})
+        progress = partial(self.listeners.on_client, "training")
+        gathered = server.gather(server, state, list(works.values()), sent, progress)
+        outcomes, updates, result = gathered.outcomes, gathered.updates, gathered.result
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)
         measuring = time.perf_counter()
@@ -242,7 +228,7 @@ class Runner:
         return after
 
     def _adapt_ranks(
-        self, state: ServerState, starts: Mapping[str, Download], updates: list[ClientUpdate], result: RoundResult
+        self, state: ServerState, starts: Mapping[str, Download], updates: Sequence[ClientUpdate], result: RoundResult
     ) -> ServerState:
         """The state after the round, with the ranks that the policy makes of it.
 

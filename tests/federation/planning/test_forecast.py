@@ -44,6 +44,11 @@ def test_the_bytes_are_those_that_a_finished_run_reports(configure: Configure, t
     assert ran(config, tmp_path / "run") == (found.up.most, found.down.most)
 
 
+def test_a_plan_says_that_it_does_not_count_masked_sums(configure: Configure):
+    found = ahead(configure("secure.enabled=true", "federation.participation=1.0"))
+    assert any("bytes are those of plain rounds" in note for note in found.notes)
+
+
 def mistral(*overrides: str) -> Config:
     """Mistral-7B by its config.json alone: no weights, no tokenizer, no data."""
     return configuration.load(PLANNING / "flowertune.toml", [f"model.name={PLANNING / 'mistral-7b'}", *overrides])

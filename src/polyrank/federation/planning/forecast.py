@@ -208,4 +208,8 @@ def _notes(ahead: Outlook, *, cut: bool, known: bool) -> list[str]:
         notes.append("what was learned decides how much of each round the base change keeps")
     if cut:
         notes.append("the base change is cut to its largest rank, and is smaller where what was learned is: at most")
+    if ahead.config.secure.enabled:
+        notes.append(
+            "bytes are those of plain rounds: under masks every client sends sums of the highest rank (docs/secure.md)"
+        )
     return notes
