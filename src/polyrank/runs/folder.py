@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.core.errors import ConfigError, RunFolderError
-from polyrank.core.files import write_whole
-from polyrank.runs import lines
+from polyrank.core.errors import CodecError, ConfigError, RunFolderError
+from polyrank.core.files import read_whole, write_whole
+from polyrank.runs import lines, shapes
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
 from polyrank.tasks.registry import AUTO, options_of
@@ -159,11 +159,15 @@ class RunFolder:
         """
         path = self.path / f"{name}.json"
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            value = json.loads(read_whole(path))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} cannot be read: {error}; is {self.path} a run folder?") from None
         if not isinstance(value, dict):
             raise RunFolderError(f"{path} holds a {type(value).__name__}; expected an object: put back what was there")
+        try:
+            shapes.check(name, value)
+        except CodecError as error:
+            raise RunFolderError(f"{path} is damaged: {error}; put back what was there") from None
         return value
 
     def remove_json(self, name: str) -> None:
