@@ -56,7 +56,12 @@ def test_a_value_of_another_kind_is_refused_with_its_place(
     [
         *(("test/accuracy", "0.5"), ("test/accuracy", {"a": 1}), ("test/accuracy", [0.5]), ("test/loss", True)),
         *(("rows/owners_weight", 1.0), ("rows/energy", {"1": 2}), ("rows/energy", ["a"]), ("bytes/up", 0.5)),
-        *(("aggregation/error_by_module", [0.1]), ("test/loss_by_kind", 0.1), ("dropped", ["a"]), ("clients", {"a": 1})),
+        *(
+            ("aggregation/error_by_module", [0.1]),
+            ("test/loss_by_kind", 0.1),
+            ("dropped", ["a"]),
+            ("clients", {"a": 1}),
+        ),
         *(("ranks", {"a": 0}), ("seconds", "1"), ("clients", [""])),
     ],
 )
