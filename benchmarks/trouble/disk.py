@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import random as randoms
 import shutil
 import subprocess
@@ -212,6 +211,3 @@ def summary(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def shown(found: Mapping[str, Any]) -> str:
     """One trial, for people."""
     return json.dumps({key: found[key] for key in ("kind", "at", "code", "said", "went_on", "wrong")})
-
-
-__all__ = ["KINDS", "can_mount", "jumping", "mounted", "os", "plan", "shown", "summary", "trial"]

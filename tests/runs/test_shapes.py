@@ -84,6 +84,16 @@ def test_a_line_without_what_all_have_is_refused(tmp_path: Path, key: str):
         read(folder)
 
 
+@pytest.mark.parametrize("labels", [["a"], ["a", "b", "c", "d"], []])
+def test_counts_of_other_labels_are_refused(tmp_path: Path, labels: list[str]):
+    folder = write_run(tmp_path / "run")
+    RunFolder(folder).write_json("run", {**RunFolder(folder).read_json("run"), "labels": labels})
+    with pytest.raises(
+        RunFolderError, match=f"clients.json counts 3 labels of client-0, and run.json names {len(labels)}"
+    ):
+        read(folder)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, '{"labels": ["' + "x" * 10_000])
 def test_json_that_is_too_deep_or_cut_off_is_refused(tmp_path: Path, text: str):
     folder = write_run(tmp_path / "run")

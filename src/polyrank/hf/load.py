@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from polyrank.config import ModelConfig
 from polyrank.core.errors import ModelError
+from polyrank.core.files import read_whole
 from polyrank.core.seeds import derive, seeded
 from polyrank.hf.classes import (
     has_mean_pool_head,
@@ -284,7 +285,7 @@ def _pools_sentences(path: str, common: dict[str, Any]) -> bool:
     found = cached_file(path, "modules.json", _raise_exceptions_for_missing_entries=False, **origin)
     if found is None:
         return False
-    modules = json.loads(Path(found).read_text(encoding="utf-8"))
+    modules = json.loads(read_whole(Path(found)))
     pools = any("Pooling" in str(module.get("type")) for module in modules)
     if pools:
         log.info("head: mean-pool, because %s is a sentence encoder", path)
