@@ -5,8 +5,9 @@
 - ``soak``: 2,000 rounds in one process, in which clients fail at random: memory, open files, metrics;
 - ``deployment``: Flower's real processes for ``--minutes``, whose nodes come and go.
 
-Each trial is written down when it is over, and a part that was stopped goes on where it was. What is wrong is listed
-under ``wrong``; the command ends with 1 then. It needs Linux; file systems are mounted where one may.
+Each trial is written down when it is over, and a part that was stopped goes on where it was; what was wrong is tried
+again. What is wrong is listed under ``wrong``; the command ends with 1 then. It needs Linux; file systems are mounted
+where one may.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ def kills(done: Record, scratch: Path, save: Callable[[Record], None], share: fl
     from benchmarks.trouble.kills import TWO, WAYS, Whole, summary, trial, whole
 
     marks, undisturbed = preload(), dict[str, Whole]()
-    trials = done.setdefault("each", [])
+    trials = _good(done)
+    known = {(one["way"], one["number"]) for one in trials}
     for way, count in WAYS.items():
-        for at in range(sum(one["way"] == way for one in trials), round(count * share)):
+        for at in range(round(count * share)):
+            if (way, at) in known:
+                continue
             name, how = ("two processes", TWO) if way == "workers" else ("one process", ())
             if name not in undisturbed:
                 undisturbed[name] = whole(scratch, name, how)
@@ -54,13 +58,21 @@ def disk(done: Record, scratch: Path, save: Callable[[Record], None], share: flo
 
     preload()
     undisturbed = whole(scratch, "for the disk", ())
-    trials = done.setdefault("each", [])
+    trials = _good(done)
+    known = {(one["kind"], one["at"]) for one in trials}
     found = {"changes_of_files_in_a_run": undisturbed.events, "each": trials}
-    for kind, at in plan(undisturbed, scratch)[:: max(1, round(1 / share))][len(trials) :]:
+    for kind, at in plan(undisturbed, scratch)[:: max(1, round(1 / share))]:
+        if (kind, at) in known:
+            continue
         trials.append(trial(kind, at, undisturbed, scratch))
         print(shown(trials[-1]), flush=True)
         save({**summary(trials), **found})
     return {**summary(trials), **found}
+
+
+def _good(done: Record) -> list[Record]:
+    """The trials that are recorded, but for those that were wrong: they are made again."""
+    return [one for one in done.get("each", ()) if not one["wrong"]]
 
 
 def soak(_done: Record, scratch: Path, _save: Callable[[Record], None], share: float) -> Record:

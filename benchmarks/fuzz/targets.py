@@ -294,7 +294,7 @@ TARGETS: dict[str, Target] = {
         lambda r: {MESSAGE: mutate.safetensors(r, corpus.adapter_folder()["adapter_model.safetensors"])}, _read_tensors
     ),
     "checkpoint": Target(_checkpoint, _read_checkpoint),
-    "run folder": Target(lambda r: mutate.files(r, corpus.run_folder(), JSON_FILES), _read_run, 0.4),
+    "run folder": Target(lambda r: mutate.files(r, corpus.run_folder(), JSON_FILES), _read_run, 0.15),
     "configuration": Target(lambda r: {"config.toml": mutate.toml(r, corpus.config_file())}, _read_config, 0.5),
     "override": Target(
         lambda r: {MESSAGE: mutate.toml(r, r.choice([b"training.lr = 1e-3", b"data.options = {a = 1}", b"x.y.z = 1"]))},

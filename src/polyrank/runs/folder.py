@@ -32,6 +32,8 @@ OWN_FILES = (
     *("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json"),
     *("samples.json", "summary.json"),
 )
+SCRATCH = {f".{name}.writing" for name in OWN_FILES}
+"""What a run that was killed may leave of a file that it wrote; a folder with nothing else is as good as empty."""
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
 
@@ -79,7 +81,7 @@ class RunFolder:
                     f"{self.path} holds another run; continue it with --resume, replace it with --overwrite, or "
                     "choose another folder with --out"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and not (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= SCRATCH):
             raise RunFolderError(f"{self.path} exists and is no run folder; choose another folder with --out")
 
     def create(self, *, overwrite: bool) -> None:
@@ -94,6 +96,8 @@ class RunFolder:
             for name in OWN_FOLDERS:  # a checkpoint that cannot be deleted would pass for one of the new run
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
+            for name in SCRATCH:
+                (self.path / name).unlink(missing_ok=True)
             for name in reversed(OWN_FILES):  # config.toml last: without it this is no run folder that can be replaced
                 (self.path / name).unlink(missing_ok=True)
 
