@@ -87,7 +87,9 @@ def test_a_line_without_what_all_have_is_refused(tmp_path: Path, key: str):
 @pytest.mark.parametrize("labels", [["a"], ["a", "b", "c", "d"], []])
 def test_counts_of_other_labels_are_refused(tmp_path: Path, labels: list[str]):
     folder = write_run(tmp_path / "run")
-    RunFolder(folder).write_json("run", {**RunFolder(folder).read_json("run"), "labels": labels})
+    about = RunFolder(folder).read_json("run")
+    del about["labels"]
+    RunFolder(folder).write_json("run", about | ({"labels": labels} if labels else {}))
     with pytest.raises(
         RunFolderError, match=f"clients.json counts 3 labels of client-0, and run.json names {len(labels)}"
     ):

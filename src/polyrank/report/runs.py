@@ -150,11 +150,12 @@ def read(folder: Path) -> Run:
             "changed; put back what was there"
         )
     shapes.check_played(files.metrics, lines)
+    labels = len(about.get("labels", ()))
     for name, client in clients["clients"].items():
-        if len(client.get("labels") or about.get("labels", ())) != len(about.get("labels", ())):
+        if (counts := client.get("labels")) and len(counts) != labels:
             raise RunFolderError(
-                f"{folder}: clients.json counts {len(client['labels'])} labels of {name}, and run.json names "
-                f"{len(about['labels'])}: a file was changed; put back what was there"
+                f"{folder}: clients.json counts {len(counts)} labels of {name}, and run.json names {labels}: a file was "
+                "changed; put back what was there"
             )
     samples = _samples(files)
     return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
