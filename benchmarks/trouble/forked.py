@@ -58,7 +58,7 @@ class Marks:
         for stage, owner, name in (
             *(("loading", runner, "build"), ("training", runner.Runner, "step"), ("aggregation", runner, "aggregate")),
             *(("evaluation", runner, "score_global"), ("metrics", RunFolder, "append_metrics")),
-            *(("checkpoint", checkpoint, "save"), ("closing", runner.Runner, "_closed"), ("report", page, "write")),
+            *(("checkpoint", checkpoint, "save"), ("closing", runner.Runner, "_finish"), ("report", page, "write")),
         ):
             setattr(owner, name, self.wrapped(stage, getattr(owner, name)))
 

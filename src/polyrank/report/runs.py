@@ -154,8 +154,8 @@ def read(folder: Path) -> Run:
     for name, client in clients["clients"].items():
         if (counts := client.get("labels")) and len(counts) != labels:
             raise RunFolderError(
-                f"{folder}: clients.json counts {len(counts)} labels of {name}, and run.json names {labels}: a file was "
-                "changed; put back what was there"
+                f"{folder}: clients.json counts {len(counts)} labels of {name}, and run.json names {labels}: a file "
+                "was changed; put back what was there"
             )
     samples = _samples(files)
     return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
