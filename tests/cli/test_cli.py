@@ -36,6 +36,17 @@ def test_wrong_use_exits_with_2(polyrank: Polyrank):
         assert result.err
 
 
+def test_an_error_moves_no_terminal(polyrank: Polyrank, tmp_path: Path):
+    """It quotes the name of a tensor that somebody else chose."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "\\u001b[2J\\u0007"}')
+    for path in ("adapter", "\x1b[2Jnothing\x07"):
+        result = polyrank("inspect", path)
+        assert result.code == 2
+        assert result.err.startswith("error: ")
+        assert result.err.strip("\n").isprintable()
+
+
 def test_version(polyrank: Polyrank):
     import polyrank as package
 

@@ -26,6 +26,16 @@ def test_an_error_can_be_sent_from_process_to_process(kind: type[PolyRankError])
     assert (type(again), str(again)) == (kind, "found 3")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_has_an_end(kind: type[PolyRankError]):
+    """Names in a file may have any length, and errors quote them; begin and end say where it was and what to do."""
+    said = str(kind("begin " + "x" * 10**6 + " end"))
+    assert len(said) < 4000
+    assert said.startswith("begin xxx")
+    assert said.endswith("xxx end")
+    assert str(kind("y" * 4000)) == "y" * 4000
+
+
 def test_kinds_are_told_apart():
     assert not any(issubclass(one, other) for one in KINDS for other in KINDS if one is not other)
 

@@ -385,6 +385,20 @@ def test_code_of_a_checkpoint_is_not_run(broken: Path, capfd: pytest.CaptureFixt
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize("damage", ["{", '{"version": "1.0"}', '{"model": {"type": "WordLevel", "vocab": {}}}'])
+def test_damaged_tokenizer(broken: Path, damage: str):
+    """Tokenizers raises `Exception` itself, which was called a fault of ours."""
+    (broken / "tokenizer.json").write_text(damage)
+    fails(broken, "cannot be loaded")
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [("tokenizer_config.json", "model_max_length", "long")])
+def test_a_length_that_is_no_number(broken: Path, name: str, key: str, value: object):
+    settings = json.loads((broken / name).read_text())
+    (broken / name).write_text(json.dumps({**settings, key: value}))
+    fails(broken, "cannot be loaded")
+
+
 def test_folder_without_tokenizer(broken: Path):
     for path in broken.glob("tokenizer*"):
         path.unlink()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ def folder(path: Path, accuracies: list[float | None], *overrides: str) -> Path:
     (path / "config.toml").write_text(config.dump(config.load(None, overrides)), encoding="utf-8")
     (path / "run.json").write_text(json.dumps({"labels": ["a", "b"], "head_modules": []}), encoding="utf-8")
     run = made(accuracies)
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.lines), encoding="utf-8")
+    rest: dict[str, Any] = {"clients": [], "dropped": {}, "seconds": 1.0}
+    lines = [json.dumps({**rest, **line}) for line in run.lines]
+    (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
 

@@ -99,6 +99,25 @@ def test_a_folder_with_other_things_is_never_touched(tmp_path: Path, overwrite: 
     assert contents(tmp_path) == {"thesis.txt": "mine"}
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_killed_run_left_of_its_first_file_is_no_hindrance(tmp_path: Path, overwrite: bool):  # a parameter
+    """Killed, or out of space, while config.toml was written: neither --resume nor --overwrite could use the folder."""
+    (tmp_path / ".config.toml.writing").write_text("[mod")
+    RunFolder(tmp_path).create(overwrite=overwrite)
+    assert contents(tmp_path) == {}
+    (tmp_path / ".config.toml.writing").write_text("[mod")
+    (tmp_path / ".thesis.txt.writing").write_text("mine")
+    with pytest.raises(RunFolderError, match="exists and is no run folder"):
+        RunFolder(tmp_path).create(overwrite=overwrite)
+    assert len(contents(tmp_path)) == 2
+
+
+def test_what_half_a_write_left_goes_with_the_run_that_is_replaced(old: RunFolder):
+    (old.path / ".metrics.jsonl.writing").write_text("x")
+    old.create(overwrite=True)
+    assert not (old.path / ".metrics.jsonl.writing").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(RunFolderError, match="cannot be written: Not a directory") as error:

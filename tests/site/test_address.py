@@ -14,11 +14,17 @@ from polyrank.site.client import SiteClient
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 
 
-def test_a_missing_directory_is_made_for_the_owner_alone(tmp_path: Path):
-    path = tmp_path / "new" / "s"
-    with claimed(path), listening(path):
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+@pytest.mark.parametrize("mask", [0o022, 0o000])
+def test_a_missing_directory_the_socket_and_its_lock_are_the_owners_alone(tmp_path: Path, mask: int):
+    """Whatever the process lets others do with new files; and that is as it was afterwards."""
+    path, before = tmp_path / "new" / "s", os.umask(mask)
+    try:
+        with claimed(path), listening(path):
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+            assert stat.S_IMODE(path.with_name("s.lock").stat().st_mode) == 0o600
+    finally:
+        assert os.umask(before) == mask
     assert not path.exists()
 
 

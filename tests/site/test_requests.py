@@ -279,3 +279,9 @@ def test_a_fault_is_told_without_its_text():
     header, _ = framed(requests.failed(ValueError("Ann Lee has a fever"), "training ann"))
     assert header["error"]["message"].startswith("the site failed at training ann: ValueError (")
     assert "fever" not in str(header)
+
+
+@pytest.mark.parametrize("message", ["", " \n"])
+def test_a_failure_without_a_word_is_said_to_be_one(message: str):
+    with pytest.raises(errors.ConfigError, match="the site failed, and does not say why"):
+        read_reply(*framed(requests.Failed("ConfigError", message)))

@@ -26,6 +26,7 @@ from polyrank.cli import (
 )
 from polyrank.cli.console import errors
 from polyrank.core.errors import PolyRankError
+from polyrank.core.text import lines
 
 app = typer.Typer(
     name="polyrank",
@@ -79,14 +80,14 @@ def main() -> None:
     except PolyRankError as error:
         if debug:
             raise
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"error: {lines(str(error))}", markup=False, highlight=False, soft_wrap=True)
         code = 2
     except Exception as error:
         if debug:
             raise
         errors.print(
-            f"internal error: {type(error).__name__}: {error} (a fault of PolyRank; run again with: polyrank --debug "
-            "COMMAND, and please report the traceback)",
+            f"internal error: {type(error).__name__}: {lines(str(error))} (a fault of PolyRank; run again with: "
+            "polyrank --debug COMMAND, and please report the traceback)",
             markup=False,
             highlight=False,
             soft_wrap=True,

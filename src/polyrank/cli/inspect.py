@@ -107,7 +107,7 @@ def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
         "last": last or None,
         "error_by_layer": error_by_layer(last.get("aggregation/error_by_module", {})),
         "owners_by_row": owners_by_row(last.get("rows/owners_weight", [])),
-        "dropped": sum(len(line["dropped"]) for line in lines),
+        "dropped": sum(len(line.get("dropped", ())) for line in lines),
         "left_out": {client: about["left_out"] for client, about in clients.items() if about.get("left_out")},
     }
 

@@ -12,6 +12,7 @@ from polyrank.comparison.entries import Entry
 from polyrank.config import Config
 from polyrank.config.sections import MEASURED, TrainingConfig
 from polyrank.core.errors import RunFolderError
+from polyrank.core.files import read_whole
 from polyrank.federation.population import digests_of
 from polyrank.federation.scoring import Known
 from polyrank.runs.folder import RunFolder, disk_errors
@@ -149,10 +150,10 @@ def _settled(config: Config, out: Path) -> Config:
         return config
     open_keys = [key for key in MEASURED if getattr(config.training, key) == "auto"]
     try:
-        measured = {**YOUNGER, **json.loads(path.read_text(encoding="utf-8"))}
+        measured = {**YOUNGER, **json.loads(read_whole(path))}
         values = config.training.model_dump() | {key: measured[key] for key in open_keys}
         training = TrainingConfig.model_validate(values)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise RunFolderError(
             f"{path} is damaged: it says what was measured for all runs ({', '.join(MEASURED)}); put back what was "
             "there, or delete it to have that measured anew"

@@ -32,6 +32,7 @@ from polyrank.config.secure import SecureConfig
 from polyrank.config.whole import Config
 from polyrank.core.encoding import decode
 from polyrank.core.errors import ConfigError, did_you_mean
+from polyrank.core.files import read_whole
 
 __all__ = [
     "AggregationConfig",
@@ -97,7 +98,7 @@ def dump(config: Config) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(decode(path.read_bytes()))
+        return tomllib.loads(decode(read_whole(path)))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}; expected a TOML file") from None
     except IsADirectoryError:

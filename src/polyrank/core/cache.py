@@ -12,7 +12,7 @@ from typing import Any
 
 import platformdirs
 
-from polyrank.core.files import write_whole
+from polyrank.core.files import read_whole, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,6 @@ def write(path: Path, value: Any) -> None:  # Any: plain JSON values
 def read(path: Path) -> Any:  # Any: plain JSON values
     """What a file holds; None where there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return None

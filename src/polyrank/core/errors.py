@@ -9,9 +9,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 4000
+"""Characters of a message: what it quotes may be somebody else's, and of any length."""
+
 
 class PolyRankError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can mend.
+
+    Args:
+        message: for people; the middle of a very long one is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        long = len(message) > LONGEST
+        super().__init__(f"{message[: LONGEST // 2]} ... {message[-LONGEST // 3 :]}" if long else message)
 
 
 class ConfigError(PolyRankError):

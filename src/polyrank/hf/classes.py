@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from polyrank.core.errors import ModelError
+from polyrank.core.files import read_whole
 from polyrank.core.seeds import seeded
 
 HEAD, LABELS = "mean_pool_head.safetensors", "labels.json"
@@ -126,8 +127,8 @@ def mean_pool_rows(path: str, labels: Sequence[str]) -> dict[str, Tensor] | None
 
 def _mean_pool_classes(folder: Path) -> tuple[str, ...]:
     try:
-        names = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        names = json.loads(read_whole(folder / LABELS))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder / LABELS} cannot be read: {error}; it names the classes of {HEAD}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ModelError(f"{folder / LABELS} holds {names!r:.60}; expected the names of the classes of {HEAD}")

@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from transformers.utils.hub import cached_file
 
 from polyrank.config import ModelConfig
+from polyrank.core.files import read_whole
 from polyrank.data.digest import LENGTH
 from polyrank.hf.files import explained, origin, resolve_name
 from polyrank.hf.load import load_tokenizer
@@ -73,7 +74,7 @@ def _weights(folder: Path) -> list[str]:
         return [path.name for path in folder.iterdir() if path.is_file() and path.suffix not in words]
     if not found.endswith(".index.json"):
         return [found]
-    shards: dict[str, str] = json.loads((folder / found).read_text(encoding="utf-8"))["weight_map"]
+    shards: dict[str, str] = json.loads(read_whole(folder / found))["weight_map"]
     return sorted({found, *shards.values()})
 
 

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from polyrank.config import ModelConfig
 from polyrank.core.errors import ModelError
+from polyrank.core.files import read_whole
 from polyrank.core.seeds import derive, seeded
 from polyrank.hf.classes import (
     has_mean_pool_head,
@@ -81,14 +82,17 @@ def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers
     """
     path = resolve_name(config.name)
     with explained(config.name):
-        tokenizer = AutoTokenizer.from_pretrained(path, **origin(config))
-        settings = saved_settings(path, config)
+        return _checked(AutoTokenizer.from_pretrained(path, **origin(config)), saved_settings(path, config))
+
+
+def _checked(tokenizer: Any, settings: Any) -> Any:  # Any: transformers' tokenizers and configurations
+    """The tokenizer with a padding token and a length, see `load_tokenizer`."""
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
-        raise ModelError(f"model {config.name!r} has no tokenizer; save it with the model: tokenizer.save_pretrained")
+        raise ModelError("it has no tokenizer; save it with the model: tokenizer.save_pretrained")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"the tokenizer of {config.name} has neither a padding nor an end token; add one to it")
+        raise ModelError("its tokenizer has neither a padding nor an end token; add one to it")
     longest = positions(settings, tokenizer.pad_token_id)
     if longest is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
@@ -96,8 +100,8 @@ def load_tokenizer(config: ModelConfig) -> Any:  # Any: transformers' tokenizers
     if end is not None and (tokenizer.pad_token_id == end or end not in tokenizer("")["input_ids"]):
         found = "pads with it" if tokenizer.pad_token_id == end else "does not end texts with it"
         raise ModelError(
-            f"the head of {config.name} looks for the end token {tokenizer.convert_ids_to_tokens(end)!r}, and its "
-            f"tokenizer {found}; take the tokenizer that the model was trained with"
+            f"its head looks for the end token {tokenizer.convert_ids_to_tokens(end)!r}, and its tokenizer {found}; "
+            "take the tokenizer that the model was trained with"
         )
     return tokenizer
 
@@ -281,7 +285,7 @@ def _pools_sentences(path: str, common: dict[str, Any]) -> bool:
     found = cached_file(path, "modules.json", _raise_exceptions_for_missing_entries=False, **origin)
     if found is None:
         return False
-    modules = json.loads(Path(found).read_text(encoding="utf-8"))
+    modules = json.loads(read_whole(Path(found)))
     pools = any("Pooling" in str(module.get("type")) for module in modules)
     if pools:
         log.info("head: mean-pool, because %s is a sentence encoder", path)

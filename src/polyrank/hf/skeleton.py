@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from polyrank.config import ModelConfig
+from polyrank.core.files import read_whole
 from polyrank.hf.files import origin
 
 log = logging.getLogger(__name__)
@@ -81,9 +82,7 @@ def _saved(path: str, config: ModelConfig) -> dict[str, Tensor] | None:
 
     for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         listed = local(index)
-        names = (
-            sorted(set(json.loads(listed.read_text(encoding="utf-8"))["weight_map"].values())) if listed else [whole]
-        )
+        names = sorted(set(json.loads(read_whole(listed))["weight_map"].values())) if listed else [whole]
         files = [local(name) for name in names]
         if all(file is not None for file in files):
             return {name: tensor for file in files if file is not None for name, tensor in _head(file).items()}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from polyrank.core.errors import AdapterError
+from polyrank.core.files import read_whole
 from polyrank.hf.peft.file import AdapterFile
 from polyrank.hf.peft.shared import OURS
 
@@ -69,7 +70,7 @@ def _head(file: AdapterFile) -> _Head | None:
     """
     path = file.folder / OURS
     try:
-        ours = json.loads(path.read_text(encoding="utf-8"))
+        ours = json.loads(read_whole(path))
         classes, modules = ours["labels"], tuple(f"{module}." for module in ours.get("head_modules") or ())
     except FileNotFoundError:
         return None

@@ -14,6 +14,7 @@ from polyrank.aggregation import METHODS, Aggregate, Method, build
 from polyrank.core import lowrank
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import AdapterError, ConfigError
+from polyrank.core.files import read_whole
 from polyrank.core.state import ServerState
 from polyrank.hf.peft.shared import OURS
 from polyrank.hf.peft.tying import transposed
@@ -203,8 +204,8 @@ def _common_target(inputs: Inputs) -> Any:  # Any: JSON values
     contents: list[Any] = []  # Any: JSON values
     for name, file in inputs.files.items():
         try:
-            content = json.loads((file.folder / OURS).read_bytes())
-        except (OSError, ValueError):
+            content = json.loads(read_whole(file.folder / OURS))
+        except (OSError, ValueError, RecursionError):
             return None
         if name in inputs.rows:  # brought into the order of the first
             content["labels"] = contents[0]["labels"]

@@ -12,6 +12,7 @@ from polyrank.config import Config
 from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
+from polyrank.runs import shapes
 from polyrank.runs.agreement import SOURCES, differences
 from polyrank.runs.folder import FIRST, RunFolder, task_of
 from polyrank.tasks import Metric, Task
@@ -148,6 +149,14 @@ def read(folder: Path) -> Run:
             f"{folder} is finished after {done} rounds, and its metrics.jsonl has {len(lines)} of them: the file was "
             "changed; put back what was there"
         )
+    shapes.check_played(files.metrics, lines)
+    labels = len(about.get("labels", ()))
+    for name, client in clients["clients"].items():
+        if (counts := client.get("labels")) and len(counts) != labels:
+            raise RunFolderError(
+                f"{folder}: clients.json counts {len(counts)} labels of {name}, and run.json names {labels}: a file "
+                "was changed; put back what was there"
+            )
     samples = _samples(files)
     return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
 

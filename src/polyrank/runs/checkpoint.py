@@ -17,6 +17,7 @@ from typing import Any
 
 from polyrank.core import codec
 from polyrank.core.errors import CodecError, RunFolderError
+from polyrank.core.files import read_whole
 from polyrank.core.state import ServerState
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def load(folder: Path, fingerprint: str | None = None) -> ServerState:
     for path in rounds:
         try:
             state, found = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, CodecError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, CodecError) as error:
             problems.append(f"{path.name}: {error}")
             log.warning("the checkpoint %s is damaged (%s); trying the previous one", path.name, error)
             continue
@@ -98,10 +99,10 @@ def _checksum(about: Mapping[str, Any], tensors: bytes) -> str:
 
 def _read(path: Path) -> tuple[ServerState, str]:
     """State and fingerprint of one checkpoint; ValueError, KeyError, CodecError or OSError if it is not whole."""
-    about = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    about = json.loads(read_whole(path / "state.json"))
     if about["format"] != FORMAT:
         raise ValueError(f"format {about['format']}, expected {FORMAT}: another version of PolyRank wrote it")
-    data = (path / "tensors.safetensors").read_bytes()
+    data = read_whole(path / "tensors.safetensors")
     if about.pop("sha256") != _checksum(about, data):
         raise ValueError("the checksum does not match")
     state = codec.decode(ServerState, {"memory": {}, **about["state"]}, codec.from_bytes(data))  # older ones have none

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 
 from polyrank import config as configuration
 from polyrank.config import Config
-from polyrank.core.errors import ConfigError, RunFolderError
-from polyrank.core.files import write_whole
-from polyrank.runs import lines
+from polyrank.core.errors import CodecError, ConfigError, RunFolderError
+from polyrank.core.files import read_whole, write_whole
+from polyrank.runs import lines, shapes
 from polyrank.runs.agreement import Asked, Record
 from polyrank.tasks import Task, task
 from polyrank.tasks.registry import AUTO, options_of
@@ -32,6 +32,8 @@ OWN_FILES = (
     *("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json"),
     *("samples.json", "summary.json", "secret"),
 )
+SCRATCH = {f".{name}.writing" for name in OWN_FILES}
+"""What a run that was killed may leave of a file that it wrote; a folder with nothing else is as good as empty."""
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
 
@@ -80,7 +82,7 @@ class RunFolder:
                     f"{self.path} holds another run; continue it with --resume, replace it with --overwrite, or "
                     "choose another folder with --out"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and not (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= SCRATCH):
             raise RunFolderError(f"{self.path} exists and is no run folder; choose another folder with --out")
 
     def create(self, *, overwrite: bool) -> None:
@@ -95,6 +97,8 @@ class RunFolder:
             for name in OWN_FOLDERS:  # a checkpoint that cannot be deleted would pass for one of the new run
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
+            for name in SCRATCH:
+                (self.path / name).unlink(missing_ok=True)
             for name in reversed(OWN_FILES):  # config.toml last: without it this is no run folder that can be replaced
                 (self.path / name).unlink(missing_ok=True)
 
@@ -160,11 +164,15 @@ class RunFolder:
         """
         path = self.path / f"{name}.json"
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            value = json.loads(read_whole(path))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} cannot be read: {error}; is {self.path} a run folder?") from None
         if not isinstance(value, dict):
             raise RunFolderError(f"{path} holds a {type(value).__name__}; expected an object: put back what was there")
+        try:
+            shapes.check(name, value)
+        except CodecError as error:
+            raise RunFolderError(f"{path} is damaged: {error}; put back what was there") from None
         return value
 
     def remove_json(self, name: str) -> None:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from polyrank.core.errors import RunFolderError
+from polyrank.core.errors import CodecError, RunFolderError
+from polyrank.core.files import read_whole
+from polyrank.runs import shapes
 
 
 def read(path: Path, first: int | None) -> list[dict[str, Any]]:  # Any: JSON values
@@ -22,7 +24,7 @@ def read(path: Path, first: int | None) -> list[dict[str, Any]]:  # Any: JSON va
     if not path.is_file():
         return []
     lines: list[dict[str, Any]] = []
-    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    texts = read_whole(path).decode("utf-8", "replace").split("\n")
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
@@ -38,5 +40,11 @@ def read(path: Path, first: int | None) -> list[dict[str, Any]]:  # Any: JSON va
                 f"{path}, line {number}: expected what was measured in round {expected}, and found {text[:40]!r}: the "
                 "file was changed; put back what was there, or replace the run: polyrank run --overwrite"
             )
+        try:
+            shapes.check_line(line)
+        except CodecError as error:
+            raise RunFolderError(
+                f"{path}, line {number}: {error}: the file was changed; put back what was there"
+            ) from None
         lines.append(line)
     return lines

@@ -15,6 +15,7 @@ from polyrank.federation.server import Server
 from polyrank.hf.digest import TEMPLATE, model_digests
 from polyrank.runs.agreement import differences
 from polyrank.runs.folder import RunFolder
+from polyrank.runs.shapes import check_played
 from polyrank.tasks.metric import TEST, is_evaluated
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def lines_until(server: Server, folder: RunFolder, state: ServerState) -> list[d
             f"{folder.metrics} has no line of round {missing}, and the checkpoint is of round {state.round}: "
             "the file was changed; put back what was there, or replace the run: polyrank run --overwrite"
         )
+    check_played(folder.metrics, lines)
     before, lines = lines, on_schedule(lines, every, rounds)
     if left_out := [str(old["round"]) for old, new in zip(before, lines, strict=True) if old.keys() != new.keys()]:
         log.warning(

@@ -72,7 +72,9 @@ def read_reply(header: Mapping[str, Any], body: bytes) -> Facts | Outcome:
     """
     found = _read(header, body, "reply")
     if isinstance(found, Failed):
-        raise named(found.error, SiteError)(found.message)
+        raise named(found.error, SiteError)(
+            found.message.strip() or "the site failed, and does not say why: see its log"
+        )
     if isinstance(found, Facts) and (len(found.names) != len(found.labels) or sum(found.labels) not in _sums(found)):
         raise SiteError(
             f"the facts make no sense: {len(found.names)} labels, and {len(found.labels)} counts with the sum "

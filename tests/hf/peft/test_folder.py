@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -257,6 +258,45 @@ def test_a_pickle_is_not_loaded(folder: Path):
     (folder / WEIGHTS).unlink()
     torch.save({}, folder / "adapter_model.bin")
     refused(folder, "pickle")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are files of Unix")
+@pytest.mark.parametrize("name", [SETTINGS, WEIGHTS])
+def test_a_pipe_or_a_device_in_a_files_place_is_refused(folder: Path, name: str):
+    """A pipe was waited for, and ``/dev/zero`` read until no memory was left."""
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refused(folder, name)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    refused(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": ["pets", [1, 2, 3]]}, "labels.1: Input should be a valid string"),
+        ({"labels": None}, "labels"),
+        ({"head_modules": {"a": 1}}, "head_modules"),
+        ({"task": {"name": 3}}, "task.name"),
+        ({"task": {"options": []}}, "task.options"),
+        ({"model": []}, "model"),
+    ],
+)
+def test_ours_of_another_form_is_refused_with_the_place(folder: Path, changes: dict[str, Any], said: str):
+    """A label that is a list was taken for one."""
+    path = folder / "polyrank.json"
+    ours = {"model": {}, "labels": ["pets", "fruit"], "head_modules": [], **changes}
+    path.write_text(json.dumps(ours))
+    with pytest.raises(AdapterError, match=r"polyrank\.json cannot be read") as error:
+        peft_folder.read_target(folder)
+    assert said in str(error.value)
+
+
+def test_ours_that_is_nested_too_deeply_is_refused(folder: Path):
+    (folder / "polyrank.json").write_text("[" * 100_000)
+    with pytest.raises(AdapterError, match=r"polyrank\.json cannot be read"):
+        peft_folder.read_target(folder)
 
 
 @pytest.mark.parametrize("changes", [{"r": 9}, {"rank_pattern": {"query": 9}}])

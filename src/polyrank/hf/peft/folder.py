@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from safetensors.torch import save_file
 from torch import Tensor
 
 from polyrank import config as configuration
 from polyrank.config import ModelConfig
+from polyrank.core import codec
 from polyrank.core.adapter import Adapter
-from polyrank.core.errors import AdapterError
+from polyrank.core.errors import AdapterError, CodecError
+from polyrank.core.files import read_whole
 from polyrank.hf.beside import Beside, generation_of
 from polyrank.hf.load import BaseModel, load_base
 from polyrank.hf.peft import shared
@@ -53,6 +56,22 @@ class Target:
     def writes(self) -> bool:
         """Whether it is a model that writes."""
         return not self.labels
+
+
+class _Learned(pydantic.BaseModel):
+    """What ``polyrank.json`` says of the task."""
+
+    name: str = CLASSIFICATION
+    options: dict[str, Any] = {}  # Any: JSON values
+
+
+class _Ours(pydantic.BaseModel):
+    """What ``polyrank.json`` holds."""
+
+    model: dict[str, Any]  # Any: JSON values, which the configuration checks
+    labels: tuple[str, ...]
+    head_modules: tuple[str, ...]
+    task: _Learned = _Learned()
 
 
 def write(folder: Path, adapter: Adapter, target: Target, beside: Beside | None = None) -> None:
@@ -163,14 +182,12 @@ def read_target(folder: Path) -> Target:
     if reason := shared.what_is_missing(folder):
         raise AdapterError(reason)
     try:
-        ours = json.loads(path.read_bytes())
-        model = configuration.parse({"model": ours["model"]}, str(path)).model
-        learned = ours.get("task", {"name": CLASSIFICATION, "options": {}})
-        named, options = str(learned["name"]), dict(learned["options"])
-        return Target(model, tuple(ours["labels"]), tuple(ours["head_modules"]), named, options)
+        ours: _Ours = codec.checked(_Ours, json.loads(read_whole(path)), "it")
+        model = configuration.parse({"model": ours.model}, str(path)).model
+        return Target(model, ours.labels, ours.head_modules, ours.task.name, ours.task.options)
     except FileNotFoundError:
         raise AdapterError(f"{folder} was not written by PolyRank: it has no {OURS}; load its base yourself") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RecursionError, CodecError) as error:
         raise AdapterError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.core.errors import AdapterError
+from polyrank.core.files import read_whole
 from polyrank.hf.peft.fields import FIELDS, LEAVES_THE_BASE, Holds, default_in_peft
 from polyrank.hf.peft.shared import what_is_missing
 
@@ -57,7 +58,7 @@ def json_of(path: Path) -> Any:  # Any: JSON values
         AdapterError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_whole(path))
     except FileNotFoundError:
         raise
     except json.JSONDecodeError as error:

@@ -12,6 +12,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polyrank.core.files import read_whole
+
 OURS = "polyrank.json"
 """What PEFT has no field for: the labels, and the model section with the head. PEFT ignores this file."""
 STAY = "stay_with_clients"
@@ -35,8 +37,8 @@ def write_shared(folder: Path, tensors: Mapping[str, Tensor], stay: Sequence[str
 def what_is_missing(folder: Path) -> str | None:
     """Why a folder that `write_shared` wrote is no adapter, and what to do; None for any other folder."""
     try:
-        stay = json.loads((folder / OURS).read_bytes())[STAY]
-    except (OSError, ValueError, TypeError, KeyError):
+        stay = json.loads(read_whole(folder / OURS))[STAY]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return (
         f"{folder} is no adapter: it holds what the clients of a run share, and each kept its own "
