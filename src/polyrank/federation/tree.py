@@ -57,7 +57,7 @@ class Message:
 class Hooks:
     """What is done to the values between a client's training and the server's next state; nothing unless said.
 
-    Privacy and server optimisers are functions here, and no cases of the round. Sums under masks come in by `Node.take`.
+    Privacy and server optimisers are functions here, and no cases of the round; masked sums come in by `Node.take`.
 
     Args:
         contribution: a client's contribution, before it leaves (clipped, noised, encoded).
