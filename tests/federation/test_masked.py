@@ -60,6 +60,7 @@ def test_ranks_2_5_and_20_give_the_plain_runs_adapter(secure: Configure, tmp_pat
     for one, other in zip(*(RunFolder(tmp_path / way).read_metrics() for way in ("secure", "plain")), strict=True):
         assert one["test/loss"] == pytest.approx(other["test/loss"], abs=1e-5)
         assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-5)
+        assert one["rows/owners_weight"] == pytest.approx(other["rows/owners_weight"])
         assert one["bytes/up"] > other["bytes/up"]
         assert one["dropped"] == {}
 

@@ -175,6 +175,18 @@ def test_the_noise_has_the_scale_that_the_accounting_assumes():
     assert np.std(found) == pytest.approx(1.0, rel=0.04)
 
 
+def test_the_noise_follows_a_bound_that_moved():
+    """Twice the bound, twice the noise, of the same draws."""
+    method, state = built("owner_mean"), server()
+
+    def noised(bound: float) -> torch.Tensor:
+        before = replace(state, memory={CLIP: torch.tensor([bound], dtype=torch.float64)})
+        found = tree.aggregate(before, [], private(method, quantile=0.5)).state.adapter
+        return found.modules["q"].a - state.adapter.modules["q"].a
+
+    np.testing.assert_allclose(noised(2.0), 2 * noised(1.0), rtol=1e-9)
+
+
 def test_equal_secrets_give_equal_noise_and_others_do_not():
     method, state = built("ffa"), server()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from polyrank.aggregation import Download
+from polyrank.aggregation.diagnostics import owners_weight
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.training.work import Outcome, Work
@@ -26,11 +27,13 @@ class Gathered:
         outcomes: of all who were asked.
         updates: of those that trained, bad ones included; none where the server sees none.
         result: of aggregating them.
+        owned: share of the round's weight that owns each rank index.
     """
 
     outcomes: Sequence[Outcome]
     updates: Sequence[ClientUpdate]
     result: RoundResult
+    owned: Sequence[float]
 
 
 class Gather(Protocol):
@@ -70,4 +73,5 @@ def in_the_clear(
             sent=sent,
         )
     silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
-    return Gathered(outcomes, updates, replace(result, dropped={**silent, **result.dropped}))
+    owned = owners_weight(result.received, state.adapter.rank)
+    return Gathered(outcomes, updates, replace(result, dropped={**silent, **result.dropped}), owned)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from polyrank.aggregation import Download, Method, Partial
+from polyrank.aggregation.diagnostics import owners_weight
 from polyrank.config import Config
 from polyrank.core.errors import AdapterError, ConfigError, SecureError
-from polyrank.core.state import ServerState
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.contribution import Plan, plan_of
 from polyrank.federation.gathering import Gather, Gathered, Told
 from polyrank.federation.round import parts_of
@@ -98,7 +99,14 @@ class Masked(Gather):
         ]
         moved = {c: one + Moved(traffic.down.get(c, 0), traffic.up.get(c, 0)) for c, one in moved.items()}
         outcomes = [replace(one, moved=moved[one.client]) for one in outcomes]
-        return Gathered(outcomes, (), replace(result, dropped={**lost, **result.dropped}))
+        uniform = server.config.aggregation.weights == "uniform"
+        kept = [  # ranks and weights are known; in the place of what was trained stands what was sent
+            ClientUpdate(one.client, sent[one.client].adapter.prefix(rank), 1.0 if uniform else one.weight)
+            for one in outcomes
+            if (rank := plan.ranks.get(one.client)) and one.client in result.used
+        ]
+        owned = owners_weight(kept, state.adapter.rank)
+        return Gathered(outcomes, (), replace(result, dropped={**lost, **result.dropped}), owned)
 
 
 def _planned(server: Server, state: ServerState, count: int, sharers: Sequence[str]) -> tuple[Plan, Together]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyrank.aggregation import Download, Parts
-from polyrank.aggregation.diagnostics import diagnose, owners_weight, row_energy
+from polyrank.aggregation.diagnostics import diagnose, row_energy
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import mean_base_change, read_outs
@@ -31,6 +31,7 @@ class Played:
         outcomes: of all who were asked.
         updates: of those that trained, bad ones included.
         result: of aggregating them.
+        owned: share of the round's weight that owns each rank index.
     """
 
     before: ServerState
@@ -38,6 +39,7 @@ class Played:
     outcomes: Sequence[Outcome]
     updates: Sequence[ClientUpdate]
     result: RoundResult
+    owned: Sequence[float]
 
 
 def untrained_line(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
         **own_scores(good, server.site.task),
         "bytes/up": moved.up,
         "bytes/down": moved.down,
-        "rows/owners_weight": owners_weight(result.received, after.adapter.rank),
+        "rows/owners_weight": list(played.owned),
         "rows/energy": row_energy(after.adapter),
         "clients": clients,
         "dropped": dict(result.dropped),

@@ -214,7 +214,7 @@ class Runner:
         with clock("evaluation"):
             due = is_due(number, server.config.evaluation.every, server.config.federation.rounds)
             scores = score_global(server, result.state, list(sent)) if due else None
-            metrics = line_of(server, Played(state, sent, outcomes, updates, result), scores)
+            metrics = line_of(server, Played(state, sent, outcomes, updates, result, gathered.owned), scores)
         measuring = time.perf_counter() - measuring
         after = self._adapt_ranks(state, starts, updates, result)
         seconds = time.perf_counter() - start

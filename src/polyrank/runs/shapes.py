@@ -28,7 +28,7 @@ class Client(TypedDict):
     """One client in ``clients.json``."""
 
     rank: Rank
-    examples: Count
+    examples: NotRequired[Count]
     group: NotRequired[str | None]
     labels: NotRequired[tuple[Count, ...]]
     left_out: NotRequired[dict[str, Count]]
