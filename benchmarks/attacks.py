@@ -6,6 +6,7 @@ global rank of 16 but who claims it. A share of the clients is hostile; a larger
 and more. Measured after the last round: accuracy on held-out texts, and of the attacks with a trigger word how many
 of these texts it turns into the attacker's class.
 
+- ``absent``: hostile clients take no part; what a rule that knew them would come to;
 - ``label_flip``: trained on each text with the next class;
 - ``sign_flip``: the change of every number is sent with the opposite sign;
 - ``scaling``: as label_flip, and the change is sent times 1 / share, so that the mean is the attacker's;
@@ -146,11 +147,13 @@ class Attack:
         learns: what it trains on, of what it holds.
         sends: what it sends, of what it was sent and what came of its training.
         claims: the rank that it says it has; None for its own.
+        silent: whether it sends nothing at all.
     """
 
     learns: Callable[[Examples, Around], Examples] = lambda held, _: held
     sends: Callable[[Adapter, Adapter, Around], Adapter] = lambda _, trained, __: trained
     claims: int | None = None
+    silent: bool = False
 
 
 def flipped(held: Examples, around: Around) -> Examples:
@@ -212,6 +215,7 @@ def rare_rows(start: Adapter, trained: Adapter, _: Around) -> Adapter:
 
 
 ATTACKS: Mapping[str, Attack] = {
+    "absent": Attack(silent=True),
     "label_flip": Attack(learns=flipped),
     "sign_flip": Attack(sends=opposite),
     "scaling": Attack(learns=flipped, sends=boosted),
@@ -265,6 +269,8 @@ class Federation:
             sent = read_outs(state, server.cohort(number), server.method)
             updates = []
             for update in self._trained(engine, server, state, sent, hostile):
+                if attack.silent and update.client in hostile:
+                    continue
                 if update.client in hostile:
                     own = replace(around, seed=server.work(state, update.client, number, sent[update.client]).seed)
                     made = attack.sends(sent[update.client].adapter, update.adapter, own)

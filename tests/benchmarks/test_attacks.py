@@ -96,6 +96,8 @@ def test_an_attack_changes_the_hostile_clients_updates_and_no_others(
         assert found["dropped"] == 0
     hostile = set(federation.hostile(0.2))
     clean = {update.client: update for update in seen[0][1]}
+    assert {update.client for update in seen[1][1]} == clean.keys() - hostile
+    assert all(len(updates) == len(clean) for _, updates, _ in seen[2:])
     for state, updates, _ in seen[1:]:
         sent = read_outs(state, clean, federation.server.method)
         for update in updates:
