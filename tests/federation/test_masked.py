@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from polyrank.federation.server import Server
 from polyrank.runs import checkpoint
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run
-from polyrank.training.work import Outcome
+from polyrank.training.guarded import Guarded
+from polyrank.training.work import Outcome, Work
 from tests import models
 from tests.conftest import Configure
 
@@ -53,6 +54,117 @@ def test_ranks_2_5_and_20_give_the_plain_runs_adapter(secure: Configure, tmp_pat
     """Three rounds: after the first, both are apart by the step of the numbers, and train on."""
     config = secure(f"aggregation.method={method}")
     run(config, tmp_path / "secure")
+    run(configuration.override(config, ["secure.enabled=false"]), tmp_path / "plain")
+    ours, theirs = state(tmp_path / "secure"), state(tmp_path / "plain")
+    assert (ours.round, ours.ranks) == (theirs.round, theirs.ranks)
+    assert apart(ours.adapter, theirs.adapter) < 2e-5
+    for one, other in zip(*(RunFolder(tmp_path / way).read_metrics() for way in ("secure", "plain")), strict=True):
+        assert one["test/loss"] == pytest.approx(other["test/loss"], abs=1e-5)
+        assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-5)
+        assert one["rows/owners_weight"] == pytest.approx(other["rows/owners_weight"])
+        assert one["bytes/up"] > other["bytes/up"]
+        assert one["dropped"] == {}
+
+
+class Recording(Here):
+    """Remembers all that the server is given, and beside it what the clients would have sent in the clear."""
+
+    given: list[Any]
+    plain: dict[str, np.ndarray]
+
+    def _recorded(self, value: Any) -> Any:
+        type(self).given.append(value)
+        return value
+
+    def cards(self, token: str, clients: Sequence[str]) -> Any:
+        return self._recorded(super().cards(token, clients))
+
+    def sealed(self, roster: Any) -> Any:
+        return self._recorded(super().sealed(roster))
+
+    def masked(self, plan: Plan, inboxes: Mapping[str, Mapping[str, str]]) -> Any:
+        works = [self.works[client] for client in inboxes]
+        config, method = self.server.config, self.server.method
+        for outcome in self.server.engine.run(works):
+            work = self.works[outcome.client]
+            type(self).plain[outcome.client] = contributed(plan, method, config, work, outcome)
+        return self._recorded(super().masked(plan, inboxes))
+
+    def shares(self, survivors: Sequence[str]) -> Any:
+        return self._recorded(super().shares(survivors))
+
+
+def test_the_server_is_given_nothing_but_keys_shares_and_masked_numbers(secure: Configure, tmp_path: Path):
+    Recording.given, Recording.plain = [], {}
+
+    def over(server: Server) -> Server:
+        return replace(server, gather=Masked(Recording))
+
+    run(secure("federation.rounds=1"), tmp_path / "run", over=over)
+    cards, boxes, masked, shares = Recording.given
+    assert len(Recording.plain) == 6
+    for client, vector in masked.items():
+        plain = Recording.plain[client]
+        assert (vector.shape, vector.dtype) == (plain.shape, np.uint32)
+        assert np.mean(vector == plain) < 1e-2
+        counts = np.bincount(vector.view(np.uint8), minlength=256)
+        expected = counts.sum() / 256
+        assert float(((counts - expected) ** 2 / expected).sum()) < 255 + 8 * np.sqrt(2 * 255)
+        for other, theirs in masked.items():
+            assert other == client or np.mean(vector - theirs == plain - Recording.plain[other]) < 1e-2
+    words = sum(len(repr(one)) for one in (cards, boxes, shares))
+    assert words < 3 * min(len(plain) for plain in Recording.plain.values())  # no room for anybody's numbers
+
+
+class Failing(Here):
+    """Loses clients at a step, of the first attempts alone."""
+
+    lost: Mapping[str, set[str]]
+    attempts: int
+    times: int
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        type(self).attempts += 1
+
+    def _left(self, step: str, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        lost = self.lost.get(step, set()) if self.attempts <= self.times else set()
+        self.failures |= dict.fromkeys(lost, "its process ended")
+        return {client: value for client, value in found.items() if client not in lost}
+
+    def masked(self, plan: Plan, inboxes: Mapping[str, Mapping[str, str]]) -> Any:
+        return self._left("masked", super().masked(plan, inboxes))
+
+    def shares(self, survivors: Sequence[str]) -> Any:
+        return self._left("shares", super().shares(survivors))
+
+
+def failing(lost: Mapping[str, set[str]], times: int = 1, repeats: int = 0) -> Any:
+    Failing.lost, Failing.attempts, Failing.times = lost, 0, times
+
+    def over(server: Server) -> Server:
+        return replace(server, gather=Masked(Failing, repeats=repeats))
+
+    return over
+
+
+SIX = ("client-00", "client-01", "client-02", "client-03", "client-04", "client-05")
+
+
+def test_a_round_counts_without_a_client_that_drops_out(secure: Configure, tmp_path: Path):
+    """The same as a plain round of the five others, in which that client failed."""
+    config = secure("federation.rounds=1", "aggregation.method=owner_mean", "ranks.levels=[2,5]", "ranks.counts=[3,3]")
+    run(config, tmp_path / "secure", over=failing({"masked": {"client-05"}}))
+
+    def without(server: Server) -> Server:
+        class Losing(Guarded):
+            def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
+                for outcome in super().run(works):
+                    lost = outcome.client == "client-05"
+                    yield Outcome(outcome.client, problem="its process ended") if lost else outcome
+
+        return replace(server, engine=Losing(server.engine))
+
     run(configuration.override(config, ["secure.enabled=false"]), tmp_path / "plain")
     ours, theirs = state(tmp_path / "secure"), state(tmp_path / "plain")
     assert (ours.round, ours.ranks) == (theirs.round, theirs.ranks)
