@@ -162,8 +162,8 @@ def _wait_or_kill(forked: Forked, seconds: float, *, group: bool = True) -> int 
     return None
 
 
-def _orphans(group: int, seconds: float = 20) -> int:
-    """Processes that train and outlive whoever started them, after a while; they are killed then."""
+def _orphans(group: int, seconds: float = 120) -> int:
+    """Processes that outlive whoever started them by two minutes; less is fair, as they may still be loading."""
     end = time.monotonic() + seconds
     while (left := _of_group(group)) and time.monotonic() < end:
         time.sleep(0.1)

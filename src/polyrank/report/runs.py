@@ -158,7 +158,21 @@ def read(folder: Path) -> Run:
                 "was changed; put back what was there"
             )
     samples = _samples(files)
-    return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
+    run = Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
+    _check_bounds(run)
+    return run
+
+
+def _check_bounds(run: Run) -> None:
+    """Refuse a value that its metric cannot have: whatever is made of it, such as a target, would be wrong."""
+    for line in run.lines:
+        for metric in run.task.metrics:
+            value = line.get(f"{TEST}{metric.name}")
+            if value is not None and not metric.allows(value):
+                raise RunFolderError(
+                    f"{run.path}: {metric.name} is {value:g} in round {line['round']}; expected {metric.bounds}: "
+                    "metrics.jsonl was changed; put back what was there"
+                )
 
 
 def _samples(files: RunFolder) -> list[dict[str, str]]:
