@@ -30,7 +30,7 @@ from benchmarks.trouble.same import brought_to_its_end, differences, left_over
 
 ROUNDS = ("federation.rounds=3",)
 TWO = ("training.workers=2", "federation.participation=1.0")
-WAYS = {"time": 120, "files": 66, "workers": 10, "process": 4}
+WAYS = {"time": 126, "files": 66, "workers": 5, "process": 3}
 """How moments are chosen, and how many are: by seconds; by changes of files; by seconds, with two processes that
 train; by seconds, of a process that loads all by itself."""
 
