@@ -2,8 +2,7 @@
 
 - ``kills``: SIGKILL at 200 random moments of a run and its report; each goes on to the same adapter, bit for bit;
 - ``disk``: each change of a file fails, the folder vanishes, the file system is full or becomes read-only, clocks jump;
-- ``soak``: 2,000 rounds in one process, in which clients fail at random: memory, open files, metrics;
-- ``deployment``: Flower's real processes for ``--minutes``, whose nodes come and go.
+- ``soak``: 2,000 rounds in one process, in which clients fail at random: memory, open files, metrics.
 
 Each trial is written down when it is over, and a part that was stopped goes on where it was; what was wrong is tried
 again. What is wrong is listed under ``wrong``; the command ends with 1 then. It needs Linux; file systems are mounted
@@ -82,14 +81,7 @@ def soak(_done: Record, scratch: Path, _save: Callable[[Record], None], share: f
     return run(round(2000 * share), scratch / "soak")
 
 
-def deployment(_done: Record, scratch: Path, _save: Callable[[Record], None], minutes: float) -> Record:
-    """See the module."""
-    from benchmarks.trouble.nodes import come_and_go
-
-    return come_and_go(minutes, scratch)
-
-
-PARTS = {"kills": kills, "disk": disk, "soak": soak, "deployment": deployment}
+PARTS = {"kills": kills, "disk": disk, "soak": soak}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=sorted(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--share", type=float, default=1.0, help="of the trials or rounds")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of the deployment")
     parser.add_argument("--anew", action="store_true", help="forget the trials that are recorded")
     parser.add_argument("--result", type=Path, default=RESULT)
     chosen = parser.parse_args(arguments)
@@ -114,8 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen.result.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
         with tempfile.TemporaryDirectory(prefix="polyrank-faults-") as scratch:
-            amount = chosen.minutes if part == "deployment" else chosen.share
-            found = PARTS[part](before, Path(scratch), save, amount)
+            found = PARTS[part](before, Path(scratch), save, chosen.share)
         save(found)
         print(json.dumps({key: value for key, value in found.items() if key != "each"}, indent=1))
         wrong += bool(found.get("wrong"))

@@ -118,7 +118,8 @@ def plan(undisturbed: Whole, scratch: Path, clocks: int = 20) -> list[tuple[str,
     changes = range(undisturbed.events)
     found = [(f"errors:{name}", at) for name in ERRORS for at in changes] + [("vanished", at) for at in changes]
     if can_mount(scratch):
-        needed = sum(path.stat().st_size for path in undisturbed.folder.rglob("*") if path.is_file()) // 1024 + 1
+        files = [path for path in undisturbed.folder.rglob("*") if path.is_file() and path.suffix != ".html"]
+        needed = sum(path.stat().st_size for path in files) // 1024 + 1
         found += [("full", 4 * (1 + needed * step // (4 * 24))) for step in range(24)]
         found += [("frozen", at) for at in changes]
     return found + [("clocks", seed) for seed in range(clocks)]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, groups o
 def short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     """What the command records, in a process of its own: it forks."""
     result = tmp_path_factory.mktemp("faults") / "faults.json"
-    command = [sys.executable, "-m", "benchmarks.faults", "kills", "disk", "soak", "--share", "0.02"]
+    command = [sys.executable, "-m", "benchmarks.faults", "kills", "disk", "soak", "--share", "0.015"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--result", str(result)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -32,7 +32,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, objec
 
 def test_a_killed_run_goes_on_to_the_same_bits(short: dict[str, dict[str, object]]):
     assert short["kills"]["wrong"] == []
-    assert short["kills"]["trials"] == sum(round(0.02 * count) for count in WAYS.values())
+    assert short["kills"]["trials"] == sum(round(0.015 * count) for count in WAYS.values())
 
 
 def test_a_disk_that_fails_is_one_clear_line_and_the_run_goes_on_to_the_same_bits(short: dict[str, dict[str, object]]):
@@ -44,7 +44,7 @@ def test_a_disk_that_fails_is_one_clear_line_and_the_run_goes_on_to_the_same_bit
 
 def test_clients_that_fail_leave_no_files_open_and_every_round_in_the_metrics(short: dict[str, dict[str, object]]):
     found = short["soak"]
-    assert found["rounds"] == 40
+    assert found["rounds"] == 30
     assert found["metrics_complete"]
     assert found["all_failures_named"]
     assert len(found["open_files"]) == 1  # type: ignore[arg-type]  # JSON
@@ -56,7 +56,7 @@ def test_the_record_is_of_runs_that_all_went_on():
     assert recorded["kills"]["trials"] >= 200
     assert recorded["kills"]["wrong"] == recorded["disk"]["wrong"] == []
     assert {"loading", "training", "aggregation", "checkpoint", "report"} <= recorded["kills"]["by_stage"].keys()
-    assert recorded["kills"]["by_way"]["workers"] >= 10
+    assert recorded["kills"]["by_way"]["workers"] >= 5
     assert recorded["disk"]["trials"] == recorded["disk"]["same"]
     assert recorded["soak"]["rounds"] >= 2000
     assert recorded["soak"]["metrics_complete"]

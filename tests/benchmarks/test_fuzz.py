@@ -28,7 +28,7 @@ def test_hostile_inputs_are_read_or_refused_and_nothing_else_happens(tmp_path: P
         [
             "--together",
             "--inputs",
-            "3600",
+            "2400",
             "--result",
             str(tmp_path / "fuzz.json"),
             "--findings",

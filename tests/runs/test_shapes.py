@@ -84,6 +84,17 @@ def test_a_line_without_what_all_have_is_refused(tmp_path: Path, key: str):
         read(folder)
 
 
+@pytest.mark.parametrize(("key", "value"), [("test/accuracy", 1e308), ("test/accuracy", -1), ("test/loss", -0.5)])
+def test_a_value_that_no_metric_has_is_refused(tmp_path: Path, key: str, value: float):
+    """An accuracy of 1e308 became a target that is infinite."""
+    folder = write_run(tmp_path / "run")
+    texts = (folder / "metrics.jsonl").read_text().splitlines()
+    texts[2] = json.dumps({**json.loads(texts[2]), key: value})
+    (folder / "metrics.jsonl").write_text("\n".join(texts))
+    with pytest.raises(RunFolderError, match=rf"{key.removeprefix('test/')} is .* in round 3; expected a .*number"):
+        read(folder)
+
+
 @pytest.mark.parametrize("labels", [["a"], ["a", "b", "c", "d"], []])
 def test_counts_of_other_labels_are_refused(tmp_path: Path, labels: list[str]):
     folder = write_run(tmp_path / "run")

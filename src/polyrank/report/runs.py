@@ -12,6 +12,7 @@ from polyrank.config import Config
 from polyrank.config.sections import HOW
 from polyrank.core.errors import RunFolderError
 from polyrank.data.digest import CUT
+from polyrank.report.bounds import check_bounds, check_labels
 from polyrank.runs import shapes
 from polyrank.runs.agreement import SOURCES, differences
 from polyrank.runs.folder import FIRST, RunFolder, task_of
@@ -150,15 +151,11 @@ def read(folder: Path) -> Run:
             "changed; put back what was there"
         )
     shapes.check_played(files.metrics, lines)
-    labels = len(about.get("labels", ()))
-    for name, client in clients["clients"].items():
-        if (counts := client.get("labels")) and len(counts) != labels:
-            raise RunFolderError(
-                f"{folder}: clients.json counts {len(counts)} labels of {name}, and run.json names {labels}: a file "
-                "was changed; put back what was there"
-            )
     samples = _samples(files)
-    return Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
+    run = Run(folder, config, lines, clients["clients"], clients["scoring"], about, summary, untrained, samples)
+    check_labels(run)
+    check_bounds(run)
+    return run
 
 
 def _samples(files: RunFolder) -> list[dict[str, str]]:

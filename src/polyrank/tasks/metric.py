@@ -77,6 +77,8 @@ class Metric:
         if not math.isfinite(best) or best == 0:
             return best
         easier = best - self.merit(1 - TARGET_SHARE) * abs(best)
+        if not math.isfinite(easier):
+            return best
         step = 10.0 ** (math.floor(math.log10(abs(easier))) - 2)  # three digits
         return float(f"{step * (math.floor if self.better == 'higher' else math.ceil)(easier / step):.6g}")
 
