@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.machine import machine
 
-from polyrank.config import Config, parse
+from polyrank.config import Config, PrivacyConfig, SecureConfig, parse
 from polyrank.config.sections import MEASURED
 from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import Run
@@ -36,6 +36,9 @@ LATER = {
     "evaluation": {"samples": 5, "sample_tokens": 64},
     "ranks": {"options": {}},
     "task": {"name": "classification", "options": {}},
+    "aggregation": {"robust": "none", "robust_options": {}},
+    "privacy": PrivacyConfig().model_dump(mode="json"),
+    "secure": SecureConfig().model_dump(mode="json"),
 }
 """Keys of the configuration that are younger than the archive: where they have these values a run is the older one."""
 

@@ -51,12 +51,17 @@ class Marks:
 
     def install(self) -> None:
         """Mark what a run does; once, in the process that is forked."""
+        from polyrank.federation import gathering
         from polyrank.report import page
         from polyrank.runs import checkpoint, runner
         from polyrank.runs.folder import RunFolder
 
         for stage, owner, name in (
-            *(("loading", runner, "build"), ("training", runner.Runner, "step"), ("aggregation", runner, "aggregate")),
+            *(
+                ("loading", runner, "build"),
+                ("training", runner.Runner, "step"),
+                ("aggregation", gathering, "aggregate"),
+            ),
             *(("evaluation", runner, "score_global"), ("metrics", RunFolder, "append_metrics")),
             *(("checkpoint", checkpoint, "save"), ("closing", runner.Runner, "_finish"), ("report", page, "write")),
         ):
@@ -123,6 +128,10 @@ def fork(commands: Sequence[Sequence[str]], output: Path, prepare: Callable[[], 
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         for stream in (1, 2):
             os.dup2(handle, stream)
+        import torch
+
+        # after a fork torch makes its pool of threads anew; of two threads that ask for it at once, one finds none
+        torch.set_num_threads(1)
         if prepare is not None:
             prepare()
         code = max(_called(command) for command in commands)

@@ -12,7 +12,7 @@ from polyrank import config as configuration
 from polyrank.runs.runner import run
 from tests.deployment.world import SMALL, lines, running, state
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 RANKS = (20, 20, 5, 2)
 """As the policy gives them: every row has two owners at least, also without the last client."""

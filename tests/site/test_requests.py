@@ -133,7 +133,7 @@ LAYOUT = {"modules": {}, "dense": {}}
 WORDS: dict[str, dict[str, Any]] = {
     "facts?": {"client": "ann"},
     "work": {
-        **{"client": "ann", "round": 1, "seed": 2, "trains": ["a"], "adapter": LAYOUT, "scored": False},
+        **{"client": "ann", "round": 1, "seed": 2, "trains": ["a"], "adapter": LAYOUT, "scored": False, "guard": None},
         **{"base_change": None, "penalty": {"kept": 1, "weight": 0.5}},
     },
     "facts": {"examples": 3, "labels": [1, 2], "parameters": {"q": [4, 5]}, "names": ["a", "b"], "base": {}}
