@@ -21,14 +21,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 
 from benchmarks.engines.__main__ import PARTS  # noqa: E402
+from benchmarks.fuzz import __main__ as fuzz  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 
-from benchmarks import cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
+from benchmarks import attacks, cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
 from paper import cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
-    *("docs/merging.md", "docs/secure.md", "docs/writing.md", "paper/RESULTS.md"),
+    *("docs/merging.md", "docs/secure.md", "docs/trust.md", "docs/writing.md", "paper/RESULTS.md"),
 )
 
 
@@ -115,6 +116,8 @@ GENERATED = {
     "neighbour": lambda: neighbour.table(_measured("neighbour.json")),
     "cluster": lambda: cluster.tables(_measured("cluster.json")),
     "secure_rounds": lambda: secure.tables(_measured("secure.json")),
+    "attacks": lambda: attacks.tables(_measured("attacks.json")),
+    "fuzz": lambda: fuzz.table(_measured("fuzz.json")["hypothesis"]),
     "writers": lambda: writers.table(_measured("writers.json")),
     "cost": cost.table,
     "diagnostic": _diagnostic,
