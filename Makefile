@@ -25,7 +25,7 @@ test: $(VENV)/.test
 	$(PYTEST)
 
 slow: $(VENV)/.test
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not long'
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

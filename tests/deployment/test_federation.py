@@ -53,6 +53,7 @@ def test_a_deployment_gives_what_a_local_run_gives_and_a_killed_node_comes_back(
     assert state(out).round == 5
 
 
+@pytest.mark.long
 def test_another_method_too(federation: Federation, tmp_path: Path):
     chosen = f"aggregation.method={METHOD}"
     out, _ = federation.begin(METHOD, chosen)

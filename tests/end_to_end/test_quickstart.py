@@ -120,7 +120,7 @@ def _lines(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_quickstart_that_writes(tmp_path: Path):
     """At most 0.6 of the base's perplexity and 0.3 of the unigram's; less in every topic and for every rank group."""
     done = subprocess.run(
