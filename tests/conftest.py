@@ -96,3 +96,17 @@ def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """``checkpoint("bert", pooler=False)`` is a folder with such a model; each kind is made once."""
     return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+SECURE = ("secure.enabled=true", "federation.participation=1.0", "ranks.levels=[2,5,20]", "ranks.counts=[2,2,2]")
+
+
+@pytest.fixture(scope="session")
+def secure(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Six clients of ranks 20, 20, 5, 5, 2, 2 on a BERT just wide enough, all in each round."""
+    model = models.save(tmp_path_factory.mktemp("wide") / "bert", "bert", hidden_size=24, intermediate_size=32)
+
+    def made(*overrides: str) -> Config:
+        return configure(*SECURE, f'model.name="{model}"', *overrides)
+
+    return made

@@ -87,18 +87,24 @@ class Forked:
         except ProcessLookupError:
             return
 
+    def ended(self, seconds: float) -> int | None:
+        """Its exit code, negative for a signal, if it ends within the time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        return None
+
     def wait(self, seconds: float = 600) -> int:
         """Its exit code, negative for a signal.
 
         Raises:
             TimeoutError: it goes on; it is killed then.
         """
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.005)
+        if (code := self.ended(seconds)) is not None:
+            return code
         self.kill()
         os.waitpid(self.pid, 0)
         raise TimeoutError(f"it went on for {seconds:g} s: {self.said[-1000:]}")

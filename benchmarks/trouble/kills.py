@@ -151,15 +151,11 @@ def _killed_after(
 
 def _wait_or_kill(forked: Forked, seconds: float, *, group: bool = True) -> int | None:
     """The exit code if it ended within the time; else it is killed."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pid, status = os.waitpid(forked.pid, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    forked.kill(group=group)
-    forked.wait()
-    return None
+    code = forked.ended(seconds)
+    if code is None:
+        forked.kill(group=group)
+        forked.wait()
+    return code
 
 
 def _orphans(group: int, seconds: float = 120) -> int:

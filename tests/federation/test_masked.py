@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from polyrank import config as configuration
-from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, SecureError
 from polyrank.core.state import ServerState
@@ -24,21 +23,7 @@ from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run
 from polyrank.training.guarded import Guarded
 from polyrank.training.work import Outcome, Work
-from tests import models
 from tests.conftest import Configure
-
-ALL = ("secure.enabled=true", "federation.participation=1.0", "ranks.levels=[2,5,20]", "ranks.counts=[2,2,2]")
-
-
-@pytest.fixture(scope="module")
-def secure(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Configure:
-    """Six clients of ranks 20, 20, 5, 5, 2, 2 on a BERT just wide enough, all in each round."""
-    model = models.save(tmp_path_factory.mktemp("wide") / "bert", "bert", hidden_size=24, intermediate_size=32)
-
-    def made(*overrides: str) -> Config:
-        return configure(*ALL, f'model.name="{model}"', *overrides)
-
-    return made
 
 
 def state(folder: Path) -> ServerState:

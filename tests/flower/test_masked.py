@@ -15,27 +15,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 
 import polyrank
 from polyrank import config as configuration
-from polyrank.config import Config
 from polyrank.core.errors import ConfigError, FlowerError, SecureError
 from polyrank.flower import make_client_app, masked_client
 from polyrank.flower.masked_messages import CARDS, MASKED, NUMBERS, SEALED, SHARES, STEP
 from polyrank.flower.server import serve
-from tests import models
 from tests.conftest import Configure
 from tests.flower.conftest import QUICK, InProcess, apart, grid, lines, state
-
-ALL = ("secure.enabled=true", "federation.participation=1.0", "ranks.levels=[2,5,20]", "ranks.counts=[2,2,2]")
-
-
-@pytest.fixture(scope="module")
-def secure(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Configure:
-    """Six clients of ranks 20, 20, 5, 5, 2, 2 on a BERT just wide enough, all in each round."""
-    model = models.save(tmp_path_factory.mktemp("wide") / "bert", "bert", hidden_size=24, intermediate_size=32)
-
-    def made(*overrides: str) -> Config:
-        return configure(*ALL, f'model.name="{model}"', *overrides)
-
-    return made
 
 
 class Listening(InProcess):

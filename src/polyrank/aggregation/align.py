@@ -7,13 +7,12 @@ nearest to the global A (orthogonal Procrustes): ``M = A_k A_ref^T = U S V^T``, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Needs, Parts, S
+from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, Method, MethodInfo, S
 from polyrank.aggregation.sums import Partial
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.lowrank import wide
@@ -23,7 +22,7 @@ Alignment = Literal["none", "rotation", "rectangular"]
 
 
 @dataclass(frozen=True)
-class Aligned(Method):
+class Aligned(Around):
     """A method whose clients are rotated towards the last global adapter before they are added up.
 
     Args:
@@ -49,18 +48,6 @@ class Aligned(Method):
         if self.how == "rectangular":
             levels = {name: (factors.rank,) for name, factors in server.adapter.modules.items()}
         return _AlignedKernel(self.method.start(server, levels), server, self.how)
-
-    def parts(self, round_number: int) -> Parts:
-        return self.method.parts(round_number)
-
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(server, rank)
-
-    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
-        return self.method.change_rank(before, clients, top)
-
-    def needs(self, count: int) -> Needs:
-        return self.method.needs(count)
 
 
 class _AlignedKernel(Kernel[S]):

@@ -209,6 +209,33 @@ class Method(ABC):
         return Needs()
 
 
+class Around(Method):
+    """A method around another one, its field ``method``: what it does not change is that one's."""
+
+    method: Method
+
+    @property
+    def info(self) -> MethodInfo:  # type: ignore[override]  # a wrapper's facts are those of what it wraps
+        """Those of the method."""
+        return self.method.info
+
+    @property
+    def hides_who_came(self) -> bool:
+        return self.method.hides_who_came
+
+    def needs(self, count: int) -> Needs:
+        return self.method.needs(count)
+
+    def parts(self, round_number: int) -> Parts:
+        return self.method.parts(round_number)
+
+    def read_out(self, server: ServerState, rank: int) -> Download:
+        return self.method.read_out(server, rank)
+
+    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
+        return self.method.change_rank(before, clients, top)
+
+
 M = TypeVar("M", bound=Method)
 
 

@@ -185,13 +185,13 @@ class Here:
         parts = parts_of(server.method, plan.round, local_head=server.local_head)
         self.moved = {client: Moved(down=down(parts, self.sent[client])) for client in inboxes}
         found: dict[str, np.ndarray] = {}
+        together = plan.together(server.method)
         for count, outcome in enumerate(server.engine.run(works), 1):
             self.told(count, len(works))
             client = outcome.client
             try:
                 vector = contributed(plan, server.method, server.config, self.works[client], outcome)
                 state = self._shared[client]
-                together = plan.together(server.method)
                 self._masked[client], found[client] = member.masked(state, inboxes[client], vector, together)
                 self.outcomes[client] = replace(outcome, trained={})
             except SecureError as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Parts
+from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, Method, MethodInfo
 from polyrank.aggregation.sums import Partial, Sums
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError
@@ -42,7 +42,7 @@ COUNT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Central(Method):
+class Central(Around):
     """A method that adds up, under central privacy.
 
     Args:
@@ -81,15 +81,6 @@ class Central(Method):
 
     def start(self, server: ServerState, levels: Levels) -> CentralKernel:  # noqa: ARG002  # who was asked is a secret
         return CentralKernel(server, self)
-
-    def parts(self, round_number: int) -> Parts:
-        return self.method.parts(round_number)
-
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(server, rank)
-
-    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
-        return self.method.change_rank(before, clients, top)
 
 
 class CentralKernel(Kernel[Sums]):

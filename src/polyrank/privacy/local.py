@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from polyrank.core.adapter import Adapter
@@ -56,8 +55,3 @@ class Guard:
         if factor == "b" and module in start.modules:
             return start.modules[module].scale / self.scale
         return 1.0
-
-
-def is_finite(trained: Mapping[str, Tensor]) -> bool:
-    """Whether noise may be added: what is not finite would be recognised through any noise."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in trained.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from polyrank.privacy.local import is_finite
 from polyrank.training.work import Engine, Outcome, Work
 
 
@@ -40,8 +39,9 @@ def guarded(outcome: Outcome, work: Work) -> Outcome:
     guard = work.guard
     if guard is None:
         return outcome
-    if outcome.trained is not None and not is_finite(outcome.trained):
-        outcome = replace(outcome, trained=None, problem="NaN or infinite values after local training")
+    update = outcome.update(work)
+    if update is not None and (bad := update.adapter.first_not_finite()):  # it would be seen through any noise
+        outcome = replace(outcome, trained=None, problem=f"NaN or infinite values in {bad} after local training")
     if not guard.metrics:
         outcome = replace(outcome, metrics={}, scores={})
     if outcome.trained is None:

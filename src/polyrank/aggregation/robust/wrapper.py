@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polyrank.aggregation.kernels.rows import RowMean, RowMethod
-from polyrank.aggregation.method import Aggregate, Download, Kernel, Levels, Method, MethodInfo, Needs, Parts
+from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, MethodInfo, Needs
 from polyrank.aggregation.robust import kept
 from polyrank.aggregation.robust.kept import Kept
 from polyrank.aggregation.robust.rule import Rule
@@ -20,7 +20,7 @@ from polyrank.core.state import ClientUpdate, ServerState
 
 
 @dataclass(frozen=True)
-class Robust(Method):
+class Robust(Around):
     """A method on rows, whose clients' updates go through a rule before it adds them up.
 
     Every client counts once, whatever number of examples it claims. Rules that find a centre give it to all owners of a
@@ -69,15 +69,6 @@ class Robust(Method):
 
     def start(self, server: ServerState, levels: Levels) -> RobustKernel:
         return RobustKernel(server, levels, self.method, self.rule)
-
-    def parts(self, round_number: int) -> Parts:
-        return self.method.parts(round_number)
-
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(server, rank)
-
-    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
-        return self.method.change_rank(before, clients, top)
 
     def needs(self, count: int) -> Needs:
         return self.rule.needs(count)
