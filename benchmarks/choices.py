@@ -3,7 +3,9 @@
 For each job every precision, attention and number of clients to a pass, one pass at a time, two in lanes or two in
 processes, trains whole rounds of the same cohort, and the shortest of them counts; then `auto` chooses, as often as
 asked, each time without what it knew. The cells of a job are timed in turn, repeat by repeat; one that takes twice the
-best is not repeated. The choice's figure is that of its cell in the grid, so both are measured in one way.
+best is not repeated, and not tried side by side, where two cores cannot make it the best. The choice's figure is that
+of its cell in the grid, so both are measured in one way. Clients hold fewer texts than in the jobs (``TEXTS``): as many
+steps of the same shapes as show what a step costs.
 
 Jobs: J1 to J3 of ``benchmarks.versus_flower`` (J1 needs ``--ag-news`` and ``--minilm``), both quickstarts, and two
 decoders with random weights (a Llama and a GPT-2) on stdlib-signatures. Finished cells are kept in ``--work``, so it
@@ -17,7 +19,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ WIDTHS = (1, 2, 5, 10)
 SIDE_BY_SIDE = ((1, 1), (2, 1), (1, 2))
 """Lanes and processes."""
 HOPELESS = 2.0
+TEXTS = {"J1": 64, "J3": 64, "generative": 24, "llama": 24, "gpt2": 24}
+"""Of a client, where they are not all of the job's."""
 AUTO = tuple(f"training.{name}=auto" for name in MEASURED)
 DECODERS: Mapping[str, Mapping[str, Any]] = {  # Any: values of a model's configuration
     "llama": {
@@ -99,6 +103,11 @@ def decoder(kind: str, work: Path) -> Path:
 
 def job(name: str, places: Places) -> Config:
     """Everything open."""
+    config = _whole(name, places)
+    return configuration.override(config, [f"data.size={TEXTS[name]}"]) if name in TEXTS else config
+
+
+def _whole(name: str, places: Places) -> Config:
     if name.startswith("J"):
         return configuration.override(
             config_of(Plan(name, "none" if name == "J2" else "keep", 0, 0, 0, POLYRANK, 20), places), AUTO
@@ -174,7 +183,8 @@ def measure(name: str, places: Places, repeats: int) -> dict[str, Any]:
         for cell in CELLS:
             own = grid.setdefault(str(cell), [])
             best = min((min(seconds) for seconds in grid.values() if seconds), default=0.0)
-            if len(own) > repeat or (own and min(own) > HOPELESS * best):
+            alone = grid.get(str(replace(cell, lanes=1, processes=1)), [])
+            if len(own) > repeat or min([*own, *alone], default=0.0) > HOPELESS * best:
                 continue
             own.append(timed(config, cell, 1))
             keep()
@@ -187,7 +197,7 @@ def measure(name: str, places: Places, repeats: int) -> dict[str, Any]:
 
 def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """The grid's best, and what was chosen."""
-    grid = {cell: min(seconds) for cell, seconds in found["grid"].items()}
+    grid = {cell: min(seconds) for cell, seconds in found["grid"].items() if seconds}
     best = min(grid, key=lambda cell: grid[cell])
     chosen = [
         {
