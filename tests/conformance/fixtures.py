@@ -20,6 +20,7 @@ from polyrank.core.state import ClientUpdate, ServerState
 
 SHAPES: Mapping[str, tuple[int, int]] = {"layer.0.q": (7, 10), "layer.1.v": (12, 8)}  # d_out, d_in
 DENSE: Mapping[str, tuple[int, ...]] = {"head.weight": (3, 7), "head.bias": (3,)}
+EXCESS: Mapping[str, float] = {"dee": 0.4, "ann": 0.0, "cem": 1.3, "bob": 0.1, "eve": 0.2, "fay": 2.1}
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 
@@ -76,7 +77,10 @@ def make(members: Sequence[Member], rank: int, dtype: torch.dtype = torch.float6
         ranks={m.name: max(m.ranks) for m in members},
         scales={m.name: m.scale for m in members},
     )
-    updates = tuple(ClientUpdate(m.name, adapter(m.ranks, (m.scale, 1.25 * m.scale)), m.weight) for m in members)
+    updates = tuple(
+        ClientUpdate(m.name, adapter(m.ranks, (m.scale, 1.25 * m.scale)), m.weight, excess=EXCESS.get(m.name, 0.7))
+        for m in members
+    )
     return Round(server, updates)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -324,6 +324,21 @@ def tempered(
         return (1 - theta) * i.previous + theta * owners_mean(i)
 
     return by_index(server, updates, formula, min_owners=min_owners, align=align)
+
+
+def validated(
+    server: ServerState,
+    updates: Sequence[ClientUpdate],
+    sharpness: float = 1.0,
+    gamma: float = 0.5,
+    min_owners: int = 1,
+) -> Plain:
+    """`tempered` with ``v_k = w_k exp(-sharpness (L_k - min L))``."""
+    judged = []
+    for update in updates:
+        assert update.excess is not None
+        judged.append(replace(update, weight=update.weight / math.exp(sharpness * update.excess)))
+    return tempered(server, judged, gamma, min_owners)
 
 
 def shrinkage(server: ServerState, updates: Sequence[ClientUpdate], min_owners: int = 1) -> Plain:
@@ -651,6 +666,9 @@ ORACLES: Mapping[str, Oracle] = {
     "owner_mean": Oracle(owner_mean, (*_MIN_OWNERS, *_ALIGN)),
     "tempered": Oracle(tempered, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"gamma": 2.0}, *_ALIGN)),
     "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2}, {"min_owners": 4})),
+    "validated": Oracle(
+        validated, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"sharpness": 3.0, "gamma": 2.0})
+    ),
     "flora": Oracle(flora, ({}, {"max_rank": 5}), "delta"),
     "flexlora": Oracle(flexlora, ({}, {"balanced": True}, {"compress": 0.0}, {"compress": 1e-14}), "delta"),
     "raflora": Oracle(raflora, by="delta"),

@@ -284,7 +284,7 @@ def test_a_client_of_weight_zero_changes_nothing(variant: Variant, fixture: str)
     without = variant(it.server, [u for u in it.updates if u.weight > 0])
     same_model(variant(it.server, it.updates), without, variant.by)
     full = it.server.adapter.map(lambda t: torch.full_like(t, float("nan")))
-    same_model(variant(it.server, [ClientUpdate("nan", full, 0.0), *it.updates]), without, variant.by)
+    same_model(variant(it.server, [ClientUpdate("nan", full, 0.0, excess=0.0), *it.updates]), without, variant.by)
 
 
 @hard_rounds
@@ -392,7 +392,7 @@ def test_sums_are_float32_or_wider(variant: Variant, dtype: torch.dtype):
     """
     server = ServerState(1, _constant(0.5, 1.0, dtype), {}, {})
     sent = _constant(0.01, 1.0, dtype)
-    updates = [ClientUpdate(f"client {k}", sent, 1.0) for k in range(1000)]
+    updates = [ClientUpdate(f"client {k}", sent, 1.0, excess=0.0) for k in range(1000)]
     alone = variant.expected(server, updates[:1])
     same_model(variant(server, updates), alone, variant.by, torch.bfloat16)
 
@@ -407,7 +407,11 @@ def test_bringing_factors_to_the_global_scale_is_float32_or_wider(variant: Varia
     """
     server = ServerState(1, _constant(0.5, 1.0, dtype), {}, {})
     first, other = _constant(0.5, 1.5, dtype, b=60000.0), _constant(0.5, 1.0, dtype, b=-60000.0)
-    updates = [ClientUpdate("a", first, 1.0), ClientUpdate("b", other, 1.0), ClientUpdate("c", other, 1.0)]
+    updates = [
+        ClientUpdate("a", first, 1.0, excess=0.0),
+        ClientUpdate("b", other, 1.0, excess=0.0),
+        ClientUpdate("c", other, 1.0, excess=0.0),
+    ]
     same_model(variant(server, updates), variant.expected(server, updates), variant.by, torch.bfloat16)
 
 

@@ -87,7 +87,7 @@ def play(method: Method, state: ServerState, names: Sequence[str], draw: Draw) -
             for m, f in sent.items()
         }
         dense = {m: t + draw(*t.shape) for m, t in state.adapter.dense.items()}
-        updates.append(ClientUpdate(name, Adapter(trained, dense), weight))
+        updates.append(ClientUpdate(name, Adapter(trained, dense), weight, excess=0.1 * len(updates)))
         starts[name] = {m: base[m] + f.delta().numpy() for m, f in sent.items()}
         models[name] = {m: base[m] + f.delta().numpy() for m, f in trained.items()}
     result = conclude(method, state, updates)

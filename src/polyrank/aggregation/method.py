@@ -150,6 +150,7 @@ class MethodInfo:
         changes_base: whether it keeps a base change.
         aligns: whether clients can be rotated before it (`align.py`), by the option ``align``.
         own_weights: whether it weighs clients by what they send, whatever weights it is given.
+        judges: whether it needs what the server measures of each client's model (`ClientUpdate.excess`).
         merges: whether merging adapters once with it makes sense.
     """
 
@@ -162,6 +163,7 @@ class MethodInfo:
     changes_base: bool = False
     aligns: bool = False
     own_weights: bool = False
+    judges: bool = False
     merges: bool = True
 
 
@@ -250,13 +252,14 @@ def method(
     changes_base: bool = False,
     aligns: bool = False,
     own_weights: bool = False,
+    judges: bool = False,
     merges: bool = True,
 ) -> Callable[[type[M]], type[M]]:
     """Class decorator that attaches `MethodInfo`; registry.py lists the classes."""
 
     def attach(cls: type[M]) -> type[M]:
         cls.info = MethodInfo(
-            name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, merges
+            name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, judges, merges
         )
         return cls
 

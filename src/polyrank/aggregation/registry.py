@@ -24,6 +24,7 @@ from polyrank.aggregation.methods.replication import Replication
 from polyrank.aggregation.methods.rolora import RoLoRA
 from polyrank.aggregation.methods.shrinkage import Shrinkage
 from polyrank.aggregation.methods.tempered import Tempered
+from polyrank.aggregation.methods.validated import Validated
 from polyrank.aggregation.methods.zero_padding import ZeroPadding
 from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
 from polyrank.aggregation.robust.registry import NO_RULE, RULES
@@ -42,6 +43,7 @@ _CLASSES: tuple[type[Method], ...] = (
     OwnerMean,
     Tempered,
     Shrinkage,
+    Validated,
     Flora,
     FlexLoRA,
     RaFlora,

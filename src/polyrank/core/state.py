@@ -19,12 +19,16 @@ class ClientUpdate:
         adapter: its trained adapter, of its own rank.
         weight: aggregation weight ``w_k >= 0``, by default its number of examples.
         metrics: what the client measured, e.g. ``{"loss": 0.7, "steps": 4}``.
+        excess: how far the loss of its model on the server's validation set is above the best one of the round, in
+            nats, 0 or more; infinite where that loss is not finite. None where the server has measured nothing; no
+            client says it of itself.
     """
 
     client: str
     adapter: Adapter
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    excess: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

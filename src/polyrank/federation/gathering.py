@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from polyrank.aggregation import Download
 from polyrank.aggregation.diagnostics import owners_weight
 from polyrank.core.state import ClientUpdate, ServerState
+from polyrank.federation.judging import judged
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.training.work import Outcome, Work
 
@@ -63,6 +64,10 @@ def in_the_clear(
         outcomes.append(outcome)
         told(len(outcomes), len(works))
     updates = [made for one in outcomes if (made := one.update(by_client[one.client])) is not None]
+    losses: Mapping[str, float] = {}
+    if server.method.info.judges:
+        with server.site.clock("evaluation"):
+            updates, losses = judged(server.site, updates)
     with server.site.clock("aggregation"):
         result = aggregate(
             state,
@@ -74,4 +79,5 @@ def in_the_clear(
         )
     silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
     owned = owners_weight(result.received, state.adapter.rank)
-    return Gathered(outcomes, updates, replace(result, dropped={**silent, **result.dropped}), owned)
+    result = replace(result, dropped={**silent, **result.dropped}, metrics={**result.metrics, **losses})
+    return Gathered(outcomes, updates, result, owned)

@@ -240,6 +240,7 @@ def check_secure(config: Config, method: Method, policy: RankPolicy, clients: in
             f"aggregation.method {name} needs every client's factors and not their sum",
         ),
         (info.own_weights, f"aggregation.method {name} weighs clients by what they send, which has no limit"),
+        (info.judges, f"aggregation.method {name} has the server measure each client's model"),
         (
             align != "none",
             f"aggregation.options.align {align} turns clients towards an adapter that they lack",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polyrank import data, tasks
+from polyrank.aggregation import METHODS
 from polyrank.config import Config, DataConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, ModelError
@@ -50,7 +51,8 @@ class Holdings:
     Args:
         train: what clients train on.
         test: what the server measures with.
-        validation: the balanced set by which the server scores clients, where the rank policy asks for one.
+        validation: the balanced set by which the server scores clients, where the rank policy or the method asks for
+            one.
         partition: client -> its rows of ``train``.
         read: how many rows were read from each source.
         digests: what the data held when they were read.
@@ -74,7 +76,7 @@ def read(config: Config, policy: RankPolicy, check: Callable[[Mapping[str, str]]
 
     Args:
         config: of the federation.
-        policy: of ranks; one that scores clients has a validation set held out.
+        policy: of ranks; one that scores clients has a validation set held out, as has a method that judges them.
         check: refuses data and model by their digests, before anything else that other data could break.
 
     Raises:
@@ -101,8 +103,8 @@ def read_alone(config: Config) -> Holdings:
 
 
 def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
-    """What clients train on, and what the server keeps to score them, where the policy asks for it."""
-    if not policy.scores:
+    """What clients train on, and what the server keeps to score them, where the policy or the method asks for it."""
+    if not policy.scores and not METHODS[config.aggregation.method].info.judges:
         return train, None
     generator = numpy_generator(config.federation.seed, "data", "validation")
     held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)

@@ -39,7 +39,7 @@ class Site(Participant):
         labels: names of the data's labels; none where there are none.
         examples: client -> its own.
         test: held-out examples.
-        validation: the balanced set by which a server scores clients, where its rank policy asks for one.
+        validation: the balanced set by which a server scores clients, where its rank policy or its method asks for one.
         engine: how clients are trained.
         lanes: with which it is measured.
         plan: why in this way.

@@ -22,7 +22,8 @@ from polyrank import aggregation
 from polyrank.config import RanksConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, FlowerError
-from polyrank.core.state import ServerState
+from polyrank.core.state import ClientUpdate, ServerState
+from polyrank.federation.judging import with_excess
 from polyrank.federation.round import cohort, parts_of
 from polyrank.federation.tree import aggregate
 from polyrank.flower.facts import MOST_EXAMPLES
@@ -52,7 +53,8 @@ class RankStrategy(Strategy):
         ranks: the section ``[ranks]``: scales, and the policy for nodes that declare no rank. By default those have the
             rank of the initial arrays, and every scale is 2.
         declared: whether nodes are asked for their rank; the ClientApp then needs `declare_rank`.
-        validate: the loss of an adapter on the server's validation set, for the policy ``validation``.
+        validate: the loss of an adapter on the server's validation set, for the policy ``validation`` and the method
+            ``validated``.
         fraction_train: of the nodes that take part in a round, drawn from seed and round alone.
         min_available_nodes: nodes to wait for before each round; at least 1.
         min_replies: good replies without which a round does not count.
@@ -111,6 +113,11 @@ class RankStrategy(Strategy):
         chosen = policy(ranks) if ranks else None
         if ranks and chosen and chosen.scores and len(ranks.levels) > 1 and validate is None:
             raise ConfigError(f"ranks.policy is {ranks.policy}; expected validate, the loss of an adapter, beside it")
+        if self.method.info.judges and validate is None:
+            raise ConfigError(
+                f"aggregation method {method} weighs clients by what the server measures; expected validate, the loss "
+                "of an adapter, beside it"
+            )
         if ranks and chosen and chosen.prunes:
             raise ConfigError(f"ranks.policy is {ranks.policy}, whose regulariser plain ClientApps know nothing of")
         self.ranks, self.declared, self.validate = ranks, declared, validate
@@ -209,6 +216,8 @@ class RankStrategy(Strategy):
         if self.state is None:
             raise FlowerError("aggregate_train was called before configure_train")
         updates, dropped = self._clients.updates(replies)
+        if self.method.info.judges:
+            updates = with_excess(updates, self._measured(updates))
         sent = self._clients.sent
         result = aggregate(self.state, updates, self.method, uniform=self.uniform, local_head=False, sent=sent)
         for client, reason in {**dropped, **result.dropped}.items():
@@ -267,14 +276,16 @@ class RankStrategy(Strategy):
 
     def _losses(self, state: ServerState, grid: Grid, config: ConfigRecord) -> dict[str, float]:
         """Losses of the scoring round, in which everybody trains once and nothing is aggregated."""
-        assert self.validate is not None  # checked where the strategy was made
         losses = dict.fromkeys(state.ranks, math.inf)
         asked = self._messages(state, sorted(state.ranks), config)
         updates, _ = self._clients.updates(self._clients.collect(grid, asked, self.timeout))
-        for update in updates:
-            loss = self.validate(to_arrays(update.adapter))
-            losses[update.client] = loss if math.isfinite(loss) else math.inf
-        return losses
+        return losses | dict(zip((update.client for update in updates), self._measured(updates), strict=True))
+
+    def _measured(self, updates: Sequence[ClientUpdate]) -> list[float]:
+        """Loss of each client's model on the server's validation set; infinite where it is not finite."""
+        assert self.validate is not None  # checked where the strategy was made
+        found = [self.validate(to_arrays(update.adapter)) for update in updates]
+        return [loss if math.isfinite(loss) else math.inf for loss in found]
 
 
 def _evaluate(number: int, evaluate: Evaluate | None, result: Result) -> None:

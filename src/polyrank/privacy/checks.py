@@ -33,10 +33,11 @@ def check(config: Config, method: Method) -> None:
             f"privacy.model central: with aggregation.robust {config.aggregation.robust} the clients are compared with "
             "one another, and what one of them changes in the result has no known bound; expected none"
         )
-    if options.model == "central" and (not info.fixed_sums or info.own_weights or not adds_up(inner)):
+    weighs = info.own_weights or info.judges
+    if options.model == "central" and (not info.fixed_sums or weighs or not adds_up(inner)):
         why = (
             "weighs clients by what they learned"
-            if info.own_weights
+            if weighs
             else "is no sum over clients, in which what one of them changes has a bound"
         )
         raise ConfigError(

@@ -53,6 +53,11 @@ class Robust(Around):
                 f"{name} weighs clients by the norm of what they send, which a hostile client chooses; with "
                 "aggregation.robust take a method that does not, such as zero_padding, or aggregation.robust none"
             )
+        if self.method.info.judges:
+            raise ConfigError(
+                f"{name} weighs clients by what the server measures of each, and under aggregation.robust all of them "
+                "count alike; take another method, such as tempered, or aggregation.robust none"
+            )
         if self.rule.compares_products and self.method.parts(1).keeps & {"a", "b"}:
             raise ConfigError(
                 f"robust rule {self.rule.name} compares the clients' products, and with {name} a factor stays with the "
