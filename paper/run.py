@@ -77,6 +77,7 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
         kept = archive.load(path)
         missing = {name: one for name, one in wanted.items() if name not in kept}
         missing = {name: one for name, one in missing.items() if one[1] in (chosen.seeds or study.seeds)}
+        missing = {name: one for name, one in missing.items() if not chosen.methods or one[0].name in chosen.methods}
         found = digests_of(config) if missing else {}
         beside = {name: kept[name] for name in wanted if name in kept} if missing else {}
         for name, line in beside.items():
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, metavar="DIR", help="a folder with ag_news and dbpedia, in place of the Hub"
     )
     parser.add_argument("--studies", nargs="+", help="some of the table's studies")
+    parser.add_argument("--methods", nargs="+", help="some of the studies' methods, by their names in the results")
     parser.add_argument("--seeds", nargs="+", type=int, help="some of the studies' seeds")
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
     parser.add_argument(

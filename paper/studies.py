@@ -14,6 +14,7 @@ EVERY = tuple(METHODS)
 WHEN = (
     *("replication", "tempered", "shrinkage", "zero_padding_delta", "zero_padding"),
     "zero_padding:keep_unowned=true",  # dilution without wiping
+    *("validated", "fedhl", "flexlora", "raflora"),
 )
 THREE_LAYERS = "model.config.num_hidden_layers=3"
 GAMMAS = (*(f"tempered:gamma={gamma}" for gamma in (0, 0.1, 0.25, 0.5, 0.75, 1)), "shrinkage", "replication")

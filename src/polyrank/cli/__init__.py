@@ -9,6 +9,7 @@ import click
 import typer
 
 from polyrank.cli import (
+    advise,
     compare,
     data,
     doctor,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("data")(data.data)
 app.command("plan")(plan.plan)
+app.command("advise")(advise.advise)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("merge")(merge.merge)
