@@ -36,7 +36,7 @@ LATER = {
     "evaluation": {"samples": 5, "sample_tokens": 64},
     "ranks": {"options": {}},
     "task": {"name": "classification", "options": {}},
-    "aggregation": {"robust": "none", "robust_options": {}},
+    "aggregation": {"robust": "none", "robust_options": {}, "server": "none", "server_lr": None, "server_options": {}},
     "privacy": PrivacyConfig().model_dump(mode="json"),
     "secure": SecureConfig().model_dump(mode="json"),
 }

@@ -188,6 +188,12 @@ class AggregationConfig(Section):
     geometric_median, krum (docs/methods.md); every client weighs 1 then, whatever ``weights`` says."""
     robust_options: dict[str, Any] = {}  # Any: each rule has options of its own
     """Options of the rule, e.g. ``{hostile = 0.2}``."""
+    server: Literal["none", "momentum", "adagrad", "adam", "yogi"] = "none"
+    """What makes a step of a round's change (docs/methods.md, around any method); ``none``: the change is the step."""
+    server_lr: float | None = Field(default=None, gt=0)
+    """The server's learning rate; 1 for momentum, and the others have no default."""
+    server_options: dict[str, Any] = {}  # Any: each optimiser has options of its own
+    """Options of the server optimiser: beta1 and, but for momentum, tau; beta2 of adam and yogi."""
 
 
 class TrainingConfig(Section):

@@ -172,7 +172,8 @@ def build(
         secret = secret or new_secret()
         meter = _accountant(config, sorted(held.partition.examples), secret)
         config = privacy.settled(config, meter)
-        method = _hidden(config, method, meter.cohort / meter.clients, secret)
+        hidden = partial(_hidden, config, meter.cohort / meter.clients, secret)
+        method = aggregation.configured(config.aggregation, hidden)
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
@@ -181,7 +182,7 @@ def build(
     return Server(site.config, population, method, policy, site.engine, site, held.rows_read, gather, secret)
 
 
-def _hidden(config: Config, method: Method, share: float, secret: str) -> Method:
+def _hidden(config: Config, share: float, secret: str, method: Method) -> Method:
     """The method under central privacy, where that is asked for."""
     options = config.privacy
     if options.model != "central":

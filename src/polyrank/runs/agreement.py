@@ -31,7 +31,7 @@ _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
 _LATER = {
     "model": ("quantization",),
     "data": ("format", "prompt", "completion", "messages", "template"),
-    "aggregation": ("robust", "robust_options"),
+    "aggregation": ("robust", "robust_options", "server", "server_lr", "server_options"),
     "training": ("accumulate",),
 }
 """Keys that an earlier version did not have: at their defaults they say nothing."""
