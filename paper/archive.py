@@ -33,7 +33,7 @@ LATER = {
         **{"format": "auto", "prompt": None, "completion": None, "messages": None, "template": "auto"},
     },
     "training": {"gradient_checkpointing": False, "accumulate": 1, "cluster": "none"},
-    "evaluation": {"samples": 5, "sample_tokens": 64},
+    "evaluation": {"samples": 5, "sample_tokens": 64, "patience": None},
     "ranks": {"options": {}},
     "task": {"name": "classification", "options": {}},
     "aggregation": {"robust": "none", "robust_options": {}, "server": "none", "server_lr": None, "server_options": {}},

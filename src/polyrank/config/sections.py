@@ -257,6 +257,8 @@ class EvaluationConfig(Section):
 
     every: Count = 1
     """Rounds between two evaluations; the last round is always evaluated."""
+    patience: Count | None = None
+    """The run ends after so many evaluations in a row without a better primary metric of the test set."""
     batch_size: Count = 256
     """Examples that are measured at a time."""
     diagnostics: bool = True

@@ -14,7 +14,7 @@ from polyrank.core.state import ServerState
 from polyrank.federation.gathering import Gather, in_the_clear
 from polyrank.federation.loading import load
 from polyrank.federation.masked import Here, Masked, check_secure
-from polyrank.federation.planned import check_method
+from polyrank.federation.planned import check_method, check_patience
 from polyrank.federation.population import Population, first_ranks, initial, read
 from polyrank.federation.round import cohort, cohort_size, parts_of, poisson_cohort
 from polyrank.federation.site import Site
@@ -174,6 +174,7 @@ def build(
         config = privacy.settled(config, meter)
         hidden = partial(_hidden, config, meter.cohort / meter.clients, secret)
         method = aggregation.configured(config.aggregation, hidden)
+    check_patience(config)
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
