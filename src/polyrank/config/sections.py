@@ -239,6 +239,10 @@ class TrainingConfig(Section):
     """Share of a client's steps of the round over which the learning rate rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the learning rate falls to 0 over the rest of the client's steps of the round."""
+    rounds_decay: Literal["none", "linear", "cosine"] = "none"
+    """How the learning rate of a client's round falls from ``lr`` in the first round towards 0 after the last one."""
+    proximal: float = Field(default=0.0, ge=0)
+    """Weight of half the squared distance from where the round began, of what is trained and sent (FedProx)."""
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of a client's gradient; 0 switches clipping off."""
 

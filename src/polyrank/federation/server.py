@@ -22,7 +22,8 @@ from polyrank.privacy import Accountant, Central, Guard
 from polyrank.privacy.noise import generator, new_secret
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.tasks import settled
-from polyrank.training.work import Engine, Penalty, Work
+from polyrank.training.schedule import over_rounds
+from polyrank.training.work import Engine, Penalty, Proximal, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +105,19 @@ class Server:
             number: of the round; 0 is the scoring round.
             start: what the client trains from.
         """
-        kept = self.policy.shrunk(state.ranks[client])
+        kept, parts = self.policy.shrunk(state.ranks[client]), self.parts(max(number, 1))
+        training, rounds = self.config.training, self.config.federation.rounds
         return Work(
             client,
             number,
             start.adapter,
             seed=derive(self.config.federation.seed, "training", number, client),
             base_change=start.base_change,
-            trains=self.parts(max(number, 1)).trains,
+            trains=parts.trains,
             penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < state.ranks[client] else None,
             guard=self._guard(state),
+            proximal=Proximal(training.proximal, parts.trains & parts.sends) if training.proximal else None,
+            lr_share=over_rounds(training, number, rounds),
         )
 
     def _guard(self, state: ServerState) -> Guard | None:
