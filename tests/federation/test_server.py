@@ -13,6 +13,7 @@ from polyrank.core.errors import ConfigError, DataError, ModelError, PolyRankErr
 from polyrank.core.seeds import derive
 from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
 from polyrank.federation.server import build
+from polyrank.training.work import Proximal
 from tests import models
 from tests.conftest import Configure
 
@@ -198,6 +199,50 @@ def test_what_is_trained_follows_the_round_and_the_scoring_round_is_like_the_fir
     assert {key: work.seed for key, work in asked.items()} == {
         (who, number): derive(5, "training", number, who) for who, number in asked
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "expected"),
+    [
+        ("replication", "mean", ({"a", "b", "head"}, {"a", "b", "head"})),
+        ("replication", "local", ({"a", "b"}, {"a", "b"})),
+        ("ffa", "mean", ({"b", "head"}, {"b", "head"})),
+        ("rolora", "mean", ({"b", "head"}, {"a", "head"})),
+        ("fedsa", "mean", ({"a"}, {"a"})),
+    ],
+)
+def test_the_proximal_term_is_of_what_is_trained_and_sent(
+    configure: Configure, method: str, head: str, expected: tuple[set[str], set[str]]
+):
+    """A head or a B that stays with the client is free, and so is what the round freezes; without a weight all is."""
+    options = (f"aggregation.method={method}", f"federation.head={head}")
+    server = build(configure("training.proximal=0.5", *options))
+    state = server.initial_state()
+    start, client = Download(state.adapter), server.clients[0]
+    for number, parts in zip((1, 2), expected, strict=True):
+        assert server.work(state, client, number, start).proximal == Proximal(0.5, frozenset(parts))
+    assert server.work(state, client, 0, start).proximal == Proximal(0.5, frozenset(expected[0]))
+    assert build(configure(*options)).work(state, client, 1, start).proximal is None
+
+
+def test_the_learning_rate_falls_over_the_rounds_of_the_run(configure: Configure):
+    """Four rounds: 4/4, 3/4, 2/4, 1/4; the scoring round has all of it."""
+    server = build(configure("training.rounds_decay=linear", "federation.rounds=4"))
+    state = server.initial_state()
+    works = [server.work(state, server.clients[0], number, Download(state.adapter)) for number in range(5)]
+    assert [work.lr_share for work in works] == [1.0, 1.0, 0.75, 0.5, 0.25]
+
+
+def test_of_a_run_that_its_budget_ends_the_schedule_ends_with_it(configure: Configure):
+    """The rounds that the budget allows are the run: the last of them has the last share of the schedule."""
+    pytest.importorskip("dp_accounting", reason="needs the extra privacy")
+    private = ("privacy.model=central", "privacy.noise=9.0", "privacy.budget=4", "privacy.sampling=fixed")
+    weights = ("aggregation.weights=uniform", "privacy.delta=1e-3")
+    server = build(configure(*private, *weights, "federation.rounds=300", "training.rounds_decay=linear"))
+    rounds, state = server.config.federation.rounds, server.initial_state()
+    assert 1 < rounds < 300
+    last = server.work(state, server.clients[0], rounds, Download(state.adapter))
+    assert last.lr_share == pytest.approx(1 / rounds)
 
 
 def test_the_initial_state_is_the_same_after_training(configure: Configure):

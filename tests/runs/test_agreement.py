@@ -103,6 +103,43 @@ def test_a_resumed_run_may_be_trained_in_another_way():
     assert saved.agreed(load("training.gradient_checkpointing=true"), HERE).resolved.training.gradient_checkpointing
 
 
+def test_the_length_of_a_run_is_fixed_where_the_rate_falls_over_it():
+    """A budget may have cut it: what was asked for and what came of it are the same run, and another length is none."""
+    falling = ("training.rounds_decay=cosine",)
+    asked, resolved = load(*falling, "federation.rounds=300"), load(*falling, "federation.rounds=17")
+    saved = Asked(asked, resolved)
+    for now in (asked, resolved):
+        assert saved.agreed(now, HERE) == saved
+    with pytest.raises(RunFolderError) as error:
+        saved.agreed(load(*falling, "federation.rounds=18"), HERE)
+    assert (
+        "federation.rounds is 300, resolved to 17, there and 18 here, and training.rounds_decay is a schedule over all "
+        "of them"
+    ) in str(error.value)
+    assert fingerprint(asked, DIGESTS) != fingerprint(resolved, DIGESTS)
+    free = Asked(load("federation.rounds=300"), load("federation.rounds=17"))
+    assert free.agreed(load("federation.rounds=18"), HERE).resolved.federation.rounds == 18
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("aggregation.server=adam", "aggregation.server_lr=0.1"),
+        ("aggregation.server=momentum", "aggregation.server_options={beta1=0.5}"),
+        ("training.proximal=0.1",),
+        ("training.rounds_decay=linear",),
+    ],
+)
+def test_what_is_around_a_method_may_not_change_and_is_nothing_by_default(other: tuple[str, ...]):
+    """At its defaults a run has the fingerprint that it had before there was any of it."""
+    mark = fingerprint(load(), DIGESTS)
+    given = ("aggregation.server=none", "training.proximal=0.0", "training.rounds_decay=none", "evaluation.patience=3")
+    assert fingerprint(load(*given), DIGESTS) == mark
+    assert fingerprint(load(*other), DIGESTS) != mark
+    with pytest.raises(RunFolderError, match=r"aggregation\.server|training\.(proximal|rounds_decay)"):
+        Asked(load(), load()).agreed(load(*other), HERE)
+
+
 def test_data_and_model_may_move_but_not_change():
     there, here = (
         load("data.train=a.csv", "model.name=m"),

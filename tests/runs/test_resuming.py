@@ -38,6 +38,7 @@ MORE_STATE: dict[str, tuple[str, ...]] = {
     "a base change that stays with the server": ("aggregation.method=fedhl", "ranks.scaling=lora"),
     "B and head stay with the clients": ("aggregation.method=fedsa",),
     "B and A take turns": ("aggregation.method=rolora",),
+    "near to where the round began, at a falling rate": ("training.proximal=50", "training.rounds_decay=cosine"),
     "clients shrink": ("ranks.policy=self_pruning", "ranks.prune_keep=0.6", "ranks.prune_weight=10"),
     "clients shrink and keep B": (
         *("ranks.policy=self_pruning", "ranks.prune_keep=0.6", "ranks.prune_weight=10", "ranks.scaling=lora"),
@@ -141,6 +142,20 @@ def test_a_finished_run_stays_as_it_is(config: Config, whole: Path):
     run(config, whole, resume=True)
     assert final(whole).adapter.identical(before[0].adapter)
     assert metrics(whole) == before[1]
+
+
+def test_a_run_whose_rate_falls_over_the_rounds_keeps_its_length(configure: Configure, tmp_path: Path):
+    """And a run at half the rate in its second round is not one at the whole."""
+    falling = "training.rounds_decay=linear"
+    interrupt(configure(falling, "federation.rounds=2"), tmp_path / "run", after_round=1)
+    with pytest.raises(RunFolderError) as found:
+        run(configure(falling, "federation.rounds=3"), tmp_path / "run", resume=True)
+    assert "federation.rounds is 2 there and 3 here, and training.rounds_decay is a schedule" in str(found.value)
+    run(configure(falling, "federation.rounds=2"), tmp_path / "run", resume=True)
+    run(configure("federation.rounds=2"), tmp_path / "plain")
+    ours, theirs = metrics(tmp_path / "run"), metrics(tmp_path / "plain")
+    assert ours[0] == theirs[0]
+    assert ours[1]["train/loss"] != theirs[1]["train/loss"]
 
 
 def test_a_run_is_not_made_shorter_than_it_is(configure: Configure, tmp_path: Path):

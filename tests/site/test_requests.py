@@ -135,6 +135,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "work": {
         **{"client": "ann", "round": 1, "seed": 2, "trains": ["a"], "adapter": LAYOUT, "scored": False, "guard": None},
         **{"base_change": None, "penalty": {"kept": 1, "weight": 0.5}},
+        **{"proximal": {"weight": 0.5, "parts": ["a", "head"]}, "lr_share": 0.5},
     },
     "facts": {"examples": 3, "labels": [1, 2], "parameters": {"q": [4, 5]}, "names": ["a", "b"], "base": {}}
     | {"task": "Classification()", "left_out": {}},
@@ -262,6 +263,11 @@ def test_any_bytes_are_tensors_or_refused(data: bytes):
         ("work", {"penalty": {"kept": -1, "weight": 0.5}}, "penalty.kept"),
         ("work", {"penalty": {"kept": 1, "weight": float("inf")}}, "penalty.weight"),
         ("work", {"penalty": {"kept": 1}}, "penalty lacks weight"),
+        ("work", {"proximal": {"weight": -0.5, "parts": ["a"]}}, "proximal.weight"),
+        ("work", {"proximal": {"weight": 0.5, "parts": ["c"]}}, "proximal.parts.0: Input should be 'a', 'b' or 'head'"),
+        ("work", {"proximal": {"weight": 0.5}}, "proximal lacks parts"),
+        ("work", {"lr_share": float("inf")}, "lr_share"),
+        ("work", {"lr_share": -0.5}, "lr_share"),
         ("work", {"scored": 1}, "scored: Input should be a valid boolean"),
         ("work", {"adapter": None}, "adapter: Input should be"),
         ("work", {"adapter": {"modules": {"q": [1, 1, 1]}, "dense": {}}}, "adapter.modules.q"),

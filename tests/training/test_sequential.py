@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polyrank.config import ModelConfig, TrainingConfig
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import PARTS, Adapter, Factors
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.load import load_base
 from polyrank.hf.merged import merge_into
@@ -18,7 +18,7 @@ from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
 from polyrank.training.evaluate import evaluate
 from polyrank.training.sequential import Sequential, penalty
-from polyrank.training.work import Penalty, Work
+from polyrank.training.work import Penalty, Proximal, Work
 from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident, updates
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -116,11 +116,14 @@ def by_hand(
     data: Examples,
     steps: int,
     update: Callable[[int, list[Tensor]], None],
+    *,
+    term: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
 ) -> tuple[Adapter, float]:
     """The same fine-tuning in float64 without PEFT: every weight is ``W + scale B A``, on all examples at each step.
 
     ``update(step, leaves)`` changes the leaves by their gradients, already clipped. The order of the leaves is that of
-    `Adapter.tensors`. Returns the trained adapter and the mean loss.
+    `Adapter.tensors`. ``term`` is added to the loss, for autograd and not for the report. Returns the trained adapter
+    and the mean loss.
     """
     base = load_base(ModelConfig(name=str(checkpoint("bert")), head="model", config=NO_DROPOUT), LABELS).model.double()
     weights = {name: parameter.detach() for name, parameter in base.named_parameters()}
@@ -136,7 +139,7 @@ def by_hand(
         changed |= {name: leaves[name] for name in start.dense}
         logits = torch.func.functional_call(base, changed, (inputs.input_ids, inputs.attention_mask)).logits
         loss = -torch.log_softmax(logits, dim=1)[range(len(inputs.targets)), inputs.targets].mean()
-        loss.backward()
+        (loss if term is None else loss + term(leaves)).backward()
         losses.append(loss.item())
         with torch.no_grad():
             update(step, list(leaves.values()))
@@ -190,6 +193,58 @@ def test_sgd_by_hand(checkpoint: Checkpoints, calm: ResidentModel, longest: floa
     assert all((norm > longest) == (longest < 1) for norm in norms)  # the cases are what they are called
     close(update.adapter, expected, start, share=1e-4)
     assert update.metrics["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("longest", [0.05, 0], ids=["clipped", "off"])
+@pytest.mark.parametrize("parts", [PARTS, {"a", "b"}, {"a"}, {"b", "head"}], ids=lambda parts: ",".join(sorted(parts)))
+def test_the_proximal_term_is_the_gradient_of_the_term_itself(
+    checkpoint: Checkpoints, calm: ResidentModel, parts: frozenset[str], longest: float
+):
+    """``mu / 2 |w - w0|^2`` of these parts, by autograd, over three steps; the loss that is reported is the task's."""
+    start, data = random_adapter(calm), examples(calm, 6)
+    near = Proximal(4.0, frozenset(parts))
+    (update,) = train(
+        *(calm, [Work("a", 1, start, 0, proximal=near)], data),
+        **{"optimizer": "sgd", "lr": 0.1, "momentum": 0.5, "clip": longest, "batch_size": 6, "epochs": 3},
+    )
+    velocity: dict[int, Tensor] = {}
+    chosen = {name: tensor.double() for name, tensor in start.parts(near.parts).items()}
+
+    def term(leaves: Mapping[str, Tensor]) -> Tensor:
+        return 2.0 * sum(((leaves[name] - tensor) ** 2).sum() for name, tensor in chosen.items())
+
+    def step(number: int, leaves: list[Tensor]) -> None:
+        clip(leaves, longest or math.inf)
+        for i, leaf in enumerate(leaves):
+            velocity[i] = leaf.grad if number == 0 else 0.5 * velocity[i] + leaf.grad
+            leaf.sub_(0.1 * velocity[i])
+
+    expected, loss = by_hand(checkpoint, start, data, 3, step, term=term)
+    close(update.adapter, expected, start, share=2e-4)
+    assert update.metrics["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_first_step_knows_nothing_of_the_proximal_term_and_the_next_ones_stay_near(calm: ResidentModel):
+    start, data = random_adapter(calm), examples(calm, 6)
+    options = {"optimizer": "sgd", "lr": 0.02, "clip": 0, "batch_size": 6}
+    works = [Work("a", 1, start, 0, proximal=near) for near in (None, Proximal(20.0, PARTS), Proximal(40.0, PARTS))]
+    first = train(calm, works, data, **options)
+    assert all(one.adapter.identical(first[0].adapter) and one.metrics == first[0].metrics for one in first)
+    far = [one.adapter for one in train(calm, works, data, epochs=8, **options)]
+    began = dict(start.tensors())
+    gone = [sum(float((tensor - began[name]).norm() ** 2) for name, tensor in one.tensors()) for one in far]
+    assert gone[0] > gone[1] > gone[2] > 0
+
+
+def test_the_share_of_the_learning_rate_is_one_of_every_step(calm: ResidentModel):
+    """A quarter of 0.02 is 0.005, to the last bit, under a schedule within the round too."""
+    start, data = random_adapter(calm), examples(calm, 6)
+    options = {"batch_size": 2, "epochs": 2, "warmup": 0.3, "decay": "cosine"}
+    (less,) = train(calm, [Work("a", 1, start, 0, lr_share=0.25)], data, lr=0.02, **options)
+    (same,) = train(calm, [Work("a", 1, start, 0)], data, lr=0.005, **options)
+    (other,) = train(calm, [Work("a", 1, start, 0)], data, lr=0.02, **options)
+    assert less.adapter.identical(same.adapter)
+    assert not less.adapter.identical(other.adapter)
 
 
 def test_adamw_by_hand(checkpoint: Checkpoints, calm: ResidentModel):

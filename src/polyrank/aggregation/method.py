@@ -152,6 +152,8 @@ class MethodInfo:
         own_weights: whether it weighs clients by what they send, whatever weights it is given.
         judges: whether it needs what the server measures of each client's model (`ClientUpdate.excess`).
         merges: whether merging adapters once with it makes sense.
+        refactors: whether it makes factors of the round's products (by SVD, or a B that is fitted to the round's A),
+            so that a value of the adapter is no longer what it was in the round before.
     """
 
     name: str
@@ -165,6 +167,7 @@ class MethodInfo:
     own_weights: bool = False
     judges: bool = False
     merges: bool = True
+    refactors: bool = False
 
 
 class Method(ABC):
@@ -225,6 +228,10 @@ class Around(Method):
     def hides_who_came(self) -> bool:
         return self.method.hides_who_came
 
+    def options(self) -> Mapping[str, Any]:
+        """Its own, and those of the method as the method tells them."""
+        return {**super().options(), "method": self.method.options()}
+
     def needs(self, count: int) -> Needs:
         return self.method.needs(count)
 
@@ -254,12 +261,14 @@ def method(
     own_weights: bool = False,
     judges: bool = False,
     merges: bool = True,
+    refactors: bool = False,
 ) -> Callable[[type[M]], type[M]]:
     """Class decorator that attaches `MethodInfo`; registry.py lists the classes."""
 
     def attach(cls: type[M]) -> type[M]:
         cls.info = MethodInfo(
-            name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, judges, merges
+            *(name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, judges, merges),
+            refactors,
         )
         return cls
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from polyrank.aggregation.align import Aligned, Alignment
@@ -27,6 +27,7 @@ from polyrank.aggregation.methods.tempered import Tempered
 from polyrank.aggregation.methods.validated import Validated
 from polyrank.aggregation.methods.zero_padding import ZeroPadding
 from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
+from polyrank.aggregation.optimised.wrapper import optimised
 from polyrank.aggregation.robust.registry import NO_RULE, RULES
 from polyrank.aggregation.robust.rule import Rule
 from polyrank.aggregation.robust.wrapper import Robust
@@ -69,11 +70,16 @@ def options(name: str) -> dict[str, str]:
     return METHODS.options(name) | ({"align": "Alignment"} if METHODS[name].info.aligns else {})
 
 
-def configured(config: AggregationConfig) -> Method:
+def configured(config: AggregationConfig, hidden: Callable[[Method], Method] | None = None) -> Method:
     """The method that a configuration names.
 
+    Args:
+        config: names it, and what is around it.
+        hidden: puts privacy around the method; a server optimiser steps along what comes of that.
+
     Raises:
-        ConfigError: as `build`, or the robust rule is unknown or cannot wrap the method, or has options and is none.
+        ConfigError: as `build` and `optimised`, or the robust rule is unknown or cannot wrap the method, or has options
+            and is none.
     """
     if config.robust == NO_RULE and config.robust_options:
         raise ConfigError(
@@ -81,7 +87,8 @@ def configured(config: AggregationConfig) -> Method:
             f"expected a rule, one of {', '.join(RULES)}, or no options"
         )
     rule = None if config.robust == NO_RULE else RULES.build(config.robust, config.robust_options)
-    return build(config.method, config.options, rule)
+    method = build(config.method, config.options, rule)
+    return optimised(hidden(method) if hidden else method, config)
 
 
 # Any: option values as read from TOML

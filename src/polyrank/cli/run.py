@@ -92,6 +92,7 @@ class Screen(Listener):
         self._baseline = ""
         self._left = 0.0
         self._private = False
+        self._patience: int | None = None
         self._start = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -113,7 +114,7 @@ class Screen(Listener):
         config, site = server.config, server.site
         self._metrics = site.task.metrics
         self._baseline = site.task.baseline("training")
-        self._private = server.accountant is not None
+        self._private, self._patience = server.accountant is not None, config.evaluation.patience
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
         labels = f", {len(site.labels)} labels" if site.labels else ""
         sizes = server.population.sizes.values()
@@ -181,6 +182,7 @@ class Screen(Listener):
                 else ()
             ),
             ("time", duration(time.monotonic() - self._start)),
+            *((("ended early", self._why_early(summary)),) if "stopped_early" in summary else ()),
             *((("tokens per second", f"{summary['tokens/second']:,.0f}"),) if "tokens/second" in summary else ()),
             *((("most memory", size(summary["memory/peak"])),) if summary.get("memory/peak") else ()),
         )
@@ -204,6 +206,10 @@ class Screen(Listener):
             for phase, seconds in booked.items():
                 made.add_row(phase, f"{seconds:.1f}", percent(seconds / max(sum(booked.values()), 1e-9)))
             out.print(made)
+
+    def _why_early(self, summary: Mapping[str, Any]) -> str:
+        last, title = summary["stopped_early"], self._metrics[0].title
+        return f"after round {last} of {self._rounds}: no better test {title} in {self._patience} evaluations"
 
     @property
     def _curves(self) -> Sequence[Metric]:

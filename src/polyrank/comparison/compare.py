@@ -17,8 +17,10 @@ from polyrank.federation.population import digests_of
 from polyrank.federation.scoring import Known
 from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.listener import Listener
+from polyrank.runs.patience import is_spent
 from polyrank.runs.resume import on_schedule
 from polyrank.runs.runner import run
+from polyrank.tasks import task
 from polyrank.tasks.metric import is_evaluated
 
 
@@ -89,7 +91,7 @@ def compare(
 
 
 def finished(one: Planned) -> bool:
-    """Whether this run is done, to its last round, and evaluated in the rounds that are asked for.
+    """Whether this run is done, to its last round or its patience's end, and evaluated in the rounds asked for.
 
     Raises:
         RunFolderError: the folder holds a run of another configuration, one of an earlier version that does not say
@@ -108,8 +110,11 @@ def finished(one: Planned) -> bool:
     shown = on_schedule(lines, wanted.evaluation.every, rounds)
     if not (one.folder / "summary.json").is_file():
         return False
-    done = folder.read_json("summary").get("rounds")
-    return done == rounds == len(lines) and shown == lines and is_evaluated(lines[-1])
+    summary, done = folder.read_json("summary"), len(lines)
+    if summary.get("rounds") != done or shown != lines or not is_evaluated(lines[-1]):
+        return False
+    early = summary.get("stopped_early") == done
+    return done == rounds or (early and is_spent(lines, task(wanted).primary, wanted.evaluation.patience))
 
 
 def _begun(one: Planned) -> bool:

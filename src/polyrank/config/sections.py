@@ -188,6 +188,12 @@ class AggregationConfig(Section):
     geometric_median, krum (docs/methods.md); every client weighs 1 then, whatever ``weights`` says."""
     robust_options: dict[str, Any] = {}  # Any: each rule has options of its own
     """Options of the rule, e.g. ``{hostile = 0.2}``."""
+    server: Literal["none", "momentum", "adagrad", "adam", "yogi"] = "none"
+    """What makes a step of a round's change (docs/methods.md, around any method); ``none``: the change is the step."""
+    server_lr: float | None = Field(default=None, gt=0)
+    """The server's learning rate; 1 for momentum, and the others have no default."""
+    server_options: dict[str, Any] = {}  # Any: each optimiser has options of its own
+    """Options of the server optimiser: beta1 and, but for momentum, tau; beta2 of adam and yogi."""
 
 
 class TrainingConfig(Section):
@@ -233,6 +239,10 @@ class TrainingConfig(Section):
     """Share of a client's steps of the round over which the learning rate rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the learning rate falls to 0 over the rest of the client's steps of the round."""
+    rounds_decay: Literal["none", "linear", "cosine"] = "none"
+    """How the learning rate of a client's round falls from ``lr`` in the first round towards 0 after the last one."""
+    proximal: float = Field(default=0.0, ge=0)
+    """Weight of half the squared distance from where the round began, of what is trained and sent (FedProx)."""
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of a client's gradient; 0 switches clipping off."""
 
@@ -251,6 +261,8 @@ class EvaluationConfig(Section):
 
     every: Count = 1
     """Rounds between two evaluations; the last round is always evaluated."""
+    patience: Count | None = None
+    """The run ends after so many evaluations in a row without a better primary metric of the test set."""
     batch_size: Count = 256
     """Examples that are measured at a time."""
     diagnostics: bool = True

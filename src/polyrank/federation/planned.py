@@ -137,6 +137,21 @@ def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapp
     _check_robust(config, method, first)
 
 
+def check_patience(config: Config) -> None:
+    """Refuse a patience that no run of this length can lose.
+
+    Raises:
+        ConfigError: the evaluations before the last round are too few.
+    """
+    patience, every, rounds = config.evaluation.patience, config.evaluation.every, config.federation.rounds
+    if patience is not None and (soonest := every * (patience + 1)) >= rounds:
+        raise ConfigError(
+            f"evaluation.patience {patience}: with evaluation.every {every} a run ends early after round {soonest} at "
+            f"the soonest, and this one has {rounds} rounds; expected less patience, evaluations more often, more "
+            "rounds, or no patience"
+        )
+
+
 def _check_robust(config: Config, method: Method, first: Mapping[str, int]) -> None:
     rule, asked = config.aggregation.robust, cohort_size(len(first), config.federation.participation)
     needs = method.needs(asked)

@@ -14,7 +14,7 @@ from polyrank.core.state import ServerState
 from polyrank.federation.gathering import Gather, in_the_clear
 from polyrank.federation.loading import load
 from polyrank.federation.masked import Here, Masked, check_secure
-from polyrank.federation.planned import check_method
+from polyrank.federation.planned import check_method, check_patience
 from polyrank.federation.population import Population, first_ranks, initial, read
 from polyrank.federation.round import cohort, cohort_size, parts_of, poisson_cohort
 from polyrank.federation.site import Site
@@ -22,7 +22,8 @@ from polyrank.privacy import Accountant, Central, Guard
 from polyrank.privacy.noise import generator, new_secret
 from polyrank.ranks import RankPolicy, scale_of
 from polyrank.tasks import settled
-from polyrank.training.work import Engine, Penalty, Work
+from polyrank.training.schedule import over_rounds
+from polyrank.training.work import Engine, Penalty, Proximal, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +105,19 @@ class Server:
             number: of the round; 0 is the scoring round.
             start: what the client trains from.
         """
-        kept = self.policy.shrunk(state.ranks[client])
+        kept, parts = self.policy.shrunk(state.ranks[client]), self.parts(max(number, 1))
+        training, rounds = self.config.training, self.config.federation.rounds
         return Work(
             client,
             number,
             start.adapter,
             seed=derive(self.config.federation.seed, "training", number, client),
             base_change=start.base_change,
-            trains=self.parts(max(number, 1)).trains,
+            trains=parts.trains,
             penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < state.ranks[client] else None,
             guard=self._guard(state),
+            proximal=Proximal(training.proximal, parts.trains & parts.sends) if training.proximal else None,
+            lr_share=over_rounds(training, number, rounds),
         )
 
     def _guard(self, state: ServerState) -> Guard | None:
@@ -172,7 +176,9 @@ def build(
         secret = secret or new_secret()
         meter = _accountant(config, sorted(held.partition.examples), secret)
         config = privacy.settled(config, meter)
-        method = _hidden(config, method, meter.cohort / meter.clients, secret)
+        hidden = partial(_hidden, config, meter.cohort / meter.clients, secret)
+        method = aggregation.configured(config.aggregation, hidden)
+    check_patience(config)
     site = load(config, held, profile=profile)
     sizes = {client: len(own) for client, own in site.examples.items()}
     labels = {client: own.kind_counts(len(site.labels)) for client, own in site.examples.items()}
@@ -181,7 +187,7 @@ def build(
     return Server(site.config, population, method, policy, site.engine, site, held.rows_read, gather, secret)
 
 
-def _hidden(config: Config, method: Method, share: float, secret: str) -> Method:
+def _hidden(config: Config, share: float, secret: str, method: Method) -> Method:
     """The method under central privacy, where that is asked for."""
     options = config.privacy
     if options.model != "central":

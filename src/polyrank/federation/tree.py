@@ -57,13 +57,13 @@ class Message:
 class Hooks:
     """What is done to the values between a client's training and the server's next state; nothing unless said.
 
-    Server optimisers are functions here, and no cases of the round. Sums under masks come in by `Node.take`; privacy is
-    a method around a method (`polyrank.privacy`).
+    Sums under masks come in by `Node.take`; privacy and server optimisers are methods around a method
+    (`polyrank.privacy`, `polyrank.aggregation.optimised`).
 
     Args:
         contribution: a client's contribution, before it leaves (clipped, noised, encoded).
         total: the sum over all clients, before it is concluded (noised, decoded).
-        aggregate: the server before the round and what the method made of the sum (a server optimiser).
+        aggregate: the server before the round and what the method made of the sum.
     """
 
     contribution: Callable[[Summed], Summed] | None = None
@@ -214,8 +214,10 @@ class Node:
             result = self._kernel.conclude(sums)
             if self.hooks.aggregate:
                 result = self.hooks.aggregate(self.state, result)
-            overflow = result.adapter.first_not_finite() or (
-                result.base_change and result.base_change.first_not_finite()
+            overflow = (
+                result.adapter.first_not_finite()
+                or (result.base_change and result.base_change.first_not_finite())
+                or next((name for name, t in result.memory.items() if not bool(torch.isfinite(t).all())), None)
             )
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch exports it unlisted; an SVD of infinite values
             overflow = "the products"

@@ -52,5 +52,7 @@ class Progress(Listener):
         )
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
+        if last := summary.get("stopped_early"):
+            log(INFO, "ended early, after round %d of %d: evaluation.patience", last, self._rounds)
         for line in summary.get(NOT_TRACKED, ()):
             log(WARNING, "not tracked: %s", line)

@@ -203,15 +203,20 @@ class ResidentModel:
 
     def trainable(self, parts: frozenset[Part] = PARTS) -> list[nn.Parameter]:
         """The parameters that are trained, of these parts; nothing else gets a gradient."""
-        chosen: list[nn.Parameter] = []
-        for layer in self._layers.values():
-            for part, linear in (("a", layer.lora_A[SLOT]), ("b", layer.lora_B[SLOT])):
-                linear.weight.requires_grad_(part in parts)
-                chosen += [linear.weight] if part in parts else []
-        for parameter in self._dense.values():
-            parameter.requires_grad_("head" in parts)
-            chosen += [parameter] if "head" in parts else []
+        for parameter in self.of_parts(PARTS):
+            parameter.requires_grad_(False)
+        chosen = self.of_parts(parts)
+        for parameter in chosen:
+            parameter.requires_grad_()
         return chosen
+
+    def of_parts(self, parts: frozenset[Part]) -> list[nn.Parameter]:
+        """The parameters of these parts: layer by layer A, then B, and the dense ones at the end."""
+        layers = self._layers.values()
+        pairs = [pair for own in layers for pair in (("a", own.lora_A[SLOT]), ("b", own.lora_B[SLOT]))]
+        return [linear.weight for part, linear in pairs if part in parts] + [
+            *(self._dense.values() if "head" in parts else ())
+        ]
 
     def tails(self, kept: int) -> list[tuple[Tensor, Tensor]]:
         """The last rank indices of every module, ``(A[kept:], B[:, kept:])``, as views."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polyrank.aggregation import Method
 from polyrank.aggregation.align import Aligned
+from polyrank.aggregation.optimised.wrapper import Optimised
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError
 
@@ -21,6 +22,7 @@ def check(config: Config, method: Method) -> None:
     options = config.privacy
     if options.model == "none":
         return
+    method = method.method if isinstance(method, Optimised) else method  # it steps along what is noised already
     inner = method.method if isinstance(method, Aligned) else method
     name, info = config.aggregation.method, inner.info
     if options.model == "central" and config.secure.enabled:

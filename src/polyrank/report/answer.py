@@ -33,7 +33,13 @@ def notices(groups: Groups) -> list[str]:
     for name, runs in groups.items():
         for run in runs:
             planned = run.config.federation.rounds
-            if run.summary is None or len(run.lines) < planned:
+            if run.stopped_early:
+                evaluations, title = run.config.evaluation.patience, run.task.primary.title
+                said.append(
+                    f"{name}, seed {run.seed}, ended after round {len(run.lines)} of {planned}: {evaluations} "
+                    f"evaluations without a better test {title} (evaluation.patience)."
+                )
+            elif run.summary is None or len(run.lines) < planned:
                 said.append(f"{name}, seed {run.seed}, is not finished: {len(run.lines)} of {planned} rounds.")
             if lost := sum(not math.isfinite(value) for value in run.values):
                 title, rounds = run.task.primary.title, "1 evaluated round" if lost == 1 else f"{lost} evaluated rounds"

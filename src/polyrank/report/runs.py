@@ -76,6 +76,11 @@ class Run:
         return [line for line in self.lines if is_evaluated(line)]
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether it is finished before its last round, because it got no better."""
+        return bool(self.lines) and (self.summary or {}).get("stopped_early") == len(self.lines)
+
+    @property
     def rounds(self) -> list[int]:
         """The numbers of the evaluated rounds."""
         return [line["round"] for line in self.evaluated]

@@ -31,8 +31,8 @@ _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
 _LATER = {
     "model": ("quantization",),
     "data": ("format", "prompt", "completion", "messages", "template"),
-    "aggregation": ("robust", "robust_options"),
-    "training": ("accumulate",),
+    "aggregation": ("robust", "robust_options", "server", "server_lr", "server_options"),
+    "training": ("accumulate", "rounds_decay", "proximal"),
 }
 """Keys that an earlier version did not have: at their defaults they say nothing."""
 
@@ -59,6 +59,12 @@ class Asked:
             for key, value in values.items()
             if value not in (before[section][key], after[section][key])
         ]
+        rounds, planned = now.federation.rounds, (self.requested.federation.rounds, self.resolved.federation.rounds)
+        if self.resolved.training.rounds_decay != "none" and rounds not in planned:
+            changed.append(
+                f"federation.rounds is {_there(*planned)} there and {rounds} here, and training.rounds_decay is a "
+                "schedule over all of them"
+            )
         if changed:
             raise RunFolderError(
                 f"{folder}: the run is of another configuration: {'; '.join(changed)}. Go on without these changes, or "
@@ -69,9 +75,10 @@ class Asked:
 
 def _moved_on(saved: Config, now: Config) -> Config:
     """A saved configuration with what may change taken from ``now``; how to train stays where that leaves it open."""
+    fixed = saved.training.rounds_decay != "none"
     how = {key: getattr(now.training, key) for key in HOW if getattr(now.training, key) != "auto"}
     changes: dict[str, Mapping[str, Any]] = {  # Any: values of the configuration
-        "federation": {"rounds": now.federation.rounds},
+        "federation": {"rounds": saved.federation.rounds if fixed else now.federation.rounds},
         "training": how,
         **{section: {key: getattr(getattr(now, section), key) for key in keys} for section, keys in SOURCES.items()},
     }
@@ -144,6 +151,8 @@ def fingerprint(config: Config, digests: Mapping[str, str]) -> str:
         for key in keys:
             if asked[section][key] == defaults[key]:
                 del asked[section][key]
+    if config.training.rounds_decay != "none":
+        asked["federation"]["rounds"] = config.federation.rounds
     values = [asked, dict(digests)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

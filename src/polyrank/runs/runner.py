@@ -30,6 +30,7 @@ from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.models import stay_with_clients
 from polyrank.runs.pace import Pace
+from polyrank.runs.patience import is_spent
 from polyrank.runs.resume import check_same, lines_until
 from polyrank.runs.trackers import trackers
 from polyrank.tasks import settled
@@ -191,11 +192,17 @@ class Runner:
         return Asked(self.requested or self.server.config, self.server.config)
 
     def run(self, state: ServerState) -> ServerState:
-        """All rounds that are left; then the adapter and the summary are written."""
-        while state.round < self.server.config.federation.rounds:
+        """All rounds that are left, or until patience is spent; then the adapter and the summary are written."""
+        while state.round < self.server.config.federation.rounds and not self._ends_early(state):
             state = self.step(state)
         self._finish(state)
         return state
+
+    def _ends_early(self, state: ServerState) -> bool:
+        patience = self.server.config.evaluation.patience
+        if patience is None or state.round == 0:
+            return False
+        return is_spent(self.folder.read_metrics(), self.server.site.task.primary, patience)
 
     def step(self, state: ServerState) -> ServerState:
         """One round: read out, train, aggregate, evaluate, save."""
@@ -276,6 +283,8 @@ class Runner:
                 around = beside(task, base.tokenizer, base.model)
                 peft_folder.write(self.folder.adapter, given, self.folder.target(), around)
         summary = summarise(lines, self.folder.read_json("clients"), server, self.folder.read_untrained())
+        if state.round < server.config.federation.rounds:
+            summary["stopped_early"] = state.round
         samples.finish(server, state, self.folder)
         if server.config.evaluation.rank_groups:
             groups = rank_groups(server, state, lines[-1]["clients"])

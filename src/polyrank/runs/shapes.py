@@ -76,6 +76,7 @@ class Summary(TypedDict):
     seconds: NotRequired[Number]
     rank_groups: NotRequired[tuple[Group, ...]]
     not_tracked: NotRequired[tuple[str, ...]]
+    stopped_early: NotRequired[Count]
     time: NotRequired[dict[str, Number]]
 
 

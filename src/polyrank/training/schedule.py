@@ -1,4 +1,4 @@
-"""The learning rate over a client's steps of one round."""
+"""The learning rate over a client's steps of one round, and over the rounds."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ def multiplier(options: TrainingConfig, steps: int) -> Callable[[int], float]:
         return 1.0
 
     return factor
+
+
+def over_rounds(options: TrainingConfig, number: int, rounds: int) -> float:
+    """Share of the learning rate in a round: 1 in the first one, and still above 0 in the last one.
+
+    ``(T - t + 1) / T`` for ``linear`` and ``(1 + cos(pi (t - 1) / T)) / 2`` for ``cosine``, in round t of T.
+
+    Args:
+        options: of the training.
+        number: of the round; 0, the scoring round, has all of it.
+        rounds: of the run.
+    """
+    gone = (max(number, 1) - 1) / rounds
+    if options.rounds_decay == "linear":
+        return 1 - gone
+    return 0.5 * (1 + math.cos(math.pi * gone)) if options.rounds_decay == "cosine" else 1.0

@@ -12,6 +12,7 @@ from polyrank.training.batches import limit, parts, plan
 from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
+from polyrank.training.proximal import Pull
 from polyrank.training.schedule import multiplier
 from polyrank.training.work import Outcome, Penalty, Work
 
@@ -40,6 +41,8 @@ class Sequential(Local):
         options, resident, clock = self.options, self.resident, self.clock
         parameters = resident.trainable(work.trains)
         optimizer = make_optimizer([parameters], options)
+        near = work.proximal
+        pull = Pull(resident.of_parts(near.parts), near.weight) if near else None
         with clock("data"):
             batches = plan(len(examples), options.batch_size, options.epochs, work.seed)
         most = limit(options, resident.device)
@@ -60,9 +63,12 @@ class Sequential(Local):
                 if work.penalty is not None:
                     with clock("arithmetic"):
                         torch.autograd.backward(penalty(resident.tails(work.penalty.kept), work.penalty))
+                if pull is not None:
+                    with clock("arithmetic"):
+                        pull.add()
                 with clock("optimiser"):
                     for group in optimizer.param_groups:
-                        group["lr"] = options.lr * factor(step)
+                        group["lr"] = options.lr * work.lr_share * factor(step)
                     if options.clip > 0:
                         torch.nn.utils.clip_grad_norm_(parameters, options.clip)
                     optimizer.step()

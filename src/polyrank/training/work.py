@@ -30,6 +30,22 @@ class Penalty:
     weight: Finite
 
 
+@dataclass(frozen=True)
+class Proximal:
+    """``weight / 2 |w - w0|^2``, added to the loss: half the squared distance from where the client started.
+
+    It keeps a client's round near to what all have in common. Distances are in the client's own values, B under its own
+    scale. Source: Li et al. 2020 (FedProx), section 4.
+
+    Args:
+        weight: mu.
+        parts: of the adapter, all of them trained; those that nobody else gets are left alone.
+    """
+
+    weight: Finite
+    parts: frozenset[Part]
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """All that a client is asked to do in a round, whoever does it; `polyrank.core.codec` sends it.
@@ -46,6 +62,8 @@ class Work:
         penalty: HetLoRA's regulariser, where the client may be pruned.
         scored: whether what it starts from is also measured, on the test set of whoever does the work.
         guard: what the client does to its update before it sends it.
+        proximal: what keeps it near to where it starts.
+        lr_share: of the learning rate, by the schedule over the rounds.
     """
 
     client: str
@@ -57,6 +75,8 @@ class Work:
     penalty: Penalty | None = None
     scored: bool = False
     guard: Guard | None = None
+    proximal: Proximal | None = None
+    lr_share: Finite = 1.0
 
 
 @dataclass(frozen=True)

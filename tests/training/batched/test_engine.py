@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.config import TrainingConfig
-from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.adapter import PARTS, Adapter, Factors, Part
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
@@ -21,7 +21,7 @@ from polyrank.training.batched.engine import Batched
 from polyrank.training.batched.stacked import StackedAdapters, StackedModel
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
-from polyrank.training.work import Penalty, Work, in_passes
+from polyrank.training.work import Penalty, Proximal, Work, in_passes
 from tests.models import TASK, Checkpoints, examples, random_adapter, resident, updates
 
 ARCHITECTURES = ("bert", "distilbert", "albert", "roberta", "llama")
@@ -218,6 +218,33 @@ def test_the_penalty(checkpoint: Checkpoints):
     model = resident(checkpoint("bert"), dtype=torch.float64)
     works = [replace(w, penalty=Penalty(1, 0.1)) if w.adapter.rank > 1 else w for w in asked(model)]
     assert max(both(model, works, 4)) < 1e-10
+
+
+@pytest.mark.usefixtures("part")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_proximal_term_and_the_share_of_the_learning_rate(checkpoint: Checkpoints, recipe: str):
+    """Of each client its own: weights, parts and shares differ, and one has no term."""
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    parts: list[frozenset[Part]] = [frozenset({"a", "b"}), frozenset({"head"}), PARTS]
+    near = [None, *(Proximal(weight, own) for weight, own in zip((0.3, 7.0, 1.1), parts, strict=True))]
+    works = [
+        replace(work, proximal=own, lr_share=share)
+        for work, own, share in zip(asked(model), near, (1.0, 0.7, 0.1, 0.45), strict=True)
+    ]
+    for per_pass in (1, 3):
+        assert max(both(model, works, per_pass, **{"epochs": 3} | RECIPES[recipe])) < 1e-10
+    options = TrainingConfig(batch_size=4, epochs=3)
+    plain, pulled = batched(model, asked(model), options), batched(model, works, options)
+    assert [one.adapter.identical(other.adapter) for one, other in zip(plain, pulled, strict=True)] == [True] + [
+        False
+    ] * 3
+
+
+def test_the_proximal_term_of_what_alone_is_trained(checkpoint: Checkpoints):
+    """As in a round of rolora."""
+    model = resident(checkpoint("bert"), dtype=torch.float64)
+    trains: frozenset[Part] = frozenset({"a", "head"})
+    assert max(both(model, asked(model, trains=trains, proximal=Proximal(5.0, trains)), 4, epochs=3)) < 1e-10
 
 
 def test_padding_stays_zero(checkpoint: Checkpoints):

@@ -31,6 +31,7 @@ Terms = list[tuple[float, Tensor, Tensor]]
     fixed_sums=False,
     changes_base=True,
     merges=False,
+    refactors=True,
 )
 @dataclass(frozen=True)
 class FedHL(ProductMethod):

@@ -21,6 +21,7 @@ from polyrank.core.state import ServerState
     exact="yes",
     fixed_sums=True,
     merges=False,
+    refactors=True,
 )
 @dataclass(frozen=True)
 class FedSVD(RowMethod):

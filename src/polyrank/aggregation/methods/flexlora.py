@@ -20,6 +20,7 @@ from polyrank.core.state import ServerState
     averages="products, then SVD",
     exact="up to rank R",
     fixed_sums=False,
+    refactors=True,
 )
 @dataclass(frozen=True)
 class FlexLoRA(ProductMethod):

@@ -23,6 +23,7 @@ from polyrank.core.state import ServerState
     averages="A and B over owners, B corrected towards the mean of the products",
     exact="no",
     fixed_sums=False,
+    refactors=True,
 )
 @dataclass(frozen=True)
 class LoraFair(ProductMethod):

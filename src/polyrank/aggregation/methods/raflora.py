@@ -20,6 +20,7 @@ from polyrank.core.state import ServerState
     averages="products, every rank index over its owners, then SVD",
     exact="no",
     fixed_sums=False,
+    refactors=True,
 )
 @dataclass(frozen=True)
 class RaFlora(ProductMethod):

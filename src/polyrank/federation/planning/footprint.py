@@ -35,7 +35,7 @@ class Footprint:
     Args:
         parameters: of the frozen base, quantised ones among them.
         base: precision -> bytes of them; one where it is known, else each that may be chosen.
-        moments: numbers that the optimiser keeps for each that is trained.
+        moments: numbers that are kept for each that is trained: the optimiser's, and where ``proximal`` began.
     """
 
     parameters: int
@@ -52,6 +52,7 @@ def footprint(ahead: Outlook) -> Footprint:
     numbers, held = sum(own.count for own in packed), sum(own.packed_bytes for own in packed)
     chosen = BYTES if training.precision == "auto" else {training.precision: BYTES[training.precision]}
     moments = 2 if training.optimizer == "adamw" else int(training.momentum > 0)
+    moments += training.proximal > 0
     base = {name: size * count + held for name, size in chosen.items()}
     return Footprint(count + numbers, base, moments)
 

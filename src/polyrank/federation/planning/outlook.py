@@ -13,7 +13,7 @@ from polyrank.core.adapter import Adapter
 from polyrank.core.state import ServerState
 from polyrank.federation import traffic
 from polyrank.federation.loading import skeleton
-from polyrank.federation.planned import Planned, check_method, planned, planned_outputs, planned_task
+from polyrank.federation.planned import Planned, check_method, check_patience, planned, planned_outputs, planned_task
 from polyrank.federation.population import initial
 from polyrank.federation.round import cohort, parts_of, read_out
 from polyrank.hf.resident import ResidentModel
@@ -85,4 +85,5 @@ def outlook(config: Config) -> Outlook:
     method = aggregation.configured(config.aggregation)
     clients = planned(config)
     check_method(config, method, clients.policy, clients.first)
+    check_patience(config)
     return Outlook(config, method, clients, skeleton(config, planned_outputs(config)))

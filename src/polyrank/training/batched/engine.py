@@ -20,6 +20,7 @@ from polyrank.training.dropout import ClientDropout, stream
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
+from polyrank.training.proximal import Pull
 from polyrank.training.schedule import multiplier
 from polyrank.training.sequential import penalty
 from polyrank.training.work import Outcome, Work, in_order
@@ -102,6 +103,7 @@ class Batched(Local):
                 self._model, [work.adapter for work in works], [work.base_change for work in works], works[0].trains
             )
             optimizer = make_optimizer([[row] for row in adapters.rows], options)
+            pulls = [_pull(work, adapters, k) for k, work in enumerate(works)]
             for step in range(steps[0]):
                 self.go_on()
                 active = sum(count > step for count in steps)
@@ -123,9 +125,12 @@ class Batched(Local):
                         if work.penalty is not None:
                             torch.autograd.backward(penalty(adapters.tails(k, work.penalty.kept), work.penalty))
                     adapters.collect()
+                    for pull in pulls[:active]:
+                        if pull is not None:
+                            pull.add()
                 with clock("optimiser"):
                     for k, row in enumerate(adapters.rows[:active]):
-                        optimizer.param_groups[k]["lr"] = options.lr * factors[k](step)
+                        optimizer.param_groups[k]["lr"] = options.lr * works[k].lr_share * factors[k](step)
                         if options.clip > 0:
                             torch.nn.utils.clip_grad_norm_(row, options.clip)
                     optimizer.step()
@@ -170,3 +175,11 @@ class Batched(Local):
 def _at(cut: Sequence[np.ndarray], number: int) -> np.ndarray:
     """A part of a client's step; nothing where its step has fewer parts than others'."""
     return cut[number] if number < len(cut) else np.empty(0, dtype=np.int64)
+
+
+def _pull(work: Work, adapters: StackedAdapters, client: int) -> Pull | None:
+    """What draws one client of the pass back to where it starts."""
+    if work.proximal is None:
+        return None
+    row = adapters.rows[client]
+    return Pull([row], work.proximal.weight * adapters.where(work.proximal.parts).to(row.dtype))

@@ -221,6 +221,12 @@ class StackedAdapters:
         for k, row in enumerate(self.rows):
             row.grad = self._gradient[k] if k < self._active else None
 
+    def where(self, parts: frozenset[Part]) -> Tensor:
+        """Which numbers of a row are of these parts, ``(numbers,)``."""
+        own = [(span, span.attribute if span.attribute in ("a", "b") else "head") for span in self._trained]
+        chosen = [torch.full((torch.Size(span.shape).numel(),), part in parts) for span, part in own]
+        return torch.cat(chosen).to(self._buffer.device)
+
     def tails(self, client: int, kept: int) -> list[tuple[Tensor, Tensor]]:
         """The last rank indices of every module of one client, ``(A[kept:rank], B[:, kept:rank])``, differentiable."""
         tails = []

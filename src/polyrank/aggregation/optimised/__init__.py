@@ -1,0 +1,1 @@
+"""Server optimisers around a method."""
