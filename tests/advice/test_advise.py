@@ -16,12 +16,13 @@ from polyrank.cli import app
 from polyrank.config import Config
 from polyrank.core.errors import ConfigError
 from polyrank.federation.planned import planned
+from polyrank.federation.server import build
 from polyrank.runs.runner import run
 from tests.conftest import Configure
-from tests.runs.runs import metrics
+from tests.runs.runs import final
 
-RANKS = ("ranks.policy=fixed", "ranks.levels=[1,2]", "ranks.shares=[0.5,0.5]")
-SECURE = ("secure.enabled=true", "ranks.policy=fixed", "aggregation.weights=uniform", "evaluation.diagnostics=false")
+SECURE = ("secure.enabled=true", "aggregation.weights=uniform", "evaluation.diagnostics=false")
+SCORED = ("aggregation.robust=median", "federation.participation=1.0", "ranks.policy=validation")
 
 
 def _ruled(config: Config) -> str:
@@ -32,11 +33,10 @@ def _ruled(config: Config) -> str:
     ("overrides", "method"),
     [
         ((), "validated"),
-        (RANKS, "validated"),
         (("ranks.policy=random",), "validated"),
-        (("privacy.model=central", "privacy.clip=1", "privacy.noise=1", "aggregation.weights=uniform", *RANKS), "ffa"),
-        (("aggregation.robust=median", "federation.participation=1.0", *RANKS), "tempered"),
-        (("aggregation.robust=median", "federation.participation=1.0"), "replication"),
+        (("privacy.model=central", "privacy.clip=1", "privacy.noise=1", "aggregation.weights=uniform"), "ffa"),
+        (("aggregation.robust=median", "federation.participation=1.0"), "tempered"),
+        (SCORED, "replication"),
     ],
 )
 def test_the_rules_name_a_method_that_the_configuration_can_have(
@@ -48,10 +48,7 @@ def test_the_rules_name_a_method_that_the_configuration_can_have(
 
 
 def test_a_large_step_makes_the_rule_for_good_owners_an_open_one(configure: Configure):
-    calm, large = (
-        configure("aggregation.robust=median", "federation.participation=1.0", f"training.lr={lr}")
-        for lr in (1e-3, 1e-2)
-    )
+    calm, large = (configure(*SCORED, f"training.lr={lr}") for lr in (1e-3, 1e-2))
     assert by_rules(large, planned(large)).sure == OPEN != by_rules(calm, planned(calm)).sure
     assert "it was behind" in by_rules(large, planned(large)).why
 
@@ -83,32 +80,35 @@ def test_a_loss_that_ran_away_is_behind_every_other():
 
 
 def test_a_pilots_rounds_are_those_of_a_run(configure: Configure, tmp_path: Path):
-    """The losses in which a run of the method judges its clients follow from the same states."""
-    config = configure(*RANKS, "aggregation.method=validated", "federation.rounds=2")
+    """The last loss is that of the adapter which a run of so many rounds ends with, whatever was tried before."""
+    config = configure("aggregation.method=validated", "federation.rounds=2")
     run(config, tmp_path / "run")
-    lines = metrics(tmp_path / "run")
-    asked: list[str] = []
-    trials = pilot(config, [Candidate("validated"), Candidate("fedavg", rank=1)], 2, asked.append)
-    assert [len(trial.losses) for trial in trials] == [2, 2]
-    assert all(math.isfinite(loss) and loss > 0 for trial in trials for loss in trial.losses)
-    assert trials[0].losses != trials[1].losses
-    assert len(lines) == 2
-    assert pilot(config, [Candidate("validated")], 2, asked.append)[0].losses == trials[0].losses
+    candidates = [Candidate("replication"), Candidate("fedavg", rank=2), Candidate("validated")]
+    trials = pilot(config, candidates, 2, lambda _: None)
+    assert [len(trial.losses) for trial in trials] == [2, 2, 2]
+    server = build(config)
+    held, ended = server.site.validation, final(tmp_path / "run")
+    assert held is not None
+    assert trials[2].losses[1] == pytest.approx(server.site.measured(ended.adapter, None, held)["loss"], rel=1e-6)
+    assert len({trial.losses for trial in trials}) == 3
+    server.close()
 
 
 def test_a_lower_rate_moves_less(configure: Configure):
-    config = configure(*RANKS, "training.lr=1e-3")
-    still, moving = pilot(config, [Candidate("replication", lr_share=1e-6), Candidate("replication")], 2, lambda _: None)
+    config = configure("training.lr=1e-3")
+    still, moving = pilot(
+        config, [Candidate("replication", lr_share=1e-6), Candidate("replication")], 2, lambda _: None
+    )
     assert still.losses[0] == pytest.approx(still.losses[1], abs=1e-4)
     assert abs(moving.losses[0] - moving.losses[1]) > 1e-4
 
 
 def test_the_advice_is_three_sentences_with_the_numbers_of_its_pilot(configure: Configure):
-    config = configure(*RANKS)
+    config = configure()
     found = advise(config, rounds=2, tell=lambda _: None)
     names = [str(trial.candidate) for trial in found.trials]
     assert names == [
-        *("validated", "replication", "zero_padding_delta", "fedavg, rank 1 for all"),
+        *("validated", "replication", "zero_padding_delta", "fedavg, rank 2 for all"),
         "validated, 0.33 of the learning rate",
     ]
     _whole(found)
@@ -118,7 +118,7 @@ def test_the_advice_is_three_sentences_with_the_numbers_of_its_pilot(configure: 
 
 
 def test_with_one_rank_for_all_the_mean_is_tried_alone(configure: Configure):
-    config = configure("ranks.policy=fixed", "ranks.levels=[2]")
+    config = configure("ranks.levels=[2]", "ranks.counts=[6]")
     found = advise(config, rounds=2, tell=lambda _: None)
     assert [trial.candidate.method for trial in found.trials] == ["validated", "fedavg", "validated"]
     assert "rank 2 for all" in found.sentences[1]
@@ -132,7 +132,7 @@ def _whole(found: Advice) -> None:
 
 
 def test_without_a_pilot_nothing_is_loaded(configure: Configure, monkeypatch: pytest.MonkeyPatch):
-    config = configure(*RANKS)
+    config = configure()
     monkeypatch.setattr("polyrank.advice.pilot.build", None)
     found = advise(config, with_pilot=False)
     _whole(found)
@@ -144,14 +144,14 @@ def test_a_pilot_where_clients_are_hidden_is_refused(configure: Configure):
     with pytest.raises(ConfigError, match=r"do not allow it: .*--no-pilot"):
         advise(configure(*SECURE, "federation.participation=1.0"), tell=lambda _: None)
     with pytest.raises(ConfigError, match="--rounds is 1; expected 2 or more"):
-        advise(configure(*RANKS), rounds=1, tell=lambda _: None)
+        advise(configure(), rounds=1, tell=lambda _: None)
 
 
 def test_the_command_prints_the_advice(configure: Configure, tmp_path: Path):
     import tomlkit
 
     path = tmp_path / "study.toml"
-    values = configure(*RANKS).model_dump(mode="json", exclude_none=True)
+    values = configure().model_dump(mode="json", exclude_none=True)
     path.write_text(tomlkit.dumps(values), encoding="utf-8")
     shown = CliRunner().invoke(app, ["advise", str(path), "--no-pilot"])
     assert shown.exit_code == 0, shown.output

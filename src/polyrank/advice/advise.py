@@ -88,7 +88,7 @@ def _from_rules(config: Config, clients: Planned) -> Advice:
         chosen.sure,
         (
             f"Take {chosen.method}: {chosen.why} ({words[chosen.sure]}).",
-            f"Keep {_ranks(levels)} and the learning rate of {config.training.lr:g}, of which only a pilot can say more.",
+            f"Keep {_ranks(levels)} and the learning rate of {config.training.lr:g}; a pilot alone says more of them.",
             _cost(with_method(config, chosen.method)),
         ),
     )

@@ -83,7 +83,7 @@ def pilot(config: Config, candidates: Sequence[Candidate], rounds: int, tell: To
     try:
         state = server.initial_state()
         tell("scoring clients" if server.policy.scores else "starting")
-        state, _ = score_clients(server, state, lambda done, of: None, {})
+        state, _ = score_clients(server, state, _quiet, {})
         found = []
         for number, candidate in enumerate(candidates, 1):
             tell(f"{candidate} ({number} of {len(candidates)})")
@@ -93,9 +93,13 @@ def pilot(config: Config, candidates: Sequence[Candidate], rounds: int, tell: To
         server.close()
 
 
+def _quiet(done: int, of: int) -> None:
+    """Nobody is told of single clients."""
+
+
 def _tried(server: Server, state: ServerState, candidate: Candidate, rounds: int) -> Trial:
-    assert server.site.validation is not None
-    start = time.perf_counter()
+    start, held = time.perf_counter(), server.site.validation
+    assert held is not None
     method = aggregation.configured(with_method(server.config, candidate.method).aggregation)
     server = replace(server, method=method)
     if candidate.rank is not None:
@@ -108,8 +112,8 @@ def _tried(server: Server, state: ServerState, candidate: Candidate, rounds: int
         starts = {client: personalise(state, client, own) for client, own in sent.items()}
         works = [server.work(state, client, number, own) for client, own in starts.items()]
         works = [replace(work, lr_share=work.lr_share * candidate.lr_share) for work in works]
-        state = in_the_clear(server, state, works, sent, lambda done, of: None).result.state
-        scores = server.site.measured(state.adapter, state.base_change, server.site.validation)
+        state = in_the_clear(server, state, works, sent, _quiet).result.state
+        scores = server.site.measured(state.adapter, state.base_change, held)
         losses.append(scores[LOSS])
     return Trial(candidate, tuple(losses), time.perf_counter() - start)
 
