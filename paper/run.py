@@ -10,6 +10,7 @@ Tables:
 - ``generative``: every method on models that write: Dolly's answers and the standard library's docstrings;
 - ``smollm2``: three methods on Dolly with SmolLM2-135M-Instruct (``--model``);
 - ``when_quickstart``, ``when_ag_news``: one setting at a time changed;
+- ``advice``: whether `polyrank advise` would have been right, from the runs of all tables;
 - ``gamma``: `tempered` from owner mean to zero padding.
 
 Without further options models and data come from the Hub. Where it cannot be reached, ``--model`` names a local
@@ -27,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from paper import archive, cost, diagnostic
+from paper import advice, archive, cost, diagnostic
 from paper.studies import TABLES, Study
 from paper.tables import RESULTS, show
 from polyrank import config as configuration
@@ -104,7 +105,7 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["cost", "diagnostic", *TABLES])
+    parser.add_argument("table", choices=["cost", "diagnostic", "advice", *TABLES])
     parser.add_argument("--model", metavar="DIR", help="a local model folder, in place of DistilBERT from the Hub")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="a folder with ag_news and dbpedia, in place of the Hub"
@@ -121,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.table == "cost":
         print(cost.table())
+    elif chosen.table == "advice":
+        print(advice.table(advice.score(chosen.results)))
     elif chosen.table == "diagnostic":
         print(diagnostic.table(diagnostic.measure(chosen)))
     else:
