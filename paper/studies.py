@@ -48,6 +48,10 @@ def _when(data: str, overrides: Sequence[str]) -> list[Study]:
         "owners-30": ("ranks.shares=[0.7, 0.3]",),
         "participation-30": ("federation.participation=0.3",),
         "ranks-random": ("ranks.policy=random",),
+        "ranks-amount": (
+            *("data.partition=size-groups", "data.options={times=8}", "data.size=32"),
+            *("ranks.policy=fixed", "ranks.by_name={large=20, small=5}"),
+        ),
         "ranks-oracle": ("ranks.policy=fixed", "ranks.by_name={balanced=20, skewed=5}"),
         "lr-1e-3": ("training.lr=1e-3",),
         "lr-2e-3": ("training.lr=2e-3",),

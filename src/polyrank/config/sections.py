@@ -80,7 +80,7 @@ class DataConfig(Section):
     limit_test: Count | None = None
     """Use at most so many test texts (a seeded sample)."""
     partition: str = "quality-groups"
-    """Who holds what: iid, dirichlet, by-label, by-column, quality-groups."""
+    """Who holds what: iid, dirichlet, by-label, by-column, quality-groups, size-groups."""
     options: dict[str, Any] = {}  # Any: each partition has options of its own
     """Options of a partition that has no keys of its own here."""
     size: Count | None = None

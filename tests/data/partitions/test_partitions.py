@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from polyrank.core.errors import ConfigError, DataError
 from polyrank.data import PARTITIONS, TextDataset, partition
 from polyrank.data.partitions.quality_groups import BALANCED, SKEWED
+from polyrank.data.partitions.size_groups import LARGE, SMALL
 
 DRAWN = sorted(set(PARTITIONS) - {"by-column"})
 
@@ -31,7 +32,7 @@ def largest_share(result, data):
     alpha=st.sampled_from([1e-3, 0.1, 1.0, 100.0]),
 )
 def test_no_example_has_two_clients_and_no_client_is_empty(name, counts, clients, seed, alpha):
-    """All four hand out everything; all but by-label make sizes that differ by one at most."""
+    """All hand out everything; all but by-label and size-groups make sizes that differ by one at most."""
     data = dataset(counts)
     options = {"alpha": alpha} if "alpha" in PARTITIONS.options(name) else {}
     try:
@@ -47,7 +48,7 @@ def test_no_example_has_two_clients_and_no_client_is_empty(name, counts, clients
     assert len(sizes) == clients
     assert min(sizes) >= 1
     assert all((np.diff(at) > 0).all() and at.dtype == np.int64 for at in result.examples.values())
-    if name != "by-label":
+    if name not in ("by-label", "size-groups"):
         assert max(sizes) - min(sizes) <= 1
 
 
@@ -267,3 +268,30 @@ def test_without_labels(name):
         return
     with pytest.raises(DataError, match=f"the partition {name} needs a label for every text, and the data is read"):
         partition(data, name, 2, seed=0, options=options)
+
+
+def test_large_clients_hold_as_many_times_as_much():
+    data = dataset([400, 400, 400])
+    result = partition(data, "size-groups", 20, seed=0, options={"large_share": 0.1, "times": 5, "size": 30})
+    sizes = {client: len(at) for client, at in result.examples.items()}
+    assert sorted(sizes.values()) == [30] * 18 + [150] * 2
+    assert {client for client, size in sizes.items() if size == 150} == {
+        client for client, group in result.groups.items() if group == LARGE
+    }
+
+
+def test_amount_alone_tells_the_groups_apart():
+    """The labels of large and small clients are skewed alike."""
+    data = dataset([4000] * 4)
+    shares: dict[str, list[float]] = {LARGE: [], SMALL: []}
+    for seed in range(4):
+        result = partition(data, "size-groups", 40, seed=seed, options={"large_share": 0.5, "times": 4, "size": 40})
+        for client, counts in result.label_counts(data.labels, 4).items():
+            shares[result.groups[client]].append(counts.max() / counts.sum())
+    assert abs(np.mean(shares[LARGE]) - np.mean(shares[SMALL])) < 0.1
+    assert np.mean(shares[SMALL]) > 0.6
+
+
+def test_more_than_there_is_cannot_be_held():
+    with pytest.raises(DataError, match="2 of them with 5 times as many, need 840 training examples, found 800"):
+        partition(dataset([400, 400]), "size-groups", 20, seed=0, options={"times": 5, "size": 30})

@@ -14,6 +14,7 @@ from polyrank.data.partitions.by_label import ByLabel
 from polyrank.data.partitions.dirichlet import Dirichlet
 from polyrank.data.partitions.iid import Iid
 from polyrank.data.partitions.quality_groups import QualityGroups
+from polyrank.data.partitions.size_groups import SizeGroups
 
 PARTITIONS: Registry[Partitioner] = Registry(
     "partition",
@@ -23,6 +24,7 @@ PARTITIONS: Registry[Partitioner] = Registry(
         "by-label": ByLabel,
         "by-column": ByColumn,
         "quality-groups": QualityGroups,
+        "size-groups": SizeGroups,
     },
 )
 
