@@ -18,6 +18,7 @@ from polyrank.config import Config
 from polyrank.core.errors import ConfigError, FlowerError, RunFolderError
 from polyrank.flower import make_client_app
 from polyrank.flower.server import read_settings, serve
+from polyrank.runs import runner
 from polyrank.runs.folder import RunFolder
 from tests.conftest import Configure
 from tests.flower.conftest import QUICK, anyhow, apart, grid, lines, state
@@ -39,6 +40,31 @@ def test_flower_gives_what_the_local_engine_gives(configure: Configure, tmp_path
         assert one["test/loss"] == pytest.approx(other["test/loss"], abs=1e-5)
     assert summary["rounds"] == 3
     assert (tmp_path / "flower" / "adapter" / "adapter_config.json").is_file()
+
+
+AROUND = (
+    *("aggregation.server=adam", "aggregation.server_lr=0.01", "training.proximal=20", "training.rounds_decay=cosine"),
+    *("evaluation.patience=1", "federation.rounds=4"),
+)
+
+
+def test_what_is_around_a_method_is_around_it_here_too(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """A server optimiser, a proximal term, a falling rate, and an end after round 2, which is as good as round 1."""
+    real = runner.score_global
+    monkeypatch.setattr(runner, "score_global", lambda *given: {**real(*given), "accuracy": 0.5})
+    polyrank.run(configure(*AROUND), tmp_path / "local")
+    with caplog.at_level(logging.INFO):
+        summary = serve(grid(), configure(*AROUND), replace(QUICK, out=str(tmp_path / "flower")))
+    assert summary["stopped_early"] == 2
+    assert "ended early, after round 2 of 4: evaluation.patience" in caplog.text
+    here, there = state(tmp_path / "local"), state(tmp_path / "flower")
+    assert apart(here.adapter, there.adapter) < 1e-4
+    assert here.memory.keys() == there.memory.keys()
+    assert {name.split("/")[1] for name in here.memory} == {"m", "v"}
+    for name, tensor in here.memory.items():
+        torch.testing.assert_close(there.memory[name], tensor, rtol=1e-2, atol=1e-6)
 
 
 def test_ranks_by_validation(configure: Configure, tmp_path: Path):

@@ -98,7 +98,16 @@ def test_two_runs_of_one_seed_draw_different_noise(configure: Configure, tmp_pat
 
 
 @pytest.mark.usefixtures("known_secret")
-@pytest.mark.parametrize("options", [(*CENTRAL, "privacy.quantile=0.5"), LOCAL, (*CENTRAL, "privacy.sampling=fixed")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (*CENTRAL, "privacy.quantile=0.5"),
+        LOCAL,
+        (*CENTRAL, "privacy.sampling=fixed"),
+        (*CENTRAL, "privacy.quantile=0.5", "aggregation.server=adam", "aggregation.server_lr=0.01"),
+        (*LOCAL, "training.proximal=20", "training.rounds_decay=linear", "aggregation.server=momentum"),
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_end(configure: Configure, tmp_path: Path, options: tuple[str, ...]):
     config = configure(*options)
     run(config, tmp_path / "whole")
