@@ -39,7 +39,6 @@ def methods_table() -> str:
     rows = [head, "|" + "---|" * 10]
     for cls in METHODS.values():
         fact = facts(cls())
-        paper = f"[{fact['paper'].rpartition('/')[2]}]({fact['paper']})" if fact["paper"] else "our own"
         cells = (
             f"`{fact['name']}`",
             fact["averages"],
@@ -50,10 +49,15 @@ def methods_table() -> str:
             {"no": "-", "sent": "sent down", "kept": "on the server"}[fact["base_change"]],
             "yes" if fact["fixed_sums"] else "no",
             ", ".join(f"`{name}`" for name in fact["options"]) or "-",
-            paper,
+            _source(fact["paper"]),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _source(paper: str) -> str:
+    """A link where there is an address."""
+    return f"[{paper.rpartition('/')[2]}]({paper})" if "://" in paper else paper or "our own"
 
 
 def _parts(first: frozenset[str], second: frozenset[str]) -> str:

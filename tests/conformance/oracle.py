@@ -374,6 +374,11 @@ def shrinkage(server: ServerState, updates: Sequence[ClientUpdate], min_owners: 
     return out
 
 
+def rb_lora(server: ServerState, updates: Sequence[ClientUpdate], min_owners: int = 1) -> Plain:
+    """As owner_mean; the product is then factored anew, which does not change it."""
+    return owner_mean(server, updates, min_owners)
+
+
 # --- kernel 2: full matrices ------------------------------------------------------------------------------------------
 
 NOTHING = 1e-9
@@ -474,6 +479,31 @@ def raflora(server: ServerState, updates: Sequence[ClientUpdate]) -> Model:
                 product = adapter.scale[module] * np.outer(adapter.b[module][:, j], adapter.a[module][j])
                 sums[module] = sums[module] + client.weight / owned * product
     return Model(in_form(sums, now.adapter, dense_means(now.adapter, clients)), now.base)
+
+
+def spectral(server: ServerState, updates: Sequence[ClientUpdate], noise: float | None = None) -> Model:
+    """``trunc_p(delta*)``, p counted by the threshold of Gavish and Donoho; the rest has the product 0."""
+    now, clients = model(server), clients_of(updates)
+    if not clients:
+        return now
+    cut, ranks, means = {}, [], target(updates)
+    for module, mean in means.items():
+        s = np.linalg.svd(mean, compute_uv=False)
+        m, n = sorted(mean.shape)
+        if noise is None:
+            omega = 0.56 * (m / n) ** 3 - 0.95 * (m / n) ** 2 + 1.82 * (m / n) + 1.43
+            real = [value for value in s if value > NOTHING * s[0]]
+            limit = omega * np.median(real) if real else 0.0
+        else:
+            inside = 2 * (m / n + 1) + 8 * (m / n) / (m / n + 1 + math.sqrt((m / n) ** 2 + 14 * m / n + 1))
+            limit = math.sqrt(inside * n) * noise
+        stacked = sum(client.rank(module) for client in clients)
+        above = sum(1 for value in s[:stacked] if value > limit and value > NOTHING * s[0])
+        p = min(max(above, 1), len(now.adapter.a[module]))
+        ranks.append(p)
+        cut[module] = best(mean, p)
+    adapter = in_form(cut, now.adapter, dense_means(now.adapter, clients))
+    return Model(adapter, now.base, {"kept_rank": sum(ranks) / len(ranks)})
 
 
 def florist(
@@ -651,9 +681,11 @@ ORACLES: Mapping[str, Oracle] = {
     "owner_mean": Oracle(owner_mean, (*_MIN_OWNERS, *_ALIGN)),
     "tempered": Oracle(tempered, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"gamma": 2.0}, *_ALIGN)),
     "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2}, {"min_owners": 4})),
+    "rb_lora": Oracle(rb_lora, ({}, {"min_owners": 0}, {"min_owners": 2}), "delta"),
     "flora": Oracle(flora, ({}, {"max_rank": 5}), "delta"),
     "flexlora": Oracle(flexlora, ({}, {"balanced": True}, {"compress": 0.0}, {"compress": 1e-14}), "delta"),
     "raflora": Oracle(raflora, by="delta"),
+    "spectral": Oracle(spectral, ({}, {"noise": 0.0}, {"noise": 0.4}), "delta"),
     "florist": Oracle(florist, ({}, {"tau": 1.0}, {"tau": 0.5}, {"tau": 1.0, "max_rank": 3}), "delta"),
     "fedhl": Oracle(fedhl, ({}, {"weights": "examples"}, {"eps": 5.0}, {"max_rank": 2}), "delta"),
     "fedex": Oracle(fedex, ({}, {"max_rank": 4})),

@@ -77,8 +77,10 @@ class Variant:
 
     @property
     def cuts(self) -> bool:
-        """Whether an option cuts the products themselves."""
-        return (self.name == "florist" and self.values != {"tau": 1.0}) or self.values in ({"max_rank": 5},)
+        """Whether the products themselves are cut, below the global rank."""
+        florist, spectral = self.name == "florist", self.name == "spectral"
+        cut = (florist and self.values != {"tau": 1.0}) or (spectral and self.values != {"noise": 0.0})
+        return cut or self.values == {"max_rank": 5}
 
     def rounds(self) -> Iterable[str]:
         return EQUAL if self.info.equal_ranks else EQUAL | UNEQUAL

@@ -105,6 +105,28 @@ def test_fedhl_counts_the_base_change_as_lost_by_all():
     assert change(result) == [[6.0, 0.0], [0.0, 1.0]]  # 2 + (6 + 2) / 2
 
 
+@pytest.mark.parametrize(
+    ("options", "values", "p"),
+    [
+        ({}, (9.0, 8.6, 3.0, 2.0, 1.0), 2),
+        ({}, (3.0, 2.9, 2.8), 1),
+        ({}, (10.0, 6.0, 2.0, 1.0), 1),
+        ({}, (9.0, 8.0, 0.0, 0.0, 0.0), 1),
+        ({}, (0.0, 0.0, 0.0), 1),
+        ({"noise": 0.5}, (9.0, 2.4, 2.3, 1.0), 2),
+        ({"noise": 0.0}, (9.0, 2.0, 0.0), 2),
+    ],
+)
+def test_spectral_keeps_what_is_above_the_threshold(options: dict[str, object], values: tuple[float, ...], p: int):
+    """Square layers: 0.56 - 0.95 + 1.82 + 1.43 = 2.86 times the median; at least one value is kept.
+
+    Medians of 3, 2.9 and (6 + 2) / 2 make 8.58, 8.29 and 11.44. Zeros are no noise: the median of 9 and 8 is 8.5, not
+    0. Known noise of 1/2 in a layer of 4 x 4 makes 4 / sqrt(3) * sqrt(4) * 1/2 = 2.31; with none all but zeros stay.
+    """
+    result = conclude(build("spectral", options), server(diagonal(*values)), send((2.0, diagonal(*values))))
+    assert result.metrics["kept_rank"] == p
+
+
 _ranks = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
 
@@ -353,6 +375,8 @@ def test_fedsvd_multiplies_by_the_scale_in_float32():
         ("flexlora", {"compress": 1.0}, "flexlora: compress is 1.0; expected a share of the norm from 0 to below 1"),
         ("flexlora", {"compress": -0.1}, "flexlora: compress is -0.1"),
         ("flexlora", {"compress": math.nan}, "flexlora: compress is nan"),
+        ("spectral", {"noise": -1.0}, "spectral: noise is -1.0; expected a number of 0 or more"),
+        ("spectral", {"noise": math.inf}, "spectral: noise is inf"),
         ("lora_fair", {"lam": 0.0}, "lora_fair: lam is 0.0; expected a number above 0"),
         ("lora_fair", {"lam": math.inf}, "lora_fair: lam is inf"),
     ],

@@ -147,6 +147,32 @@ def test_flexlora_is_the_best_approximation_of_the_mean_of_the_clients_models(ba
                 np.testing.assert_allclose(start.delta(), best(mean, rank), atol=1e-9)
 
 
+def test_rb_lora_starts_every_rank_from_the_best_approximation_of_the_owners_mean():
+    """The global model is owner_mean's of the same round; the A that is read out is orthonormal."""
+    for played in rounds(build("rb_lora"), COHORTS):
+        mean = conclude(build("owner_mean"), played.before, played.updates).adapter
+        for module, factors in mean.modules.items():
+            whole = factors.delta().numpy()
+            for rank in (1, 3, 6):
+                start = build("rb_lora").read_out(played.after, rank).adapter.modules[module]
+                np.testing.assert_allclose(start.delta(), best(whole, rank), atol=1e-9)
+                torch.testing.assert_close(start.a @ start.a.T, torch.eye(rank, dtype=torch.float64))
+
+
+def test_spectral_gives_ranks_above_the_kept_one_new_directions():
+    """B is zero there, and A is drawn anew each round, by layer; what is kept is the best approximation of the mean."""
+    drawn = []
+    for played in rounds(build("spectral", {"noise": 0.6}), COHORTS):
+        for module, factors in played.after.adapter.modules.items():
+            mean = played.mean(module)
+            kept = int((factors.b.norm(dim=0) > 0).sum())
+            assert 1 <= kept < 6
+            np.testing.assert_allclose(factors.delta(), best(mean, kept), atol=1e-9)
+            assert not factors.b[:, kept:].any()
+            drawn += list(factors.a[kept:])
+    assert all(not torch.equal(row, other) for i, row in enumerate(drawn) for other in drawn[:i])
+
+
 @pytest.mark.parametrize("weights", ["examples", "tail"])
 def test_fedhl_adds_changes_to_the_whole(weights: str):
     """``W + sum_i q_i (what client i made - what it started from)``; starts are the best cuts of W from round 2 on."""

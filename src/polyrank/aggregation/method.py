@@ -140,7 +140,7 @@ class MethodInfo:
 
     Args:
         name: as written in a configuration.
-        paper: address of the paper, or "" for a method of our own.
+        paper: address of the paper, or where it appeared if none is known; "" for a method of our own.
         averages: what is averaged, in a few words.
         exact: whether the change of the global model is the weighted mean of the clients' products: never, but for the
             cut to the global rank, or always (for a method that shares one factor: of the part that is trained).

@@ -20,9 +20,11 @@ from polyrank.aggregation.methods.hetlora import HetLoRA
 from polyrank.aggregation.methods.lora_fair import LoraFair
 from polyrank.aggregation.methods.owner_mean import OwnerMean
 from polyrank.aggregation.methods.raflora import RaFlora
+from polyrank.aggregation.methods.rb_lora import RBLoRA
 from polyrank.aggregation.methods.replication import Replication
 from polyrank.aggregation.methods.rolora import RoLoRA
 from polyrank.aggregation.methods.shrinkage import Shrinkage
+from polyrank.aggregation.methods.spectral import Spectral
 from polyrank.aggregation.methods.tempered import Tempered
 from polyrank.aggregation.methods.zero_padding import ZeroPadding
 from polyrank.aggregation.methods.zero_padding_delta import ZeroPaddingDelta
@@ -42,9 +44,11 @@ _CLASSES: tuple[type[Method], ...] = (
     OwnerMean,
     Tempered,
     Shrinkage,
+    RBLoRA,
     Flora,
     FlexLoRA,
     RaFlora,
+    Spectral,
     Florist,
     FedHL,
     FedEx,
