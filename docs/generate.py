@@ -46,8 +46,8 @@ def methods_table() -> str:
             "equal" if fact["equal_ranks"] else "any",
             _parts(cls().parts(1).sends, cls().parts(2).sends),
             _parts(cls().parts(1).receives, cls().parts(2).receives),
-            {"no": "-", "sent": "sent down", "kept": "on the server"}[fact["base_change"]],
-            "yes" if fact["fixed_sums"] else "no",
+            {"no": "-", "sent": "sent down", "kept": "on the server", "rest": "the rest"}[fact["base_change"]],
+            "yes" if fact["secure"] else "no",
             ", ".join(f"`{name}`" for name in fact["options"]) or "-",
             _source(fact["paper"]),
         )

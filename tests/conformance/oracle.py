@@ -6,6 +6,7 @@ A new method costs a function and a line in `ORACLES`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,8 @@ def relative_errors(updates: Sequence[ClientUpdate], adapter: Adapter) -> dict[s
 # --- kernel 1: one formula per rank index -----------------------------------------------------------------------------
 
 Weigh = Callable[[Client, str], float]
+Draw = Callable[[Client, str], list[int]]
+"""Which rank indices a client has in a module, in the order of its rows."""
 Align = Literal["none", "rotation", "rectangular"]
 
 
@@ -160,10 +163,15 @@ def by_index(
     unowned: Literal["previous", "zero"] = "previous",
     align: Align = "none",
     sides: Sequence[str] = ("a", "b"),
+    draw: Draw = lambda client, module: list(range(client.rank(module))),
+    sketched: bool = False,
 ) -> Plain:
-    """Apply a formula to every row of A and column of B; the weighted mean to dense tensors."""
+    """Apply a formula to every row of A and column of B; the weighted mean to dense tensors.
+
+    A sketch of r of R rank indices was trained at R / r times the scale, which is no part of what comes back.
+    """
     out = plain(server.adapter)
-    clients = [Client(rotated(c.adapter, out, align), c.weight) for c in clients_of(updates)]
+    clients = [Client(rotated(c.adapter, out, align), c.weight, c.name) for c in clients_of(updates)]
     for module in out.a:
         present = [(client, weigh(client, module)) for client in clients if module in client.adapter.a]
         present = [(client, weight) for client, weight in present if weight > 0]
@@ -171,17 +179,21 @@ def by_index(
         if total == 0:
             continue
         highest = max(client.rank(module) for client, _ in present)
-        for j in range(len(out.a[module])):
-            owners = [(client, weight) for client, weight in present if client.rank(module) > j]
+        held = {client.name: draw(client, module) for client, _ in present}
+        whole = len(out.a[module])
+        for j in range(whole):
+            owners = [(client, weight) for client, weight in present if j in held[client.name]]
             if len(owners) < min_owners or (not owners and unowned == "previous"):
                 continue
             for side in sides:
                 rows = []
                 for client, weight in owners:
+                    row = held[client.name].index(j)
                     if side == "a":
-                        x = client.adapter.a[module][j]
+                        x = client.adapter.a[module][row]
                     else:
-                        x = client.adapter.b[module][:, j] * (client.adapter.scale[module] / out.scale[module])
+                        scale = out.scale[module] * (whole / client.rank(module) if sketched else 1)
+                        x = client.adapter.b[module][:, row] * (client.adapter.scale[module] / scale)
                     rows.append((weight, client.rank(module), x))
                 donors = [(weight, x) for weight, rank, x in rows if rank == highest]
                 previous = out.a[module][j] if side == "a" else out.b[module][:, j]
@@ -308,6 +320,36 @@ def owner_mean(
 ) -> Plain:
     """``sum_{own} w_k x_{k,j} / W(j)``."""
     return by_index(server, updates, owners_mean, min_owners=min_owners, align=align)
+
+
+def drawn(server: ServerState) -> Draw:
+    """Sets that are drawn from (seed, round, client): numpy's choice under a seed of SHA-256, see docs/methods.md."""
+
+    def of(client: Client, module: str) -> list[int]:
+        words = (server.seed, "rank indices", server.round + 1, client.name)
+        text = "\x1f".join(("str:" if isinstance(word, str) else "int:") + str(word) for word in words)
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") // 2
+        whole = len(server.adapter.modules[module].a)
+        return sorted(np.random.default_rng(seed).choice(whole, size=client.rank(module), replace=False).tolist())
+
+    return of
+
+
+def fslora(server: ServerState, updates: Sequence[ClientUpdate]) -> Plain:
+    """``previous + sum_k p_k mask_k (x_k - previous)``, over all clients."""
+
+    def formula(i: Index) -> Array:
+        change = np.zeros_like(i.previous)
+        for weight, _, x in i.owners:
+            change = change + weight / i.total * (x - i.previous)
+        return i.previous + change
+
+    return by_index(server, updates, formula, draw=drawn(server), sketched=True)
+
+
+def fed_plora(server: ServerState, updates: Sequence[ClientUpdate]) -> Plain:
+    """``sum_{own} w_k x_{k,j} / W(j)`` for those that drew j."""
+    return by_index(server, updates, owners_mean, draw=drawn(server))
 
 
 def tempered(
@@ -682,6 +724,8 @@ ORACLES: Mapping[str, Oracle] = {
     "tempered": Oracle(tempered, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"gamma": 2.0}, *_ALIGN)),
     "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2}, {"min_owners": 4})),
     "rb_lora": Oracle(rb_lora, ({}, {"min_owners": 0}, {"min_owners": 2}), "delta"),
+    "fslora": Oracle(fslora),
+    "fed_plora": Oracle(fed_plora),
     "flora": Oracle(flora, ({}, {"max_rank": 5}), "delta"),
     "flexlora": Oracle(flexlora, ({}, {"balanced": True}, {"compress": 0.0}, {"compress": 1e-14}), "delta"),
     "raflora": Oracle(raflora, by="delta"),

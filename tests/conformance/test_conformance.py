@@ -217,7 +217,7 @@ def _sent(variant: Variant, it: Round, module: str) -> np.ndarray:
     total = sum(update.weight for update in it.updates)
     out = 0.0
     for update in it.updates:
-        download = variant.method.read_out(it.server, update.adapter.modules[module].rank)
+        download = variant.method.read_out(it.server, update.adapter.modules[module].rank, update.client)
         out = out + update.weight / total * dense_base(it.server.adapter, download.base_change)[module]
     return np.asarray(out)
 

@@ -136,7 +136,7 @@ def test_fedhl_is_unbiased_in_the_change(ranks: list[int], weights: str, seed: i
     """Clients that change nothing leave W as it was, whatever was cut off on their way down."""
     it = make([Member.of(f"client {k}", 1.0 + k, r, 1.0) for k, r in enumerate(ranks)], 6, seed=seed)
     method = build("fedhl", {"weights": weights})
-    starts = [method.read_out(it.server, r).adapter for r in ranks]
+    starts = [method.read_out(it.server, r, "").adapter for r in ranks]
     still = [ClientUpdate(u.client, s, u.weight) for u, s in zip(it.updates, starts, strict=True)]
     before = model(it.server)
     rested = model(conclude(method, it.server, still))
@@ -185,7 +185,7 @@ def test_a_prefix_is_the_best_approximation_of_its_rank(name: str, rank: int):
     it = UNEQUAL["three_levels"](torch.float64)
     method = build(name)
     result = aggregate(method, it.server, it.updates)
-    start = method.read_out(ServerState(2, result, {}, {}), rank).adapter
+    start = method.read_out(ServerState(2, result, {}, {}), rank, "").adapter
     for module, factors in start.modules.items():
         np.testing.assert_allclose(factors.delta(), best(result.modules[module].delta().numpy(), rank), atol=1e-11)
 
@@ -292,10 +292,10 @@ def test_fedex_freezes_what_a_client_lacks():
     result = conclude(build("fedex"), state, send((3.0, low), (1.0, diagonal(8.0, 6.0))))
     assert result.adapter.modules["m"].delta().tolist() == [[5.0, 0.0], [0.0, 6.0]]
     assert change(result) == [[5.0, 0.0], [0.0, 9.0]]
-    download = build("fedex").read_out(state, 1)
+    download = build("fedex").read_out(state, 1, "")
     assert download.base_change is not None
     assert download.base_change.modules["m"].delta().numpy().round(12).tolist() == [[0.0, 0.0], [0.0, 10.0]]
-    assert build("fedex").read_out(state, 2).base_change is None
+    assert build("fedex").read_out(state, 2, "").base_change is None
 
 
 @pytest.mark.parametrize(("lam", "b"), [(1.0, 2.4), (1e-12, 2.5), (1e12, 2.0)])

@@ -75,9 +75,9 @@ def play(method: Method, state: ServerState, names: Sequence[str], draw: Draw) -
     updates, starts, models = [], {}, {}
     for name in names:
         rank, weight, scale = CLIENTS[name]
-        download = method.read_out(state, rank)
+        download = method.read_out(state, rank, name)
         base = dense_base(state.adapter, download.base_change)
-        sent = {m: f.rescaled(scale) for m, f in download.adapter.modules.items()}
+        sent = {m: f.rescaled(scale * method.scaled_up(f.rank, 6)) for m, f in download.adapter.modules.items()}
         trained = {
             m: Factors(
                 f.a + draw(*f.a.shape) if "a" in trains else f.a,
@@ -104,6 +104,7 @@ def rounds(method: Method, cohorts: Sequence[Sequence[str]], seed: int = 0) -> l
     return out
 
 
+SOME = next(iter(SHAPES))
 COHORTS = (ALL, LOW, ("ann", "dee"), ALL)
 
 exact = pytest.mark.parametrize("variant", [v for v in ONCE if v.exact == "yes"], ids=str)
@@ -122,7 +123,7 @@ def test_every_rank_starts_an_exact_method_from_what_it_can_hold_of_the_global_m
     """Where a base change is kept, from all of it, whatever the rank; else from the first rank indices of it."""
     for played in rounds(variant.method, COHORTS):
         for rank in (1, 3, 6, 9):
-            download = variant.method.read_out(played.after, rank)
+            download = variant.method.read_out(played.after, rank, "ann")
             assert {f.rank for f in download.adapter.modules.values()} == {min(rank, 6)}
             for module in SHAPES:
                 base = dense_base(played.after.adapter, download.base_change)[module]
@@ -143,7 +144,7 @@ def test_flexlora_is_the_best_approximation_of_the_mean_of_the_clients_models(ba
             mean = played.mean(module)
             np.testing.assert_allclose(model(played.after).change(module), best(mean, 6), atol=1e-9)
             for rank in (1, 3):
-                start = build("flexlora").read_out(played.after, rank).adapter.modules[module]
+                start = build("flexlora").read_out(played.after, rank, "ann").adapter.modules[module]
                 np.testing.assert_allclose(start.delta(), best(mean, rank), atol=1e-9)
 
 
@@ -154,9 +155,41 @@ def test_rb_lora_starts_every_rank_from_the_best_approximation_of_the_owners_mea
         for module, factors in mean.modules.items():
             whole = factors.delta().numpy()
             for rank in (1, 3, 6):
-                start = build("rb_lora").read_out(played.after, rank).adapter.modules[module]
+                start = build("rb_lora").read_out(played.after, rank, "ann").adapter.modules[module]
                 np.testing.assert_allclose(start.delta(), best(whole, rank), atol=1e-9)
                 torch.testing.assert_close(start.a @ start.a.T, torch.eye(rank, dtype=torch.float64))
+
+
+def test_fed_plora_starts_every_client_from_the_whole_global_model():
+    """Whatever it trains of it; the rest is frozen. A rank index that nobody drew keeps its value."""
+    for played in rounds(build("fed_plora"), (*COHORTS, ("ann",))):
+        before, after = played.before.adapter, played.after.adapter
+        owned = {"": set()} | {
+            u.client: set(build("fed_plora").indices(played.before, u.client, {SOME: u.adapter.rank})[SOME].tolist())
+            for u in played.updates
+        }
+        for module in SHAPES:
+            for start in played.starts.values():
+                np.testing.assert_allclose(start[module], model(played.before).change(module), atol=1e-9)
+            for j in set(range(6)) - set().union(*owned.values()):
+                assert torch.equal(before.modules[module].a[j], after.modules[module].a[j])
+                assert torch.equal(before.modules[module].b[:, j], after.modules[module].b[:, j])
+
+
+def test_fslora_trains_sketches_of_the_global_model():
+    """``s B S A`` with R / r for what was drawn; after a round of full rank alone, the client's own adapter."""
+    for played in rounds(build("fslora"), (*COHORTS, ("dee",))):
+        for name, starts in played.starts.items():
+            rank = CLIENTS[name][0]
+            own = build("fslora").indices(played.before, name, dict.fromkeys(SHAPES, rank))
+            for module, start in starts.items():
+                f = played.before.adapter.modules[module]
+                sketch = np.zeros((6, 6))
+                for j in own[module].tolist():
+                    sketch[j, j] = 6 / rank
+                np.testing.assert_allclose(start, f.scale * f.b.numpy() @ sketch @ f.a.numpy(), atol=1e-9)
+    for module in SHAPES:
+        np.testing.assert_allclose(model(played.after).change(module), played.models["dee"][module], atol=1e-9)
 
 
 def test_spectral_gives_ranks_above_the_kept_one_new_directions():

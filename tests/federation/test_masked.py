@@ -202,6 +202,7 @@ def test_a_resumed_run_ends_at_the_same_bits(secure: Configure, tmp_path: Path):
         (["aggregation.method=flexlora"], "needs every client's factors"),
         (["aggregation.method=shrinkage"], "needs every client's factors"),
         (["aggregation.method=hetlora"], "weighs clients by what they send"),
+        (["aggregation.method=fslora"], "fslora draws which rows a client owns"),
         (["aggregation.options.align=rotation"], "turns clients towards an adapter that they lack"),
         (["aggregation.method=fedsa"], "b and head would stay with each client"),
         (["federation.head=local"], "head would stay with each client"),

@@ -542,10 +542,43 @@ def test_the_mean_of_the_base_changes_that_clients_were_sent(name: str, expected
     change = Adapter({"m": Factors(torch.tensor([[3.0]]), torch.tensor([[5.0]]), 0.5)})
     state = ServerState(0, line(1.0, 4.0, scale=2.0), {"ann": 1, "bob": 2}, {"ann": 2.0, "bob": 2.0}, {}, change)
     updates = [ClientUpdate("ann", line(2.0), 3.0), ClientUpdate("bob", line(6.0, 8.0), 1.0)]
-    found = mean_base_change(state, updates, read_outs(state, state.ranks, build(name)))
+    found = mean_base_change(updates, read_outs(state, state.ranks, build(name)))
     assert (found and found.modules["m"].delta().item()) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_the_mean_of_base_changes_that_clients_of_one_rank_were_sent_each_its_own():
+    """1 x 1, rank indices of 2 * 1 and 2 * 16: whoever trains one was sent the other, half of the weight or not."""
+    ranks = {f"client {i}": 1 for i in range(8)}
+    state = ServerState(0, line(1.0, 4.0, scale=2.0), ranks, dict.fromkeys(ranks, 2.0))
+    method = build("fed_plora")
+    sent = read_outs(state, ranks, method)
+    updates = [ClientUpdate(client, line(2.0), i + 1.0) for i, client in enumerate(ranks)]
+    trains = {client: int(method.indices(state, client, {"m": 1})["m"]) for client in ranks}
+    assert set(trains.values()) == {0, 1}
+    found = mean_base_change(updates, sent)
+    assert found is not None
+    expected = sum((32 if trains[one.client] == 0 else 2) * one.weight / 36 for one in updates)
+    assert found.modules["m"].delta().item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_sketch_is_scaled_up_and_comes_back_as_rows_of_the_global_adapter():
+    """Rank 1 of 2 at the client's scale 4, of a server of scale 2: 8 in training. Unchanged, it changes nothing."""
+    state = ServerState(0, line(1.0, 4.0, scale=2.0), {"ann": 1}, {"ann": 4.0})
+    method = build("fslora")
+    (kept,) = method.indices(state, "ann", {"m": 1})["m"].tolist()
+    own = read_out(state, "ann", method).adapter
+    value = (1.0, 4.0)[kept]
+    assert own.modules["m"].scale == 8.0
+    assert (own.modules["m"].a.item(), own.modules["m"].b.item()) == (value, value / 2)
+    after = fold([ClientUpdate("ann", own, 3.0)], state=state, method="fslora").state
+    assert after.adapter.identical(state.adapter)
+    moved = own.replaced({"m.b": own.modules["m"].b + 1.0})
+    after = fold([ClientUpdate("ann", moved, 3.0)], state=state, method="fslora").state
+    expected = [1.0, 4.0]
+    expected[kept] += 2.0  # a column of B of 1 at the client's scale is one of 2 at the server's
+    assert after.adapter.modules["m"].b.flatten().tolist() == expected
 
 
 def test_without_any_base_change_their_mean_is_none():
     updates = [ClientUpdate("bob", line(6.0, 8.0), 1.0)]
-    assert mean_base_change(SERVER, updates, read_outs(SERVER, SERVER.ranks, build("flora"))) is None
+    assert mean_base_change(updates, read_outs(SERVER, SERVER.ranks, build("flora"))) is None

@@ -181,6 +181,11 @@ def test_what_does_not_fit_is_one_clear_line(
 
 def test_clients_that_may_shrink_are_refused_where_ranks_must_stay_equal(configure: Configure):
     """All have rank 4, but may shrink to 3; with one level nobody can, and nothing is wrong."""
+    drawing = ("aggregation.method=fslora", "ranks.policy=self_pruning")
+    with pytest.raises(
+        ConfigError, match=r"self_pruning prunes a client's last rank indices, and .* fslora it has others"
+    ):
+        build(configure(*drawing))
     pruning = ("aggregation.method=fedavg", "ranks.policy=self_pruning")
     with pytest.raises(ConfigError, match=r"fedavg needs clients of equal ranks, but with ranks\.policy self_pruning"):
         build(configure(*pruning, "ranks.counts=[0, 6]"))

@@ -132,7 +132,8 @@ def in_tree(state: ServerState, updates: Sequence[ClientUpdate], chosen: Method,
 
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize(
-    "name", ["replication", "zero_padding", "hetlora", "shrinkage", "flexlora", "fedex", "ffa", "fedsa"]
+    "name",
+    ["replication", "zero_padding", "hetlora", "shrinkage", "flexlora", "fedex", "ffa", "fedsa", "fslora", "fed_plora"],
 )
 def test_a_round_in_a_tree_is_the_flat_round(name: str, uniform: bool):
     """With one broken update, which is named in both, and one of weight 0."""

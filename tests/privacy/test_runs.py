@@ -153,6 +153,7 @@ def test_the_report_of_a_private_run_is_written(configure: Configure, tmp_path: 
         (("aggregation.method=flora",), "flora is no sum over clients"),
         (("aggregation.method=shrinkage",), "shrinkage is no sum over clients"),
         (("aggregation.method=hetlora", "ranks.policy=self_pruning"), "hetlora weighs clients by what they learned"),
+        (("aggregation.method=fed_plora",), "fed_plora draws which rank indices a client owns"),
         (("secure.enabled=true",), "it sees none"),
         (("aggregation.robust=median",), "clients are compared with one another"),
         (("aggregation.weights=examples",), "numbers of examples are the clients' own"),

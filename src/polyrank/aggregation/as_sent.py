@@ -32,8 +32,8 @@ class AsSent(Around):
     def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
         return self.method.start(self._rounded(server), levels)
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(self._rounded(server), rank)
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:
+        return self.method.read_out(self._rounded(server), rank, client)
 
     def _rounded(self, server: ServerState) -> ServerState:
         frozen = PARTS - self.method.parts(server.round + 1).trains

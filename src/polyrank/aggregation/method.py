@@ -151,6 +151,9 @@ class MethodInfo:
         aligns: whether clients can be rotated before it (`align.py`), by the option ``align``.
         own_weights: whether it weighs clients by what they send, whatever weights it is given.
         merges: whether merging adapters once with it makes sense.
+        draws_indices: whether the rank indices that a client has are drawn for it in each round; else they are the
+            first ones, as many as its rank.
+        sends_rest: whether the rank indices that a client does not train come down frozen, as a base change.
     """
 
     name: str
@@ -163,6 +166,13 @@ class MethodInfo:
     aligns: bool = False
     own_weights: bool = False
     merges: bool = True
+    draws_indices: bool = False
+    sends_rest: bool = False
+
+    @property
+    def secure(self) -> bool:
+        """Whether a secure sum can compute it, whose plan knows by ranks alone who owns which rows."""
+        return self.fixed_sums and not self.draws_indices
 
 
 class Method(ABC):
@@ -190,8 +200,28 @@ class Method(ABC):
         """What is trained and what travels in a round; everything, unless a method says otherwise."""
         return Parts()
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        """What a client of ``rank`` starts from, at the server's scale: the first rows of A and columns of B."""
+    def indices(self, server: ServerState, client: str, ranks: Mapping[str, int]) -> Mapping[str, Tensor]:  # noqa: ARG002  # of those that draw
+        """Module -> the rank indices that a client has in the round that follows, ascending; {} for the first ones.
+
+        Args:
+            server: the state before the round.
+            client: its name.
+            ranks: module -> how many it has.
+        """
+        return {}
+
+    def scaled_up(self, rank: int, of: int) -> float:  # noqa: ARG002  # of those that sketch
+        """By how much a client's scale is above its own in a module, where it has ``rank`` of ``of`` rank indices."""
+        return 1.0
+
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:  # noqa: ARG002  # of those that draw
+        """What a client of ``rank`` starts from, at the server's scale: the first rows of A and columns of B.
+
+        Args:
+            server: the state before the round.
+            rank: of the client.
+            client: its name, which says nothing unless the method draws rank indices.
+        """
         return Download(server.adapter.prefix(rank), server.base_change)
 
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:  # noqa: ARG002  # of those that change the base
@@ -229,8 +259,14 @@ class Around(Method):
     def parts(self, round_number: int) -> Parts:
         return self.method.parts(round_number)
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(server, rank)
+    def indices(self, server: ServerState, client: str, ranks: Mapping[str, int]) -> Mapping[str, Tensor]:
+        return self.method.indices(server, client, ranks)
+
+    def scaled_up(self, rank: int, of: int) -> float:
+        return self.method.scaled_up(rank, of)
+
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:
+        return self.method.read_out(server, rank, client)
 
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
         return self.method.change_rank(before, clients, top)
@@ -246,18 +282,12 @@ def method(
     averages: str,
     exact: Exactness,
     fixed_sums: bool,
-    equal_ranks: bool = False,
-    changes_base: bool = False,
-    aligns: bool = False,
-    own_weights: bool = False,
-    merges: bool = True,
+    **facts: bool,
 ) -> Callable[[type[M]], type[M]]:
-    """Class decorator that attaches `MethodInfo`; registry.py lists the classes."""
+    """Class decorator that attaches `MethodInfo`, with its other ``facts`` by name; registry.py lists the classes."""
 
     def attach(cls: type[M]) -> type[M]:
-        cls.info = MethodInfo(
-            name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, merges
-        )
+        cls.info = MethodInfo(name, paper, averages, exact, fixed_sums, **facts)
         return cls
 
     return attach

@@ -7,6 +7,7 @@ from typing import Any
 
 from polyrank.aggregation.align import Aligned, Alignment
 from polyrank.aggregation.method import Method
+from polyrank.aggregation.methods.fed_plora import FedPLoRA
 from polyrank.aggregation.methods.fedavg import FedAvg
 from polyrank.aggregation.methods.fedex import FedEx
 from polyrank.aggregation.methods.fedhl import FedHL
@@ -16,6 +17,7 @@ from polyrank.aggregation.methods.ffa import FFA
 from polyrank.aggregation.methods.flexlora import FlexLoRA
 from polyrank.aggregation.methods.flora import Flora
 from polyrank.aggregation.methods.florist import Florist
+from polyrank.aggregation.methods.fslora import FSLoRA
 from polyrank.aggregation.methods.hetlora import HetLoRA
 from polyrank.aggregation.methods.lora_fair import LoraFair
 from polyrank.aggregation.methods.owner_mean import OwnerMean
@@ -45,6 +47,8 @@ _CLASSES: tuple[type[Method], ...] = (
     Tempered,
     Shrinkage,
     RBLoRA,
+    FSLoRA,
+    FedPLoRA,
     Flora,
     FlexLoRA,
     RaFlora,

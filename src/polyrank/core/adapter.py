@@ -72,6 +72,10 @@ class Factors:
         """The first ``rank`` rows of ``a`` and columns of ``b`` (views); all of them if there are fewer."""
         return Factors(self.a[:rank], self.b[:, :rank], self.scale)
 
+    def picked(self, indices: Tensor) -> Factors:
+        """These rows of ``a`` and columns of ``b`` (copies), in the order of ``indices``, ``(n,)`` in int64."""
+        return Factors(self.a[indices], self.b[:, indices], self.scale)
+
     def rescaled(self, scale: float) -> Factors:
         """The same delta under another scale; ``b`` absorbs the ratio.
 
@@ -103,6 +107,11 @@ class Adapter:
     def rank(self) -> int:
         """The highest rank of any module; 0 without modules."""
         return max((factors.rank for factors in self.modules.values()), default=0)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Module -> its rank."""
+        return {name: factors.rank for name, factors in self.modules.items()}
 
     @property
     def parameters(self) -> int:

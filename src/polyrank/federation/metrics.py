@@ -84,7 +84,7 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
     shared = "b" not in parts.keeps  # where B stays with the clients there is no global product to measure
     if server.config.evaluation.diagnostics and shared and any(update.weight > 0 for update in result.received):
         started = {client: download.adapter for client, download in sent.items()}
-        change = mean_base_change(played.before, result.received, sent)
+        change = mean_base_change(result.received, sent)
         metrics |= diagnose(result.received, started, change, after, min(played.before.ranks.values()))
     return metrics
 

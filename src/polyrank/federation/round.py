@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -75,22 +75,30 @@ def read_out(state: ServerState, client: str, method: Method) -> Download:
     """What the server knows of the client's start: the method's read-out at its rank, under its own scale.
 
     Where B is frozen the scale changes nothing, neither the product nor A's gradient: it is the server's, so that all
-    have the very same B.
+    have the very same B. A sketch is scaled up beside (`Method.scaled_up`).
     """
-    download = method.read_out(state, state.ranks[client])
+    download = method.read_out(state, state.ranks[client], client)
     if "b" not in method.parts(state.round + 1).trains:
         return Download(Adapter(download.adapter.modules, state.adapter.dense), download.base_change)
-    scale = state.scales[client]
-    modules = {name: factors.rescaled(scale) for name, factors in download.adapter.modules.items()}
+    scale, whole = state.scales[client], state.adapter.modules
+    modules = {
+        name: factors.rescaled(scale * method.scaled_up(factors.rank, whole[name].rank))
+        for name, factors in download.adapter.modules.items()
+    }
     return Download(Adapter(modules, state.adapter.dense), download.base_change)
 
 
+def start_of(state: ServerState, client: str, method: Method) -> Hashable:
+    """What a client's read-out depends on: rank and scale, and its name where rank indices are drawn for it."""
+    return state.ranks[client], state.scales[client], client if method.info.draws_indices else ""
+
+
 def read_outs(state: ServerState, clients: Iterable[str], method: Method) -> dict[str, Download]:
-    """`read_out` of several clients; those of the same rank and scale share one, which is computed once."""
-    made: dict[tuple[int, float], Download] = {}
+    """`read_out` of several clients; those that start from the same share one, which is computed once."""
+    made: dict[Hashable, Download] = {}
     found: dict[str, Download] = {}
     for client in clients:
-        key = state.ranks[client], state.scales[client]
+        key = start_of(state, client, method)
         if key not in made:
             made[key] = read_out(state, client, method)
         found[client] = made[key]
@@ -201,26 +209,29 @@ def joined(adapter: Adapter, base_change: Adapter | None) -> Adapter:
     return Adapter(modules, adapter.dense)
 
 
-def mean_base_change(
-    state: ServerState, updates: Sequence[ClientUpdate], sent: Mapping[str, Download]
-) -> Adapter | None:
+def mean_base_change(updates: Sequence[ClientUpdate], sent: Mapping[str, Download]) -> Adapter | None:
     """The weighted mean of the base changes that the clients of these updates were ``sent``; for diagnostics.
 
-    With one base change for all it is that one. Rank classes with different ones are stacked.
+    With one base change for all it is that one. Different ones are stacked.
     """
     total = sum(update.weight for update in updates)
-    weights: dict[int, float] = {}
-    changes: dict[int, Adapter | None] = {}
+    changes: list[Adapter] = []
+    weights: list[float] = []
     for update in updates:
-        rank = state.ranks[update.client]
-        weights[rank] = weights.get(rank, 0.0) + update.weight / total
-        changes[rank] = sent[update.client].base_change
+        change = sent[update.client].base_change
+        if change is None:
+            continue
+        place = next((i for i, known in enumerate(changes) if known is change), len(changes))
+        if place == len(changes):
+            changes.append(change)
+            weights.append(0.0)
+        weights[place] += update.weight / total
     modules: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    for rank, change in sorted(changes.items()):
-        for name, factors in change.modules.items() if change else ():
+    for change, weight in zip(changes, weights, strict=True):
+        for name, factors in change.modules.items():
             rows, columns = modules.setdefault(name, ([], []))
             rows.append(factors.a)
-            columns.append(factors.b * (factors.scale * weights[rank]))
+            columns.append(factors.b * (factors.scale * weight))
     if not modules:
         return None
     return Adapter({name: Factors(torch.cat(a), torch.cat(b, dim=1)) for name, (a, b) in modules.items()})

@@ -37,4 +37,4 @@ def travelled(moved: Iterable[Moved | None]) -> Moved | None:
 def sends_change(method: Method) -> bool:
     """Whether a client of a server that has a base change is sent one: asked of a server of one number."""
     one = Adapter({"module": Factors(torch.ones(1, 1), torch.ones(1, 1))})
-    return method.read_out(ServerState(1, one, {}, {}, base_change=one), 1).base_change is not None
+    return method.read_out(ServerState(1, one, {}, {}, base_change=one), 1, "").base_change is not None

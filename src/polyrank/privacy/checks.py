@@ -43,6 +43,11 @@ def check(config: Config, method: Method) -> None:
             f"privacy.model central: aggregation.method {name} {why}; expected a method of sums, such as ffa, fedsvd, "
             "rolora, owner_mean or replication"
         )
+    if options.model == "central" and info.draws_indices:
+        raise ConfigError(
+            f"privacy.model central: aggregation.method {name} draws which rank indices a client owns, and "
+            "what a sum is divided by follows from the ranks; expected a method of the first ones, such as owner_mean"
+        )
     if options.model == "central" and isinstance(method, Aligned) and method.how == "rectangular":
         raise ConfigError(
             "privacy.model central: with align = rectangular every client owns all rows, so ranks say nothing of who "

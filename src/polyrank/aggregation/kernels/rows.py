@@ -164,12 +164,16 @@ class RowMean(Kernel[Sums]):
         if update.weight == 0:
             return sums
         weight = self.method.weight(update)
+        ranks = update.adapter.ranks
+        indices = self.method.indices(self.server, update.client, ranks)
         for name, own in self.method.module_weights(update, weight).items():
             if own <= 0:  # a method's own weight can be 0 where the client's is not: no owner and no donor either
                 continue
-            factors = _at_scale(update.adapter.modules[name], self.server.adapter.modules[name].scale)
+            known = self.server.adapter.modules[name]
+            scale = known.scale * self.method.scaled_up(ranks[name], known.rank)
+            factors = _at_scale(update.adapter.modules[name], scale)
             bank = "donors" if factors.rank == self._banks[name].get("donors") else "others"
-            RowSums.of(sums, _bank(name, bank), self._which).add(factors, own)
+            RowSums.of(sums, _bank(name, bank), self._which).add(factors, own, indices.get(name))
             sums.tensors[_all(name)] += own
         dense.add(sums, update, weight)
         return sums

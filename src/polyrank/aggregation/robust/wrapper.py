@@ -34,8 +34,8 @@ class Robust(Around):
         rule: what becomes of them.
 
     Raises:
-        ConfigError: the method has no rows to judge, or weighs clients by what they send; or the rule compares products
-            and the server never sees both factors.
+        ConfigError: the method has no rows to judge, draws who owns which, or weighs clients by what they send; or the
+            rule compares products and the server never sees both factors.
     """
 
     method: RowMethod
@@ -52,6 +52,11 @@ class Robust(Around):
             raise ConfigError(
                 f"{name} weighs clients by the norm of what they send, which a hostile client chooses; with "
                 "aggregation.robust take a method that does not, such as zero_padding, or aggregation.robust none"
+            )
+        if self.method.info.draws_indices:
+            raise ConfigError(
+                f"aggregation.robust compares clients by the first rank indices, and with {name} they have others, "
+                "drawn in each round; take a method that does not draw, such as owner_mean, or aggregation.robust none"
             )
         if self.rule.compares_products and self.method.parts(1).keeps & {"a", "b"}:
             raise ConfigError(
