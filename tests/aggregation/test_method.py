@@ -91,6 +91,8 @@ NONE: frozenset[str] = frozenset()
         ("rolora", 1, Parts(B | HEAD, B | HEAD, ALL, NONE)),
         ("rolora", 2, Parts(A | HEAD, A | HEAD, ALL, NONE)),
         ("rolora", 3, Parts(B | HEAD, B | HEAD, ALL, NONE)),
+        ("lora_a2", 1, Parts(B | HEAD, B | HEAD, ALL, NONE)),
+        ("lora_a2", 2, Parts(A | HEAD, A | HEAD, ALL, NONE)),
         ("fedsa", 1, Parts(ALL, A, A, B | HEAD)),
         ("fedsvd", 1, Parts(B | HEAD, B | HEAD, ALL, NONE)),
     ],
@@ -102,7 +104,7 @@ def test_what_is_trained_and_what_travels(name: str, number: int, parts: Parts):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_reads_out_any_rank(name: str):
-    """The first rank indices of the adapter, or those that were drawn, to the last bit; a base change of its layers."""
+    """The first rank indices of the adapter, those that were drawn, or all; a base change of the same layers."""
     it = UNEQUAL["levels_after"](torch.float64)
     for state in (it.server, replace(it.server, base_change=None)):
         for rank in (1, 3, 6, 9):
@@ -116,6 +118,8 @@ def test_every_method_reads_out_any_rank(name: str):
                     assert factors.scale == known.scale * method.scaled_up(factors.rank, known.rank)
                     assert torch.equal(factors.a, known.a[own[module]])
                     assert torch.equal(factors.b, known.b[:, own[module]])
+            elif method.info.chooses_indices:
+                assert download.adapter is state.adapter
             else:
                 assert download.adapter.identical(state.adapter.prefix(rank))
             if download.base_change is not None:

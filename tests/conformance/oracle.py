@@ -17,6 +17,7 @@ import numpy as np
 from polyrank.aggregation import Aggregate
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ClientUpdate, ServerState
+from tests.conformance.fixtures import chosen_indices
 
 Array = np.ndarray
 
@@ -664,6 +665,16 @@ def rolora(server: ServerState, updates: Sequence[ClientUpdate], fill: Literal["
     return out
 
 
+def lora_a2(server: ServerState, updates: Sequence[ClientUpdate]) -> Plain:
+    """B in odd rounds, A in even ones, over those that chose the index."""
+
+    def chosen(client: Client, module: str) -> list[int]:
+        return chosen_indices(client.name, module, client.rank(module), len(server.adapter.modules[module].a))
+
+    side = "b" if (server.round + 1) % 2 == 1 else "a"
+    return by_index(server, updates, owners_mean, sides=side, draw=chosen)
+
+
 def fedsa(server: ServerState, updates: Sequence[ClientUpdate], min_owners: int = 1) -> Plain:
     """A over its owners; B as it was."""
     return by_index(server, updates, owners_mean, min_owners=min_owners, sides="a")
@@ -736,6 +747,7 @@ ORACLES: Mapping[str, Oracle] = {
     "lora_fair": Oracle(lora_fair, ({}, {"lam": 2.0}), "delta"),
     "ffa": Oracle(ffa),
     "rolora": Oracle(rolora, ({}, {"fill": "owners"})),
+    "lora_a2": Oracle(lora_a2),
     "fedsa": Oracle(fedsa, ({}, {"min_owners": 2})),
     "fedsvd": Oracle(fedsvd, by="delta"),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from polyrank.aggregation import Method, build
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate, ServerState
-from tests.conformance.fixtures import DENSE, SHAPES, conclude
+from tests.conformance.fixtures import DENSE, SHAPES, chosen_indices, conclude
 from tests.conformance.oracle import best, dense_base, model, plain
 from tests.conformance.test_conformance import ONCE, Variant
 
@@ -87,12 +87,23 @@ def play(method: Method, state: ServerState, names: Sequence[str], draw: Draw) -
             for m, f in sent.items()
         }
         dense = {m: t + draw(*t.shape) for m, t in state.adapter.dense.items()}
-        updates.append(ClientUpdate(name, Adapter(trained, dense), weight))
+        own = {}
+        if method.info.chooses_indices:  # the others stay as they were sent, and are not sent back
+            own = {m: chosen_indices(name, m, min(rank, f.rank), f.rank) for m, f in sent.items()}
+            trained = {m: moved_at(own[m], sent[m], f) for m, f in trained.items()}
+        updates.append(ClientUpdate(name, Adapter(trained, dense).picked(own), weight))
         starts[name] = {m: base[m] + f.delta().numpy() for m, f in sent.items()}
         models[name] = {m: base[m] + f.delta().numpy() for m, f in trained.items()}
     result = conclude(method, state, updates)
     after = replace(state, round=state.round + 1, adapter=result.adapter, base_change=result.base_change)
     return Played(state, after, tuple(updates), starts, models)
+
+
+def moved_at(indices: Sequence[int], start: Factors, end: Factors) -> Factors:
+    """The factors at the end, where only these rank indices were trained."""
+    a, b = start.a.clone(), start.b.clone()
+    a[indices], b[:, indices] = end.a[indices], end.b[:, indices]
+    return Factors(a, b, start.scale)
 
 
 def rounds(method: Method, cohorts: Sequence[Sequence[str]], seed: int = 0) -> list[Played]:
@@ -238,6 +249,25 @@ def test_stacking_starts_anew_each_round(name: str):
         assert not two.b.any()
         assert not torch.equal(one.a, two.a)
         assert not torch.equal(one.a, first.before.adapter.modules[module].a)
+
+
+def test_lora_a2_takes_turns_and_moves_what_was_chosen():
+    """As rolora; a rank index that nobody chose keeps its value, one that a single client chose has that client's."""
+    for number, played in enumerate(rounds(build("lora_a2"), (("ann", "bob"), ALL, ("ann",), ("bob", "cem"))), start=1):
+        side, other = "ab" if number % 2 == 0 else "ba"
+        for module in SHAPES:
+            before, after = played.before.adapter.modules[module], played.after.adapter.modules[module]
+            assert torch.equal(getattr(before, other), getattr(after, other))
+            chose = {u.client: chosen_indices(u.client, module, CLIENTS[u.client][0], 6) for u in played.updates}
+            for j in range(6):
+                owners = [u for u in played.updates if j in chose[u.client]]
+                ours, theirs = (getattr(f, side)[j] if side == "a" else f.b[:, j] for f in (after, before))
+                if not owners:
+                    assert torch.equal(ours, theirs)
+                if len(owners) == 1:
+                    sent = owners[0].adapter.modules[module].rescaled(2.0)
+                    row = chose[owners[0].client].index(j)
+                    torch.testing.assert_close(ours, sent.a[row] if side == "a" else sent.b[:, row])
 
 
 def test_rolora_takes_turns():

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from polyrank.aggregation import METHODS, build
 from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.errors import ConfigError
+from polyrank.core.errors import AdapterError, ConfigError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import (
+    accepted,
     as_received,
     check_ranks,
     cohort,
     global_model,
+    in_whole,
     kept_by,
     mean_base_change,
     nbytes,
@@ -312,6 +314,8 @@ WAYS: dict[tuple[str, int], tuple[frozenset[str], frozenset[str], frozenset[str]
     ("fedsvd", 1): (B | HEAD, B | HEAD, ALL, NONE),  # A comes anew from the server
     ("rolora", 1): (B | HEAD, B | HEAD, ALL, NONE),
     ("rolora", 2): (A | HEAD, A | HEAD, ALL, NONE),
+    ("lora_a2", 1): (B | HEAD, B | HEAD, ALL, NONE),
+    ("lora_a2", 2): (A | HEAD, A | HEAD, ALL, NONE),
     ("fedsa", 1): (ALL, A, A, B | HEAD),
     ("flora", 1): (ALL, ALL, HEAD, NONE),  # the fresh adapter is known from the seed
     ("florist", 1): (ALL, ALL, HEAD, NONE),
@@ -322,8 +326,8 @@ WAYS: dict[tuple[str, int], tuple[frozenset[str], frozenset[str], frozenset[str]
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_what_is_trained_and_what_travels(name: str, number: int):
-    """Only rolora alternates: its odd rounds are like its first, its even ones like its second."""
-    turn = 2 - number % 2 if name == "rolora" else 1
+    """Only rolora and lora_a2 alternate: their odd rounds are like the first, their even ones like the second."""
+    turn = 2 - number % 2 if name in ("rolora", "lora_a2") else 1
     parts = parts_of(build(name), number, local_head=False)
     assert (parts.trains, parts.sends, parts.receives, parts.keeps) == WAYS.get((name, turn), (ALL, ALL, ALL, NONE))
     local = parts_of(build(name), number, local_head=True)
@@ -362,8 +366,17 @@ def trained(state: ServerState, name: str, seed: int = 1) -> list[ClientUpdate]:
         a, b = (t + torch.randn(t.shape, generator=draw) for t in (f.a, f.b))
         factors = Factors(a if "a" in trains else f.a, b if "b" in trains else f.b, f.scale)
         head = {"head": torch.randn(2, generator=draw)}
-        updates.append(ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0))
+        update = ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0)
+        if method.info.chooses_indices:
+            update = chosen(update, m=range(f.rank - state.ranks[client], f.rank))
+        updates.append(update)
     return updates
+
+
+def chosen(update: ClientUpdate, **indices: Sequence[int]) -> ClientUpdate:
+    """What a client sends that trained these rank indices alone."""
+    own = {name: tuple(some) for name, some in indices.items()}
+    return replace(update, adapter=update.adapter.picked(own), indices=own)
 
 
 def other(update: ClientUpdate, parts: frozenset[str]) -> ClientUpdate:
@@ -371,7 +384,7 @@ def other(update: ClientUpdate, parts: frozenset[str]) -> ClientUpdate:
     f = update.adapter.modules["m"]
     factors = Factors(2 * f.a + 1 if "a" in parts else f.a, 2 * f.b + 1 if "b" in parts else f.b, f.scale)
     dense = {n: t + 1 if "head" in parts else t for n, t in update.adapter.dense.items()}
-    return ClientUpdate(update.client, Adapter({"m": factors}, dense), update.weight)
+    return replace(update, adapter=Adapter({"m": factors}, dense))
 
 
 def same_server(one: ServerState, another: ServerState) -> bool:
@@ -501,6 +514,64 @@ def test_no_method_lets_an_overflow_reach_the_server(name: str, local_head: bool
     assert result.state.personal == {}
     assert set(result.dropped) == {"c0", "c1"}
     assert all(reason.startswith("the round's sum overflows in ") for reason in result.dropped.values())
+
+
+@pytest.mark.parametrize(
+    ("indices", "rows", "reason"),
+    [
+        ({"m": (0, 2)}, 2, ""),
+        (
+            {"m": (2, 0)},
+            2,
+            r"chose the rank indices \[2, 0\] of m for 2 rows; expected as many, ascending, from 0 to 2",
+        ),
+        ({"m": (0, 0)}, 2, r"chose the rank indices \[0, 0\]"),
+        ({"m": (0, 3)}, 2, r"chose the rank indices \[0, 3\]"),
+        ({"m": (-1, 1)}, 2, r"chose the rank indices \[-1, 1\]"),
+        ({"m": (0, 2)}, 1, r"chose the rank indices \[0, 2\] of m for 1 rows"),
+        ({"n": (0, 2)}, 2, r"chose rank indices of \['n'\]; expected each of its modules"),
+        ({}, 2, r"chose rank indices of \[\]; expected each of its modules"),
+    ],
+)
+def test_rank_indices_that_were_chosen_are_checked(indices: dict[str, tuple[int, ...]], rows: int, reason: str):
+    state = state_of(2)
+    sent = read_out(state, "c0", build("lora_a2")).adapter
+    adapter = Adapter({"m": sent.modules["m"].prefix(rows)}, sent.dense)
+    update = ClientUpdate("c0", adapter, 1.0, indices=indices)
+    found = accepted(update, sent, B | HEAD, uniform=False, chooses=True)
+    assert isinstance(found, str) == bool(reason)
+    if isinstance(found, str):
+        assert re.search(reason, found)
+    else:
+        assert torch.equal(found.adapter.modules["m"].a, sent.modules["m"].a[[0, 2]])  # not sent: the server's own
+
+
+def test_rank_indices_that_nobody_asked_for_are_refused():
+    """Left out by name where updates come in, an error in the sums themselves; and so is one more than the budget."""
+    state = state_of(2, 3)
+    update = chosen(trained(state, "owner_mean")[1], m=(0, 2))
+    result = fold([update], state=state, method="owner_mean")
+    assert "chose rank indices, and the method does not ask for that" in result.dropped["c1"]
+    for name in ("owner_mean", "flexlora", "shrinkage"):
+        kernel = build(name).start(state, {"m": (2, 3)})
+        with pytest.raises(AdapterError, match="does not ask for that"):
+            kernel.check(update)
+    more = chosen(ClientUpdate("c0", read_out(state, "c0", build("lora_a2")).adapter, 1.0), m=(0, 1, 2))
+    with pytest.raises(AdapterError, match="client c0 sent 3 rank indices; expected at most 2 in all"):
+        build("lora_a2").start(state, {"m": (2, 3)}).check(more)
+
+
+def test_an_update_in_whole_has_what_was_sent_where_nothing_was_trained():
+    state = state_of(2)
+    sent = read_out(state, "c0", build("lora_a2")).adapter
+    moved = sent.map(lambda tensor: tensor + 1)
+    whole = in_whole(chosen(ClientUpdate("c0", moved, 1.0), m=(0, 2)), sent).adapter.modules["m"]
+    assert torch.equal(whole.a[[0, 2]], moved.modules["m"].a[[0, 2]])
+    assert torch.equal(whole.a[1], sent.modules["m"].a[1])
+    assert torch.equal(whole.b[:, [0, 2]], moved.modules["m"].b[:, [0, 2]])
+    assert torch.equal(whole.b[:, 1], sent.modules["m"].b[:, 1])
+    plain = ClientUpdate("c0", moved, 1.0)
+    assert in_whole(plain, sent) is plain
 
 
 def test_the_global_model_is_adapter_and_base_change():

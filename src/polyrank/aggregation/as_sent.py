@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from polyrank.aggregation.method import Around, Download, Kernel, Levels, Method
+from polyrank.aggregation.around import Around
+from polyrank.aggregation.method import Download, Kernel, Levels, Method
 from polyrank.core.adapter import PARTS
 from polyrank.core.state import ServerState
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from polyrank.aggregation.sums import Partial, Summed
@@ -151,8 +152,8 @@ class MethodInfo:
         aligns: whether clients can be rotated before it (`align.py`), by the option ``align``.
         own_weights: whether it weighs clients by what they send, whatever weights it is given.
         merges: whether merging adapters once with it makes sense.
-        draws_indices: whether the rank indices that a client has are drawn for it in each round; else they are the
-            first ones, as many as its rank.
+        draws_indices: whether the rank indices that a client has are drawn for it in each round.
+        chooses_indices: whether a client is sent all of them and chooses which it trains and sends back.
         sends_rest: whether the rank indices that a client does not train come down frozen, as a base change.
     """
 
@@ -167,18 +168,25 @@ class MethodInfo:
     own_weights: bool = False
     merges: bool = True
     draws_indices: bool = False
+    chooses_indices: bool = False
     sends_rest: bool = False
+
+    @property
+    def first_indices(self) -> bool:
+        """Whether a client of rank r has the first r rank indices."""
+        return not (self.draws_indices or self.chooses_indices)
 
     @property
     def secure(self) -> bool:
         """Whether a secure sum can compute it, whose plan knows by ranks alone who owns which rows."""
-        return self.fixed_sums and not self.draws_indices
+        return self.fixed_sums and self.first_indices
 
 
 class Method(ABC):
     """An aggregation method: a frozen dataclass whose fields are its options."""
 
-    info: ClassVar[MethodInfo]
+    info: ClassVar[MethodInfo] = MethodInfo("", "", "", "no", fixed_sums=False)
+    """What `method` attaches; of a method that no registry lists, nothing but defaults."""
 
     max_rank: int | None = None
     """Of its base change, where it makes one; None for the smaller side of each layer."""
@@ -210,6 +218,12 @@ class Method(ABC):
         """
         return {}
 
+    def owned(self, server: ServerState, update: ClientUpdate) -> Mapping[str, Tensor]:
+        """Module -> the rank indices of an update's rows, ascending; {} for the first ones."""
+        if update.indices is None:
+            return self.indices(server, update.client, update.adapter.ranks)
+        return {name: torch.tensor(own, dtype=torch.int64) for name, own in update.indices.items()}
+
     def scaled_up(self, rank: int, of: int) -> float:  # noqa: ARG002  # of those that sketch
         """By how much a client's scale is above its own in a module, where it has ``rank`` of ``of`` rank indices."""
         return 1.0
@@ -237,39 +251,6 @@ class Method(ABC):
     def needs(self, count: int) -> Needs:  # noqa: ARG002  # of those that judge clients by one another
         """What it needs of a round in which ``count`` clients answer."""
         return Needs()
-
-
-class Around(Method):
-    """A method around another one, its field ``method``: what it does not change is that one's."""
-
-    method: Method
-
-    @property
-    def info(self) -> MethodInfo:  # type: ignore[override]  # a wrapper's facts are those of what it wraps
-        """Those of the method."""
-        return self.method.info
-
-    @property
-    def hides_who_came(self) -> bool:
-        return self.method.hides_who_came
-
-    def needs(self, count: int) -> Needs:
-        return self.method.needs(count)
-
-    def parts(self, round_number: int) -> Parts:
-        return self.method.parts(round_number)
-
-    def indices(self, server: ServerState, client: str, ranks: Mapping[str, int]) -> Mapping[str, Tensor]:
-        return self.method.indices(server, client, ranks)
-
-    def scaled_up(self, rank: int, of: int) -> float:
-        return self.method.scaled_up(rank, of)
-
-    def read_out(self, server: ServerState, rank: int, client: str) -> Download:
-        return self.method.read_out(server, rank, client)
-
-    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
-        return self.method.change_rank(before, clients, top)
 
 
 M = TypeVar("M", bound=Method)

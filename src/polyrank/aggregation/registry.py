@@ -19,6 +19,7 @@ from polyrank.aggregation.methods.flora import Flora
 from polyrank.aggregation.methods.florist import Florist
 from polyrank.aggregation.methods.fslora import FSLoRA
 from polyrank.aggregation.methods.hetlora import HetLoRA
+from polyrank.aggregation.methods.lora_a2 import LoRAA2
 from polyrank.aggregation.methods.lora_fair import LoraFair
 from polyrank.aggregation.methods.owner_mean import OwnerMean
 from polyrank.aggregation.methods.raflora import RaFlora
@@ -59,6 +60,7 @@ _CLASSES: tuple[type[Method], ...] = (
     LoraFair,
     FFA,
     RoLoRA,
+    LoRAA2,
     FedSA,
     FedSVD,
 )

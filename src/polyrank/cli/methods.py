@@ -69,20 +69,21 @@ def facts(method: Method) -> dict[str, Any]:
 
 
 def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_head: bool) -> dict[str, Any]:
-    """Bytes of one client in the first round, by its rank, and those of a base change later.
+    """Bytes of one client in the first round, at most, by its rank, and those of a base change later.
 
     The round's own functions say what travels. A base change that clients are sent becomes at most as wide as each
     layer's smaller side, or as the method's ``max_rank`` (to which fedex adds the rank indices that a client does not
     train): ``base_change_at_most`` is its bytes then, 0 without one.
     """
     from polyrank.federation.round import parts_of
-    from polyrank.federation.traffic import down, up
+    from polyrank.federation.traffic import down, sent_back, up
 
     parts = parts_of(method, 1, local_head=local_head)
     by_rank = {}
     for rank in ranks:
         sent = method.read_out(state, rank, "")
-        by_rank[rank] = {"up": up(parts, sent.adapter), "down": down(parts, sent)}
+        back = sent_back(method, sent.adapter, rank, parts.sends, most=True)
+        by_rank[rank] = {"up": up(parts, back), "down": down(parts, sent)}
     most = 0
     if facts(method)["base_change"] == "sent":
         for factors in state.adapter.modules.values():

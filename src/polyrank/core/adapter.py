@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -113,6 +113,10 @@ class Adapter:
         """Module -> its rank."""
         return {name: factors.rank for name, factors in self.modules.items()}
 
+    def budget(self, rank: int) -> int:
+        """How many rank indices a client of this rank has, over all modules."""
+        return sum(min(rank, own) for own in self.ranks.values())
+
     @property
     def parameters(self) -> int:
         """Numbers in all factors, dense tensors left out."""
@@ -158,6 +162,14 @@ class Adapter:
     def prefix(self, rank: int) -> Adapter:
         """The first ``rank`` rank indices of every module; dense tensors whole."""
         return Adapter({name: factors.prefix(rank) for name, factors in self.modules.items()}, self.dense)
+
+    def picked(self, indices: Mapping[str, Sequence[int]]) -> Adapter:
+        """These rank indices of the modules that are named, and the others whole; dense tensors whole."""
+        modules = {
+            name: factors.picked(torch.tensor(indices[name], dtype=torch.int64)) if name in indices else factors
+            for name, factors in self.modules.items()
+        }
+        return Adapter(modules, self.dense)
 
     def truncated(self, rank: int) -> Adapter:
         """The best approximation of rank ``rank`` of every module's delta (SVD); a higher rank adds zeros."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,12 +19,14 @@ class ClientUpdate:
         adapter: its trained adapter, of its own rank.
         weight: aggregation weight ``w_k >= 0``, by default its number of examples.
         metrics: what the client measured, e.g. ``{"loss": 0.7, "steps": 4}``.
+        indices: module -> the rank indices of its rows, ascending, where the client chose them; else None.
     """
 
     client: str
     adapter: Adapter
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    indices: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,6 +73,6 @@ def in_the_clear(
             sent=sent,
         )
     silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
-    own = {one.client: server.method.indices(state, one.client, one.adapter.ranks) for one in result.received}
+    own = {one.client: server.method.owned(state, one) for one in result.received}
     owned = owners_weight(result.received, state.adapter.rank, own)
     return Gathered(outcomes, updates, replace(result, dropped={**silent, **result.dropped}), owned)

@@ -240,7 +240,7 @@ def check_secure(config: Config, method: Method, policy: RankPolicy, clients: in
             f"aggregation.method {name} needs every client's factors and not their sum",
         ),
         (info.own_weights, f"aggregation.method {name} weighs clients by what they send, which has no limit"),
-        (info.draws_indices, f"aggregation.method {name} draws which rows a client owns, and ranks do not say it"),
+        (not info.first_indices, f"with aggregation.method {name} a client owns others than the first rows"),
         (
             align != "none",
             f"aggregation.options.align {align} turns clients towards an adapter that they lack",

@@ -11,8 +11,9 @@ from numpy.random import Generator
 from torch import Tensor
 
 from polyrank.aggregation import Download, Method, Parts
+from polyrank.aggregation.kernels.updates import check_indices
 from polyrank.core.adapter import Adapter, Factors, Part
-from polyrank.core.errors import ConfigError
+from polyrank.core.errors import AdapterError, ConfigError
 from polyrank.core.seeds import numpy_generator
 from polyrank.core.shares import part_of
 from polyrank.core.state import ClientUpdate, ServerState
@@ -159,7 +160,9 @@ def problem(update: ClientUpdate, sent: Adapter) -> str | None:
     return None
 
 
-def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, uniform: bool) -> ClientUpdate | str:
+def accepted(
+    update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, uniform: bool, chooses: bool = False
+) -> ClientUpdate | str:
     """The update as it is added up, or why it is left out.
 
     Args:
@@ -167,12 +170,32 @@ def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, un
         known: what the client was sent.
         sends: the parts that travel.
         uniform: whether every client weighs 1 instead of its own weight.
+        chooses: whether clients choose of which rank indices their rows are.
     """
+    if update.indices is not None:
+        try:
+            check_indices(update, known, chooses=chooses)
+        except AdapterError as error:
+            return str(error)
+        known = known.picked(update.indices)
     reason = problem(update, known)
     if reason is not None:
         return reason
     received = as_received(update, known, sends)
     return replace(received, weight=1.0) if uniform else received
+
+
+def in_whole(update: ClientUpdate, sent: Adapter) -> ClientUpdate:
+    """The update with all that the client was sent, where it chose rank indices: the others are as they were sent."""
+    if update.indices is None:
+        return update
+    modules = {}
+    for name, own in update.adapter.modules.items():
+        rows = torch.tensor(update.indices[name], dtype=torch.int64)
+        a, b = sent.modules[name].a.to(own.a.dtype, copy=True), sent.modules[name].b.to(own.b.dtype, copy=True)
+        a[rows], b[:, rows] = own.a, own.b
+        modules[name] = Factors(a, b, own.scale)
+    return replace(update, adapter=Adapter(modules, update.adapter.dense), indices=None)
 
 
 def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str, float]) -> ServerState:

@@ -104,7 +104,8 @@ class Server:
             number: of the round; 0 is the scoring round.
             start: what the client trains from.
         """
-        kept = self.policy.shrunk(state.ranks[client])
+        rank = state.ranks[client]
+        kept = self.policy.shrunk(rank)
         return Work(
             client,
             number,
@@ -112,8 +113,9 @@ class Server:
             seed=derive(self.config.federation.seed, "training", number, client),
             base_change=start.base_change,
             trains=self.parts(max(number, 1)).trains,
-            penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < state.ranks[client] else None,
+            penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < rank else None,
             guard=self._guard(state),
+            chooses=state.adapter.budget(rank) if self.method.info.chooses_indices else None,
         )
 
     def _guard(self, state: ServerState) -> Guard | None:

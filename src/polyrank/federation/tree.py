@@ -145,7 +145,8 @@ class Node:
         if update.client not in self.asked:
             raise AdapterError(f"client {update.client} was not asked in this round; expected one of its cohort")
         self._check_new({update.client})
-        received = accepted(update, self._start_of(update.client), self._sends, uniform=self.uniform)
+        start, chooses = self._start_of(update.client), self.method.info.chooses_indices
+        received = accepted(update, start, self._sends, uniform=self.uniform, chooses=chooses)
         if isinstance(received, str):
             self.dropped[update.client] = received
             return None

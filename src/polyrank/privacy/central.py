@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, Method, MethodInfo
+from polyrank.aggregation.around import Around
+from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method, MethodInfo
 from polyrank.aggregation.sums import Partial, Sums
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError

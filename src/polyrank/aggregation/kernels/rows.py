@@ -155,7 +155,7 @@ class RowMean(Kernel[Sums]):
 
     def check(self, update: ClientUpdate) -> None:
         self.method.check(update, self.server)
-        check_update(update, self.server.adapter)
+        check_update(update, self.server.adapter, chooses=self.method.info.chooses_indices)
         if self.method.has_donors() and update.weight > 0:
             self._check_asked(update)
 
@@ -165,7 +165,7 @@ class RowMean(Kernel[Sums]):
             return sums
         weight = self.method.weight(update)
         ranks = update.adapter.ranks
-        indices = self.method.indices(self.server, update.client, ranks)
+        indices = self.method.owned(self.server, update)
         for name, own in self.method.module_weights(update, weight).items():
             if own <= 0:  # a method's own weight can be 0 where the client's is not: no owner and no donor either
                 continue

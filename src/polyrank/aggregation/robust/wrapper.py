@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from polyrank.aggregation.around import Around
 from polyrank.aggregation.kernels.rows import RowMean, RowMethod
-from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, MethodInfo, Needs
+from polyrank.aggregation.method import Aggregate, Kernel, Levels, MethodInfo, Needs
 from polyrank.aggregation.robust import kept
 from polyrank.aggregation.robust.kept import Kept
 from polyrank.aggregation.robust.rule import Rule
@@ -34,8 +35,8 @@ class Robust(Around):
         rule: what becomes of them.
 
     Raises:
-        ConfigError: the method has no rows to judge, draws who owns which, or weighs clients by what they send; or the
-            rule compares products and the server never sees both factors.
+        ConfigError: the method has no rows to judge, gives clients others than the first ones, or weighs them by what
+            they send; or the rule compares products and the server never sees both factors.
     """
 
     method: RowMethod
@@ -53,10 +54,10 @@ class Robust(Around):
                 f"{name} weighs clients by the norm of what they send, which a hostile client chooses; with "
                 "aggregation.robust take a method that does not, such as zero_padding, or aggregation.robust none"
             )
-        if self.method.info.draws_indices:
+        if not self.method.info.first_indices:
             raise ConfigError(
-                f"aggregation.robust compares clients by the first rank indices, and with {name} they have others, "
-                "drawn in each round; take a method that does not draw, such as owner_mean, or aggregation.robust none"
+                f"aggregation.robust compares clients by the first rank indices, and with {name} they have others; "
+                "take a method of the first ones, such as owner_mean, or aggregation.robust none"
             )
         if self.rule.compares_products and self.method.parts(1).keeps & {"a", "b"}:
             raise ConfigError(
