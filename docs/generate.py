@@ -39,7 +39,6 @@ def methods_table() -> str:
     rows = [head, "|" + "---|" * 10]
     for cls in METHODS.values():
         fact = facts(cls())
-        paper = f"[{fact['paper'].rpartition('/')[2]}]({fact['paper']})" if fact["paper"] else "our own"
         cells = (
             f"`{fact['name']}`",
             fact["averages"],
@@ -47,13 +46,18 @@ def methods_table() -> str:
             "equal" if fact["equal_ranks"] else "any",
             _parts(cls().parts(1).sends, cls().parts(2).sends),
             _parts(cls().parts(1).receives, cls().parts(2).receives),
-            {"no": "-", "sent": "sent down", "kept": "on the server"}[fact["base_change"]],
-            "yes" if fact["fixed_sums"] else "no",
+            {"no": "-", "sent": "sent down", "kept": "on the server", "rest": "the rest"}[fact["base_change"]],
+            "yes" if fact["secure"] else "no",
             ", ".join(f"`{name}`" for name in fact["options"]) or "-",
-            paper,
+            _source(fact["paper"]),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _source(paper: str) -> str:
+    """A link where there is an address."""
+    return f"[{paper.rpartition('/')[2]}]({paper})" if "://" in paper else paper or "our own"
 
 
 def _parts(first: frozenset[str], second: frozenset[str]) -> str:

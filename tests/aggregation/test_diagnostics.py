@@ -124,6 +124,13 @@ def test_owners_weight_is_a_mean_over_modules():
     assert owners_weight(updates, 3) == [1.0, 0.75, 0.25]
 
 
+def test_owners_weight_of_rank_indices_that_were_drawn():
+    """ann, of 3/4 of the weight, has index 2 in q and the first two in v; bob has index 0: 3/8 + 1/4, 3/8 and 3/8."""
+    updates = [ClientUpdate("ann", _ranks(1, 2), 3.0), ClientUpdate("bob", _ranks(1, 1), 1.0)]
+    drawn = {"ann": {"q": torch.tensor([2]), "v": torch.tensor([0, 1])}}
+    assert owners_weight(updates, 3, drawn) == [0.375 + 0.25, 0.375, 0.375]
+
+
 @pytest.mark.parametrize("weights", [[], [0.0]])
 def test_owners_weight_without_weight(weights: list[float]):
     updates = [ClientUpdate("ann", _ranks(2, 2), weight) for weight in weights]

@@ -59,7 +59,7 @@ def test_a_client_starts_from_the_first_rank_indices_and_the_base_change():
     change = Adapter({"m": factors.prefix(1)})
     state = ServerState(1, Adapter({"m": factors}, {"head": torch.ones(2)}), {}, {}, base_change=change)
     for rank in (1, 2, 3, 9):
-        download = Twice().read_out(state, rank)
+        download = Twice().read_out(state, rank, "ann")
         assert download.adapter.identical(state.adapter.prefix(min(rank, 3)))
         assert download.base_change is change
 
@@ -91,6 +91,8 @@ NONE: frozenset[str] = frozenset()
         ("rolora", 1, Parts(B | HEAD, B | HEAD, ALL, NONE)),
         ("rolora", 2, Parts(A | HEAD, A | HEAD, ALL, NONE)),
         ("rolora", 3, Parts(B | HEAD, B | HEAD, ALL, NONE)),
+        ("lora_a2", 1, Parts(B | HEAD, B | HEAD, ALL, NONE)),
+        ("lora_a2", 2, Parts(A | HEAD, A | HEAD, ALL, NONE)),
         ("fedsa", 1, Parts(ALL, A, A, B | HEAD)),
         ("fedsvd", 1, Parts(B | HEAD, B | HEAD, ALL, NONE)),
     ],
@@ -102,12 +104,24 @@ def test_what_is_trained_and_what_travels(name: str, number: int, parts: Parts):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_reads_out_any_rank(name: str):
-    """The first rank indices of the adapter, to the last bit, and a base change of the same layers."""
+    """The first rank indices of the adapter, those that were drawn, or all; a base change of the same layers."""
     it = UNEQUAL["levels_after"](torch.float64)
     for state in (it.server, replace(it.server, base_change=None)):
         for rank in (1, 3, 6, 9):
-            download = build(name).read_out(state, rank)
-            assert download.adapter.identical(state.adapter.prefix(rank))
+            method = build(name)
+            download = method.read_out(state, rank, "ann")
+            if method.info.draws_indices:
+                own = method.indices(state, "ann", download.adapter.ranks)
+                for module, factors in download.adapter.modules.items():
+                    known = state.adapter.modules[module]
+                    assert factors.rank == min(rank, known.rank)
+                    assert factors.scale == known.scale * method.scaled_up(factors.rank, known.rank)
+                    assert torch.equal(factors.a, known.a[own[module]])
+                    assert torch.equal(factors.b, known.b[:, own[module]])
+            elif method.info.chooses_indices:
+                assert download.adapter is state.adapter
+            else:
+                assert download.adapter.identical(state.adapter.prefix(rank))
             if download.base_change is not None:
                 for module, factors in download.base_change.modules.items():
                     known = state.adapter.modules[module]

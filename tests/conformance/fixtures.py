@@ -188,15 +188,34 @@ def levels_of(server: ServerState, updates: Sequence[ClientUpdate]) -> Levels:
     return levels
 
 
+def chosen_indices(client: str, module: str, rank: int, of: int) -> list[int]:
+    """Rank indices that a client may have chosen, ascending: some, the same whenever asked."""
+    seed = sum(ord(letter) * (i + 1) for i, letter in enumerate(f"{client} {module}"))
+    return sorted(np.random.default_rng(seed).choice(of, size=rank, replace=False).tolist())
+
+
+def as_chosen(method: Method, server: ServerState, update: ClientUpdate) -> ClientUpdate:
+    """The update of rank indices that its client chose, where the method has clients choose."""
+    known = server.adapter.modules
+    if not method.info.chooses_indices or not all(
+        name in known and f.rank <= known[name].rank for name, f in update.adapter.modules.items()
+    ):
+        return update
+    modules = update.adapter.modules
+    indices = {name: chosen_indices(update.client, name, f.rank, known[name].rank) for name, f in modules.items()}
+    return replace(update, indices=indices)
+
+
 class Adding:
     """Sums that grow, for tests that add in many ways."""
 
     def __init__(self, method: Method, server: ServerState, updates: Sequence[ClientUpdate] = ()) -> None:
         self.kernel = method.start(server, levels_of(server, updates))
         self.sums = self.kernel.empty()
+        self.method, self.server = method, server
 
     def add(self, update: ClientUpdate) -> None:
-        self.sums = self.kernel.fold(self.sums, update)
+        self.sums = self.kernel.fold(self.sums, as_chosen(self.method, self.server, update))
 
     def merge(self, other: Adding) -> None:
         self.sums += other.sums

@@ -6,6 +6,7 @@ A new method costs a function and a line in `ORACLES`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import numpy as np
 from polyrank.aggregation import Aggregate
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ClientUpdate, ServerState
+from tests.conformance.fixtures import chosen_indices
 
 Array = np.ndarray
 
@@ -122,6 +124,8 @@ def relative_errors(updates: Sequence[ClientUpdate], adapter: Adapter) -> dict[s
 # --- kernel 1: one formula per rank index -----------------------------------------------------------------------------
 
 Weigh = Callable[[Client, str], float]
+Draw = Callable[[Client, str], list[int]]
+"""Which rank indices a client has in a module, in the order of its rows."""
 Align = Literal["none", "rotation", "rectangular"]
 
 
@@ -160,10 +164,15 @@ def by_index(
     unowned: Literal["previous", "zero"] = "previous",
     align: Align = "none",
     sides: Sequence[str] = ("a", "b"),
+    draw: Draw = lambda client, module: list(range(client.rank(module))),
+    sketched: bool = False,
 ) -> Plain:
-    """Apply a formula to every row of A and column of B; the weighted mean to dense tensors."""
+    """Apply a formula to every row of A and column of B; the weighted mean to dense tensors.
+
+    A sketch of r of R rank indices was trained at R / r times the scale, which is no part of what comes back.
+    """
     out = plain(server.adapter)
-    clients = [Client(rotated(c.adapter, out, align), c.weight) for c in clients_of(updates)]
+    clients = [Client(rotated(c.adapter, out, align), c.weight, c.name) for c in clients_of(updates)]
     for module in out.a:
         present = [(client, weigh(client, module)) for client in clients if module in client.adapter.a]
         present = [(client, weight) for client, weight in present if weight > 0]
@@ -171,17 +180,21 @@ def by_index(
         if total == 0:
             continue
         highest = max(client.rank(module) for client, _ in present)
-        for j in range(len(out.a[module])):
-            owners = [(client, weight) for client, weight in present if client.rank(module) > j]
+        held = {client.name: draw(client, module) for client, _ in present}
+        whole = len(out.a[module])
+        for j in range(whole):
+            owners = [(client, weight) for client, weight in present if j in held[client.name]]
             if len(owners) < min_owners or (not owners and unowned == "previous"):
                 continue
             for side in sides:
                 rows = []
                 for client, weight in owners:
+                    row = held[client.name].index(j)
                     if side == "a":
-                        x = client.adapter.a[module][j]
+                        x = client.adapter.a[module][row]
                     else:
-                        x = client.adapter.b[module][:, j] * (client.adapter.scale[module] / out.scale[module])
+                        scale = out.scale[module] * (whole / client.rank(module) if sketched else 1)
+                        x = client.adapter.b[module][:, row] * (client.adapter.scale[module] / scale)
                     rows.append((weight, client.rank(module), x))
                 donors = [(weight, x) for weight, rank, x in rows if rank == highest]
                 previous = out.a[module][j] if side == "a" else out.b[module][:, j]
@@ -310,6 +323,36 @@ def owner_mean(
     return by_index(server, updates, owners_mean, min_owners=min_owners, align=align)
 
 
+def drawn(server: ServerState) -> Draw:
+    """Sets that are drawn from (seed, round, client): numpy's choice under a seed of SHA-256, see docs/methods.md."""
+
+    def of(client: Client, module: str) -> list[int]:
+        words = (server.seed, "rank indices", server.round + 1, client.name)
+        text = "\x1f".join(("str:" if isinstance(word, str) else "int:") + str(word) for word in words)
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") // 2
+        whole = len(server.adapter.modules[module].a)
+        return sorted(np.random.default_rng(seed).choice(whole, size=client.rank(module), replace=False).tolist())
+
+    return of
+
+
+def fslora(server: ServerState, updates: Sequence[ClientUpdate]) -> Plain:
+    """``previous + sum_k p_k mask_k (x_k - previous)``, over all clients."""
+
+    def formula(i: Index) -> Array:
+        change = np.zeros_like(i.previous)
+        for weight, _, x in i.owners:
+            change = change + weight / i.total * (x - i.previous)
+        return i.previous + change
+
+    return by_index(server, updates, formula, draw=drawn(server), sketched=True)
+
+
+def fed_plora(server: ServerState, updates: Sequence[ClientUpdate]) -> Plain:
+    """``sum_{own} w_k x_{k,j} / W(j)`` for those that drew j."""
+    return by_index(server, updates, owners_mean, draw=drawn(server))
+
+
 def tempered(
     server: ServerState,
     updates: Sequence[ClientUpdate],
@@ -387,6 +430,11 @@ def shrinkage(server: ServerState, updates: Sequence[ClientUpdate], min_owners: 
                     out.b[module][:, j] = value
     out.dense.update(dense_means(out, clients))
     return out
+
+
+def rb_lora(server: ServerState, updates: Sequence[ClientUpdate], min_owners: int = 1) -> Plain:
+    """As owner_mean; the product is then factored anew, which does not change it."""
+    return owner_mean(server, updates, min_owners)
 
 
 # --- kernel 2: full matrices ------------------------------------------------------------------------------------------
@@ -489,6 +537,31 @@ def raflora(server: ServerState, updates: Sequence[ClientUpdate]) -> Model:
                 product = adapter.scale[module] * np.outer(adapter.b[module][:, j], adapter.a[module][j])
                 sums[module] = sums[module] + client.weight / owned * product
     return Model(in_form(sums, now.adapter, dense_means(now.adapter, clients)), now.base)
+
+
+def spectral(server: ServerState, updates: Sequence[ClientUpdate], noise: float | None = None) -> Model:
+    """``trunc_p(delta*)``, p counted by the threshold of Gavish and Donoho; the rest has the product 0."""
+    now, clients = model(server), clients_of(updates)
+    if not clients:
+        return now
+    cut, ranks, means = {}, [], target(updates)
+    for module, mean in means.items():
+        s = np.linalg.svd(mean, compute_uv=False)
+        m, n = sorted(mean.shape)
+        if noise is None:
+            omega = 0.56 * (m / n) ** 3 - 0.95 * (m / n) ** 2 + 1.82 * (m / n) + 1.43
+            real = [value for value in s if value > NOTHING * s[0]]
+            limit = omega * np.median(real) if real else 0.0
+        else:
+            inside = 2 * (m / n + 1) + 8 * (m / n) / (m / n + 1 + math.sqrt((m / n) ** 2 + 14 * m / n + 1))
+            limit = math.sqrt(inside * n) * noise
+        stacked = sum(client.rank(module) for client in clients)
+        above = sum(1 for value in s[:stacked] if value > limit and value > NOTHING * s[0])
+        p = min(max(above, 1), len(now.adapter.a[module]))
+        ranks.append(p)
+        cut[module] = best(mean, p)
+    adapter = in_form(cut, now.adapter, dense_means(now.adapter, clients))
+    return Model(adapter, now.base, {"kept_rank": sum(ranks) / len(ranks)})
 
 
 def florist(
@@ -607,6 +680,16 @@ def rolora(server: ServerState, updates: Sequence[ClientUpdate], fill: Literal["
     return out
 
 
+def lora_a2(server: ServerState, updates: Sequence[ClientUpdate]) -> Plain:
+    """B in odd rounds, A in even ones, over those that chose the index."""
+
+    def chosen(client: Client, module: str) -> list[int]:
+        return chosen_indices(client.name, module, client.rank(module), len(server.adapter.modules[module].a))
+
+    side = "b" if (server.round + 1) % 2 == 1 else "a"
+    return by_index(server, updates, owners_mean, sides=side, draw=chosen)
+
+
 def fedsa(server: ServerState, updates: Sequence[ClientUpdate], min_owners: int = 1) -> Plain:
     """A over its owners; B as it was."""
     return by_index(server, updates, owners_mean, min_owners=min_owners, sides="a")
@@ -669,15 +752,20 @@ ORACLES: Mapping[str, Oracle] = {
     "validated": Oracle(
         validated, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"sharpness": 3.0, "gamma": 2.0})
     ),
+    "rb_lora": Oracle(rb_lora, ({}, {"min_owners": 0}, {"min_owners": 2}), "delta"),
+    "fslora": Oracle(fslora),
+    "fed_plora": Oracle(fed_plora),
     "flora": Oracle(flora, ({}, {"max_rank": 5}), "delta"),
     "flexlora": Oracle(flexlora, ({}, {"balanced": True}, {"compress": 0.0}, {"compress": 1e-14}), "delta"),
     "raflora": Oracle(raflora, by="delta"),
+    "spectral": Oracle(spectral, ({}, {"noise": 0.0}, {"noise": 0.4}), "delta"),
     "florist": Oracle(florist, ({}, {"tau": 1.0}, {"tau": 0.5}, {"tau": 1.0, "max_rank": 3}), "delta"),
     "fedhl": Oracle(fedhl, ({}, {"weights": "examples"}, {"eps": 5.0}, {"max_rank": 2}), "delta"),
     "fedex": Oracle(fedex, ({}, {"max_rank": 4})),
     "lora_fair": Oracle(lora_fair, ({}, {"lam": 2.0}), "delta"),
     "ffa": Oracle(ffa),
     "rolora": Oracle(rolora, ({}, {"fill": "owners"})),
+    "lora_a2": Oracle(lora_a2),
     "fedsa": Oracle(fedsa, ({}, {"min_owners": 2})),
     "fedsvd": Oracle(fedsvd, by="delta"),
 }

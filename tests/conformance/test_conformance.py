@@ -77,8 +77,10 @@ class Variant:
 
     @property
     def cuts(self) -> bool:
-        """Whether an option cuts the products themselves."""
-        return (self.name == "florist" and self.values != {"tau": 1.0}) or self.values in ({"max_rank": 5},)
+        """Whether the products themselves are cut, below the global rank."""
+        florist, spectral = self.name == "florist", self.name == "spectral"
+        cut = (florist and self.values != {"tau": 1.0}) or (spectral and self.values != {"noise": 0.0})
+        return cut or self.values == {"max_rank": 5}
 
     def rounds(self) -> Iterable[str]:
         return EQUAL if self.info.equal_ranks else EQUAL | UNEQUAL
@@ -215,7 +217,7 @@ def _sent(variant: Variant, it: Round, module: str) -> np.ndarray:
     total = sum(update.weight for update in it.updates)
     out = 0.0
     for update in it.updates:
-        download = variant.method.read_out(it.server, update.adapter.modules[module].rank)
+        download = variant.method.read_out(it.server, update.adapter.modules[module].rank, update.client)
         out = out + update.weight / total * dense_base(it.server.adapter, download.base_change)[module]
     return np.asarray(out)
 

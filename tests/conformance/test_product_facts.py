@@ -105,6 +105,28 @@ def test_fedhl_counts_the_base_change_as_lost_by_all():
     assert change(result) == [[6.0, 0.0], [0.0, 1.0]]  # 2 + (6 + 2) / 2
 
 
+@pytest.mark.parametrize(
+    ("options", "values", "p"),
+    [
+        ({}, (9.0, 8.6, 3.0, 2.0, 1.0), 2),
+        ({}, (3.0, 2.9, 2.8), 1),
+        ({}, (10.0, 6.0, 2.0, 1.0), 1),
+        ({}, (9.0, 8.0, 0.0, 0.0, 0.0), 1),
+        ({}, (0.0, 0.0, 0.0), 1),
+        ({"noise": 0.5}, (9.0, 2.4, 2.3, 1.0), 2),
+        ({"noise": 0.0}, (9.0, 2.0, 0.0), 2),
+    ],
+)
+def test_spectral_keeps_what_is_above_the_threshold(options: dict[str, object], values: tuple[float, ...], p: int):
+    """Square layers: 0.56 - 0.95 + 1.82 + 1.43 = 2.86 times the median; at least one value is kept.
+
+    Medians of 3, 2.9 and (6 + 2) / 2 make 8.58, 8.29 and 11.44. Zeros are no noise: the median of 9 and 8 is 8.5, not
+    0. Known noise of 1/2 in a layer of 4 x 4 makes 4 / sqrt(3) * sqrt(4) * 1/2 = 2.31; with none all but zeros stay.
+    """
+    result = conclude(build("spectral", options), server(diagonal(*values)), send((2.0, diagonal(*values))))
+    assert result.metrics["kept_rank"] == p
+
+
 _ranks = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
 
@@ -114,7 +136,7 @@ def test_fedhl_is_unbiased_in_the_change(ranks: list[int], weights: str, seed: i
     """Clients that change nothing leave W as it was, whatever was cut off on their way down."""
     it = make([Member.of(f"client {k}", 1.0 + k, r, 1.0) for k, r in enumerate(ranks)], 6, seed=seed)
     method = build("fedhl", {"weights": weights})
-    starts = [method.read_out(it.server, r).adapter for r in ranks]
+    starts = [method.read_out(it.server, r, "").adapter for r in ranks]
     still = [ClientUpdate(u.client, s, u.weight) for u, s in zip(it.updates, starts, strict=True)]
     before = model(it.server)
     rested = model(conclude(method, it.server, still))
@@ -163,7 +185,7 @@ def test_a_prefix_is_the_best_approximation_of_its_rank(name: str, rank: int):
     it = UNEQUAL["three_levels"](torch.float64)
     method = build(name)
     result = aggregate(method, it.server, it.updates)
-    start = method.read_out(ServerState(2, result, {}, {}), rank).adapter
+    start = method.read_out(ServerState(2, result, {}, {}), rank, "").adapter
     for module, factors in start.modules.items():
         np.testing.assert_allclose(factors.delta(), best(result.modules[module].delta().numpy(), rank), atol=1e-11)
 
@@ -270,10 +292,10 @@ def test_fedex_freezes_what_a_client_lacks():
     result = conclude(build("fedex"), state, send((3.0, low), (1.0, diagonal(8.0, 6.0))))
     assert result.adapter.modules["m"].delta().tolist() == [[5.0, 0.0], [0.0, 6.0]]
     assert change(result) == [[5.0, 0.0], [0.0, 9.0]]
-    download = build("fedex").read_out(state, 1)
+    download = build("fedex").read_out(state, 1, "")
     assert download.base_change is not None
     assert download.base_change.modules["m"].delta().numpy().round(12).tolist() == [[0.0, 0.0], [0.0, 10.0]]
-    assert build("fedex").read_out(state, 2).base_change is None
+    assert build("fedex").read_out(state, 2, "").base_change is None
 
 
 @pytest.mark.parametrize(("lam", "b"), [(1.0, 2.4), (1e-12, 2.5), (1e12, 2.0)])
@@ -353,6 +375,8 @@ def test_fedsvd_multiplies_by_the_scale_in_float32():
         ("flexlora", {"compress": 1.0}, "flexlora: compress is 1.0; expected a share of the norm from 0 to below 1"),
         ("flexlora", {"compress": -0.1}, "flexlora: compress is -0.1"),
         ("flexlora", {"compress": math.nan}, "flexlora: compress is nan"),
+        ("spectral", {"noise": -1.0}, "spectral: noise is -1.0; expected a number of 0 or more"),
+        ("spectral", {"noise": math.inf}, "spectral: noise is inf"),
         ("lora_fair", {"lam": 0.0}, "lora_fair: lam is 0.0; expected a number above 0"),
         ("lora_fair", {"lam": math.inf}, "lora_fair: lam is inf"),
     ],

@@ -16,7 +16,7 @@ from torch import Tensor
 from polyrank.aggregation import Method, build
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate, ServerState
-from tests.conformance.fixtures import DENSE, SHAPES, conclude
+from tests.conformance.fixtures import DENSE, SHAPES, chosen_indices, conclude
 from tests.conformance.oracle import best, dense_base, model, plain
 from tests.conformance.test_conformance import ONCE, Variant
 
@@ -75,9 +75,9 @@ def play(method: Method, state: ServerState, names: Sequence[str], draw: Draw) -
     updates, starts, models = [], {}, {}
     for name in names:
         rank, weight, scale = CLIENTS[name]
-        download = method.read_out(state, rank)
+        download = method.read_out(state, rank, name)
         base = dense_base(state.adapter, download.base_change)
-        sent = {m: f.rescaled(scale) for m, f in download.adapter.modules.items()}
+        sent = {m: f.rescaled(scale * method.scaled_up(f.rank, 6)) for m, f in download.adapter.modules.items()}
         trained = {
             m: Factors(
                 f.a + draw(*f.a.shape) if "a" in trains else f.a,
@@ -87,12 +87,23 @@ def play(method: Method, state: ServerState, names: Sequence[str], draw: Draw) -
             for m, f in sent.items()
         }
         dense = {m: t + draw(*t.shape) for m, t in state.adapter.dense.items()}
-        updates.append(ClientUpdate(name, Adapter(trained, dense), weight, excess=0.1 * len(updates)))
+        own = {}
+        if method.info.chooses_indices:  # the others stay as they were sent, and are not sent back
+            own = {m: chosen_indices(name, m, min(rank, f.rank), f.rank) for m, f in sent.items()}
+            trained = {m: moved_at(own[m], sent[m], f) for m, f in trained.items()}
+        updates.append(ClientUpdate(name, Adapter(trained, dense).picked(own), weight, excess=0.1 * len(updates)))
         starts[name] = {m: base[m] + f.delta().numpy() for m, f in sent.items()}
         models[name] = {m: base[m] + f.delta().numpy() for m, f in trained.items()}
     result = conclude(method, state, updates)
     after = replace(state, round=state.round + 1, adapter=result.adapter, base_change=result.base_change)
     return Played(state, after, tuple(updates), starts, models)
+
+
+def moved_at(indices: Sequence[int], start: Factors, end: Factors) -> Factors:
+    """The factors at the end, where only these rank indices were trained."""
+    a, b = start.a.clone(), start.b.clone()
+    a[indices], b[:, indices] = end.a[indices], end.b[:, indices]
+    return Factors(a, b, start.scale)
 
 
 def rounds(method: Method, cohorts: Sequence[Sequence[str]], seed: int = 0) -> list[Played]:
@@ -104,6 +115,7 @@ def rounds(method: Method, cohorts: Sequence[Sequence[str]], seed: int = 0) -> l
     return out
 
 
+SOME = next(iter(SHAPES))
 COHORTS = (ALL, LOW, ("ann", "dee"), ALL)
 
 exact = pytest.mark.parametrize("variant", [v for v in ONCE if v.exact == "yes"], ids=str)
@@ -122,7 +134,7 @@ def test_every_rank_starts_an_exact_method_from_what_it_can_hold_of_the_global_m
     """Where a base change is kept, from all of it, whatever the rank; else from the first rank indices of it."""
     for played in rounds(variant.method, COHORTS):
         for rank in (1, 3, 6, 9):
-            download = variant.method.read_out(played.after, rank)
+            download = variant.method.read_out(played.after, rank, "ann")
             assert {f.rank for f in download.adapter.modules.values()} == {min(rank, 6)}
             for module in SHAPES:
                 base = dense_base(played.after.adapter, download.base_change)[module]
@@ -143,8 +155,66 @@ def test_flexlora_is_the_best_approximation_of_the_mean_of_the_clients_models(ba
             mean = played.mean(module)
             np.testing.assert_allclose(model(played.after).change(module), best(mean, 6), atol=1e-9)
             for rank in (1, 3):
-                start = build("flexlora").read_out(played.after, rank).adapter.modules[module]
+                start = build("flexlora").read_out(played.after, rank, "ann").adapter.modules[module]
                 np.testing.assert_allclose(start.delta(), best(mean, rank), atol=1e-9)
+
+
+def test_rb_lora_starts_every_rank_from_the_best_approximation_of_the_owners_mean():
+    """The global model is owner_mean's of the same round; the A that is read out is orthonormal."""
+    for played in rounds(build("rb_lora"), COHORTS):
+        mean = conclude(build("owner_mean"), played.before, played.updates).adapter
+        for module, factors in mean.modules.items():
+            whole = factors.delta().numpy()
+            for rank in (1, 3, 6):
+                start = build("rb_lora").read_out(played.after, rank, "ann").adapter.modules[module]
+                np.testing.assert_allclose(start.delta(), best(whole, rank), atol=1e-9)
+                torch.testing.assert_close(start.a @ start.a.T, torch.eye(rank, dtype=torch.float64))
+
+
+def test_fed_plora_starts_every_client_from_the_whole_global_model():
+    """Whatever it trains of it; the rest is frozen. A rank index that nobody drew keeps its value."""
+    for played in rounds(build("fed_plora"), (*COHORTS, ("ann",))):
+        before, after = played.before.adapter, played.after.adapter
+        owned = {"": set()} | {
+            u.client: set(build("fed_plora").indices(played.before, u.client, {SOME: u.adapter.rank})[SOME].tolist())
+            for u in played.updates
+        }
+        for module in SHAPES:
+            for start in played.starts.values():
+                np.testing.assert_allclose(start[module], model(played.before).change(module), atol=1e-9)
+            for j in set(range(6)) - set().union(*owned.values()):
+                assert torch.equal(before.modules[module].a[j], after.modules[module].a[j])
+                assert torch.equal(before.modules[module].b[:, j], after.modules[module].b[:, j])
+
+
+def test_fslora_trains_sketches_of_the_global_model():
+    """``s B S A`` with R / r for what was drawn; after a round of full rank alone, the client's own adapter."""
+    for played in rounds(build("fslora"), (*COHORTS, ("dee",))):
+        for name, starts in played.starts.items():
+            rank = CLIENTS[name][0]
+            own = build("fslora").indices(played.before, name, dict.fromkeys(SHAPES, rank))
+            for module, start in starts.items():
+                f = played.before.adapter.modules[module]
+                sketch = np.zeros((6, 6))
+                for j in own[module].tolist():
+                    sketch[j, j] = 6 / rank
+                np.testing.assert_allclose(start, f.scale * f.b.numpy() @ sketch @ f.a.numpy(), atol=1e-9)
+    for module in SHAPES:
+        np.testing.assert_allclose(model(played.after).change(module), played.models["dee"][module], atol=1e-9)
+
+
+def test_spectral_gives_ranks_above_the_kept_one_new_directions():
+    """B is zero there, and A is drawn anew each round, by layer; what is kept is the best approximation of the mean."""
+    drawn = []
+    for played in rounds(build("spectral", {"noise": 0.6}), COHORTS):
+        for module, factors in played.after.adapter.modules.items():
+            mean = played.mean(module)
+            kept = int((factors.b.norm(dim=0) > 0).sum())
+            assert 1 <= kept < 6
+            np.testing.assert_allclose(factors.delta(), best(mean, kept), atol=1e-9)
+            assert not factors.b[:, kept:].any()
+            drawn += list(factors.a[kept:])
+    assert all(not torch.equal(row, other) for i, row in enumerate(drawn) for other in drawn[:i])
 
 
 @pytest.mark.parametrize("weights", ["examples", "tail"])
@@ -179,6 +249,25 @@ def test_stacking_starts_anew_each_round(name: str):
         assert not two.b.any()
         assert not torch.equal(one.a, two.a)
         assert not torch.equal(one.a, first.before.adapter.modules[module].a)
+
+
+def test_lora_a2_takes_turns_and_moves_what_was_chosen():
+    """As rolora; a rank index that nobody chose keeps its value, one that a single client chose has that client's."""
+    for number, played in enumerate(rounds(build("lora_a2"), (("ann", "bob"), ALL, ("ann",), ("bob", "cem"))), start=1):
+        side, other = "ab" if number % 2 == 0 else "ba"
+        for module in SHAPES:
+            before, after = played.before.adapter.modules[module], played.after.adapter.modules[module]
+            assert torch.equal(getattr(before, other), getattr(after, other))
+            chose = {u.client: chosen_indices(u.client, module, CLIENTS[u.client][0], 6) for u in played.updates}
+            for j in range(6):
+                owners = [u for u in played.updates if j in chose[u.client]]
+                ours, theirs = (getattr(f, side)[j] if side == "a" else f.b[:, j] for f in (after, before))
+                if not owners:
+                    assert torch.equal(ours, theirs)
+                if len(owners) == 1:
+                    sent = owners[0].adapter.modules[module].rescaled(2.0)
+                    row = chose[owners[0].client].index(j)
+                    torch.testing.assert_close(ours, sent.a[row] if side == "a" else sent.b[:, row])
 
 
 def test_rolora_takes_turns():

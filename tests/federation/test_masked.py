@@ -202,6 +202,8 @@ def test_a_resumed_run_ends_at_the_same_bits(secure: Configure, tmp_path: Path):
         (["aggregation.method=flexlora"], "needs every client's factors"),
         (["aggregation.method=shrinkage"], "needs every client's factors"),
         (["aggregation.method=hetlora"], "weighs clients by what they send"),
+        (["aggregation.method=fslora"], "with aggregation.method fslora a client owns others than the first rows"),
+        (["aggregation.method=lora_a2"], "with aggregation.method lora_a2 a client owns others than the first rows"),
         (["aggregation.options.align=rotation"], "turns clients towards an adapter that they lack"),
         (["aggregation.method=fedsa"], "b and head would stay with each client"),
         (["federation.head=local"], "head would stay with each client"),

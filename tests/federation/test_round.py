@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from polyrank.aggregation import METHODS, build
 from polyrank.core.adapter import Adapter, Factors
-from polyrank.core.errors import ConfigError
+from polyrank.core.errors import AdapterError, ConfigError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import (
+    accepted,
     as_received,
     check_ranks,
     cohort,
     global_model,
+    in_whole,
     kept_by,
     mean_base_change,
     nbytes,
@@ -312,6 +314,8 @@ WAYS: dict[tuple[str, int], tuple[frozenset[str], frozenset[str], frozenset[str]
     ("fedsvd", 1): (B | HEAD, B | HEAD, ALL, NONE),  # A comes anew from the server
     ("rolora", 1): (B | HEAD, B | HEAD, ALL, NONE),
     ("rolora", 2): (A | HEAD, A | HEAD, ALL, NONE),
+    ("lora_a2", 1): (B | HEAD, B | HEAD, ALL, NONE),
+    ("lora_a2", 2): (A | HEAD, A | HEAD, ALL, NONE),
     ("fedsa", 1): (ALL, A, A, B | HEAD),
     ("flora", 1): (ALL, ALL, HEAD, NONE),  # the fresh adapter is known from the seed
     ("florist", 1): (ALL, ALL, HEAD, NONE),
@@ -322,8 +326,8 @@ WAYS: dict[tuple[str, int], tuple[frozenset[str], frozenset[str], frozenset[str]
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_what_is_trained_and_what_travels(name: str, number: int):
-    """Only rolora alternates: its odd rounds are like its first, its even ones like its second."""
-    turn = 2 - number % 2 if name == "rolora" else 1
+    """Only rolora and lora_a2 alternate: their odd rounds are like the first, their even ones like the second."""
+    turn = 2 - number % 2 if name in ("rolora", "lora_a2") else 1
     parts = parts_of(build(name), number, local_head=False)
     assert (parts.trains, parts.sends, parts.receives, parts.keeps) == WAYS.get((name, turn), (ALL, ALL, ALL, NONE))
     local = parts_of(build(name), number, local_head=True)
@@ -362,8 +366,17 @@ def trained(state: ServerState, name: str, seed: int = 1) -> list[ClientUpdate]:
         a, b = (t + torch.randn(t.shape, generator=draw) for t in (f.a, f.b))
         factors = Factors(a if "a" in trains else f.a, b if "b" in trains else f.b, f.scale)
         head = {"head": torch.randn(2, generator=draw)}
-        updates.append(ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0))
+        update = ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0)
+        if method.info.chooses_indices:
+            update = chosen(update, m=range(f.rank - state.ranks[client], f.rank))
+        updates.append(update)
     return updates
+
+
+def chosen(update: ClientUpdate, **indices: Sequence[int]) -> ClientUpdate:
+    """What a client sends that trained these rank indices alone."""
+    own = {name: tuple(some) for name, some in indices.items()}
+    return replace(update, adapter=update.adapter.picked(own), indices=own)
 
 
 def other(update: ClientUpdate, parts: frozenset[str]) -> ClientUpdate:
@@ -371,7 +384,7 @@ def other(update: ClientUpdate, parts: frozenset[str]) -> ClientUpdate:
     f = update.adapter.modules["m"]
     factors = Factors(2 * f.a + 1 if "a" in parts else f.a, 2 * f.b + 1 if "b" in parts else f.b, f.scale)
     dense = {n: t + 1 if "head" in parts else t for n, t in update.adapter.dense.items()}
-    return ClientUpdate(update.client, Adapter({"m": factors}, dense), update.weight)
+    return replace(update, adapter=Adapter({"m": factors}, dense))
 
 
 def same_server(one: ServerState, another: ServerState) -> bool:
@@ -503,6 +516,64 @@ def test_no_method_lets_an_overflow_reach_the_server(name: str, local_head: bool
     assert all(reason.startswith("the round's sum overflows in ") for reason in result.dropped.values())
 
 
+@pytest.mark.parametrize(
+    ("indices", "rows", "reason"),
+    [
+        ({"m": (0, 2)}, 2, ""),
+        (
+            {"m": (2, 0)},
+            2,
+            r"chose the rank indices \[2, 0\] of m for 2 rows; expected as many, ascending, from 0 to 2",
+        ),
+        ({"m": (0, 0)}, 2, r"chose the rank indices \[0, 0\]"),
+        ({"m": (0, 3)}, 2, r"chose the rank indices \[0, 3\]"),
+        ({"m": (-1, 1)}, 2, r"chose the rank indices \[-1, 1\]"),
+        ({"m": (0, 2)}, 1, r"chose the rank indices \[0, 2\] of m for 1 rows"),
+        ({"n": (0, 2)}, 2, r"chose rank indices of \['n'\]; expected each of its modules"),
+        ({}, 2, r"chose rank indices of \[\]; expected each of its modules"),
+    ],
+)
+def test_rank_indices_that_were_chosen_are_checked(indices: dict[str, tuple[int, ...]], rows: int, reason: str):
+    state = state_of(2)
+    sent = read_out(state, "c0", build("lora_a2")).adapter
+    adapter = Adapter({"m": sent.modules["m"].prefix(rows)}, sent.dense)
+    update = ClientUpdate("c0", adapter, 1.0, indices=indices)
+    found = accepted(update, sent, B | HEAD, uniform=False, chooses=True)
+    assert isinstance(found, str) == bool(reason)
+    if isinstance(found, str):
+        assert re.search(reason, found)
+    else:
+        assert torch.equal(found.adapter.modules["m"].a, sent.modules["m"].a[[0, 2]])  # not sent: the server's own
+
+
+def test_rank_indices_that_nobody_asked_for_are_refused():
+    """Left out by name where updates come in, an error in the sums themselves; and so is one more than the budget."""
+    state = state_of(2, 3)
+    update = chosen(trained(state, "owner_mean")[1], m=(0, 2))
+    result = fold([update], state=state, method="owner_mean")
+    assert "chose rank indices, and the method does not ask for that" in result.dropped["c1"]
+    for name in ("owner_mean", "flexlora", "shrinkage"):
+        kernel = build(name).start(state, {"m": (2, 3)})
+        with pytest.raises(AdapterError, match="does not ask for that"):
+            kernel.check(update)
+    more = chosen(ClientUpdate("c0", read_out(state, "c0", build("lora_a2")).adapter, 1.0), m=(0, 1, 2))
+    with pytest.raises(AdapterError, match="client c0 sent 3 rank indices; expected at most 2 in all"):
+        build("lora_a2").start(state, {"m": (2, 3)}).check(more)
+
+
+def test_an_update_in_whole_has_what_was_sent_where_nothing_was_trained():
+    state = state_of(2)
+    sent = read_out(state, "c0", build("lora_a2")).adapter
+    moved = sent.map(lambda tensor: tensor + 1)
+    whole = in_whole(chosen(ClientUpdate("c0", moved, 1.0), m=(0, 2)), sent).adapter.modules["m"]
+    assert torch.equal(whole.a[[0, 2]], moved.modules["m"].a[[0, 2]])
+    assert torch.equal(whole.a[1], sent.modules["m"].a[1])
+    assert torch.equal(whole.b[:, [0, 2]], moved.modules["m"].b[:, [0, 2]])
+    assert torch.equal(whole.b[:, 1], sent.modules["m"].b[:, 1])
+    plain = ClientUpdate("c0", moved, 1.0)
+    assert in_whole(plain, sent) is plain
+
+
 def test_the_global_model_is_adapter_and_base_change():
     """1 x 1: 2 (1*1 + 4*4) = 34 at scale 2, and 0.5 (3 * 5) = 7.5 beside it: 41.5, of rank 3 at scale 2."""
     change = Adapter({"m": Factors(torch.tensor([[3.0]]), torch.tensor([[5.0]]), 0.5)})
@@ -542,10 +613,43 @@ def test_the_mean_of_the_base_changes_that_clients_were_sent(name: str, expected
     change = Adapter({"m": Factors(torch.tensor([[3.0]]), torch.tensor([[5.0]]), 0.5)})
     state = ServerState(0, line(1.0, 4.0, scale=2.0), {"ann": 1, "bob": 2}, {"ann": 2.0, "bob": 2.0}, {}, change)
     updates = [ClientUpdate("ann", line(2.0), 3.0), ClientUpdate("bob", line(6.0, 8.0), 1.0)]
-    found = mean_base_change(state, updates, read_outs(state, state.ranks, build(name)))
+    found = mean_base_change(updates, read_outs(state, state.ranks, build(name)))
     assert (found and found.modules["m"].delta().item()) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_the_mean_of_base_changes_that_clients_of_one_rank_were_sent_each_its_own():
+    """1 x 1, rank indices of 2 * 1 and 2 * 16: whoever trains one was sent the other, half of the weight or not."""
+    ranks = {f"client {i}": 1 for i in range(8)}
+    state = ServerState(0, line(1.0, 4.0, scale=2.0), ranks, dict.fromkeys(ranks, 2.0))
+    method = build("fed_plora")
+    sent = read_outs(state, ranks, method)
+    updates = [ClientUpdate(client, line(2.0), i + 1.0) for i, client in enumerate(ranks)]
+    trains = {client: int(method.indices(state, client, {"m": 1})["m"]) for client in ranks}
+    assert set(trains.values()) == {0, 1}
+    found = mean_base_change(updates, sent)
+    assert found is not None
+    expected = sum((32 if trains[one.client] == 0 else 2) * one.weight / 36 for one in updates)
+    assert found.modules["m"].delta().item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_sketch_is_scaled_up_and_comes_back_as_rows_of_the_global_adapter():
+    """Rank 1 of 2 at the client's scale 4, of a server of scale 2: 8 in training. Unchanged, it changes nothing."""
+    state = ServerState(0, line(1.0, 4.0, scale=2.0), {"ann": 1}, {"ann": 4.0})
+    method = build("fslora")
+    (kept,) = method.indices(state, "ann", {"m": 1})["m"].tolist()
+    own = read_out(state, "ann", method).adapter
+    value = (1.0, 4.0)[kept]
+    assert own.modules["m"].scale == 8.0
+    assert (own.modules["m"].a.item(), own.modules["m"].b.item()) == (value, value / 2)
+    after = fold([ClientUpdate("ann", own, 3.0)], state=state, method="fslora").state
+    assert after.adapter.identical(state.adapter)
+    moved = own.replaced({"m.b": own.modules["m"].b + 1.0})
+    after = fold([ClientUpdate("ann", moved, 3.0)], state=state, method="fslora").state
+    expected = [1.0, 4.0]
+    expected[kept] += 2.0  # a column of B of 1 at the client's scale is one of 2 at the server's
+    assert after.adapter.modules["m"].b.flatten().tolist() == expected
 
 
 def test_without_any_base_change_their_mean_is_none():
     updates = [ClientUpdate("bob", line(6.0, 8.0), 1.0)]
-    assert mean_base_change(SERVER, updates, read_outs(SERVER, SERVER.ranks, build("flora"))) is None
+    assert mean_base_change(updates, read_outs(SERVER, SERVER.ranks, build("flora"))) is None

@@ -180,6 +180,21 @@ def test_what_does_not_fit_is_one_clear_line(
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "policy", "message"),
+    [
+        ("fslora", "self_pruning", "self_pruning prunes a client's last rank indices, and .* fslora it has others"),
+        ("lora_a2", "self_pruning", "self_pruning prunes a client's last rank indices, and .* lora_a2 it has others"),
+        ("lora_a2", "validation", "validation scores what a client trained at its rank, and .* lora_a2 it is sent all"),
+    ],
+)
+def test_policies_by_first_rank_indices_are_refused_where_clients_have_others(
+    configure: Configure, method: str, policy: str, message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        build(configure(f"aggregation.method={method}", f"ranks.policy={policy}", "ranks.validation_per_label=5"))
+
+
 def test_clients_that_may_shrink_are_refused_where_ranks_must_stay_equal(configure: Configure):
     """All have rank 4, but may shrink to 3; with one level nobody can, and nothing is wrong."""
     pruning = ("aggregation.method=fedavg", "ranks.policy=self_pruning")

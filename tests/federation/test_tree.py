@@ -112,7 +112,11 @@ def federation(
     updates = []
     for i, name in enumerate(names):
         start = read_out(state, name, method or build("owner_mean")).adapter
-        updates.append(ClientUpdate(name, start.map(lambda t: t + normal(*t.shape) / 3), 1.0 + i % 5))
+        update = ClientUpdate(name, start.map(lambda t: t + normal(*t.shape) / 3), 1.0 + i % 5)
+        if method is not None and method.info.chooses_indices:
+            own = {"q": tuple(sorted((i + j) % 6 for j in range(state.ranks[name])))}
+            update = replace(update, adapter=update.adapter.picked(own), indices=own)
+        updates.append(update)
     return state, updates
 
 
@@ -132,7 +136,20 @@ def in_tree(state: ServerState, updates: Sequence[ClientUpdate], chosen: Method,
 
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize(
-    "name", ["replication", "zero_padding", "hetlora", "shrinkage", "flexlora", "fedex", "ffa", "fedsa"]
+    "name",
+    [
+        "replication",
+        "zero_padding",
+        "hetlora",
+        "shrinkage",
+        "flexlora",
+        "fedex",
+        "ffa",
+        "fedsa",
+        "fslora",
+        "fed_plora",
+        "lora_a2",
+    ],
 )
 def test_a_round_in_a_tree_is_the_flat_round(name: str, uniform: bool):
     """With one broken update, which is named in both, and one of weight 0."""

@@ -229,6 +229,7 @@ def test_progress_is_in_flowers_log(configure: Configure, tmp_path: Path, caplog
     [
         ({"lora-rank": 9}, (), "declares rank 9, and the global adapter has 4"),
         ({}, ("federation.head=local",), "head would stay with each client"),
+        ({}, ("aggregation.method=lora_a2",), "with lora_a2 a client chooses the rank indices that it sends"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(

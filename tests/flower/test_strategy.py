@@ -259,6 +259,9 @@ def test_ranks_by_policy_and_by_validation():
     [
         ({"method": "fedsa"}, "fedsa needs clients that know of it"),
         ({"method": "flora"}, "flora needs clients that know of it"),
+        ({"method": "fslora"}, "fslora needs clients that know of it"),
+        ({"method": "fed_plora"}, "fed_plora needs clients that know of it"),
+        ({"method": "lora_a2"}, "lora_a2 needs clients that know of it"),
         ({"method": "replicatoin"}, "replication"),
         ({"fraction_train": 0.0}, "fraction_train is 0.0"),
         ({"min_available_nodes": 0}, "min_available_nodes is 0"),

@@ -84,4 +84,4 @@ def test_a_method_that_trains_both_factors_is_left_alone():
     state, inner = server(2), build("replication")
     method = AsSent(inner, torch.bfloat16)
     assert method.info is inner.info
-    assert method.read_out(state, 4).adapter.identical(inner.read_out(state, 4).adapter)
+    assert method.read_out(state, 4, "ann").adapter.identical(inner.read_out(state, 4, "ann").adapter)

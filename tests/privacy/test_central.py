@@ -63,7 +63,7 @@ def update(  # noqa: PLR0917
     state: ServerState, method: Method, client: str, seed: int, size: float, weight: float = 1.0
 ) -> ClientUpdate:
     """Trained at the client's own rank and scale; what the method does not send is what it was sent."""
-    start = method.read_out(state, state.ranks[client]).adapter
+    start = method.read_out(state, state.ranks[client], client).adapter
     modules = {name: factors.rescaled(state.scales[client]) for name, factors in start.modules.items()}
     start = Adapter(modules, state.adapter.dense)
     moved = adapter(np.random.default_rng(seed), state.ranks[client], state.scales[client], size)

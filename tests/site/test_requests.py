@@ -134,7 +134,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "facts?": {"client": "ann"},
     "work": {
         **{"client": "ann", "round": 1, "seed": 2, "trains": ["a"], "adapter": LAYOUT, "scored": False, "guard": None},
-        **{"base_change": None, "penalty": {"kept": 1, "weight": 0.5}},
+        **{"base_change": None, "chooses": 4, "penalty": {"kept": 1, "weight": 0.5}},
         **{"proximal": {"weight": 0.5, "parts": ["a", "head"]}, "lr_share": 0.5},
     },
     "facts": {"examples": 3, "labels": [1, 2], "parameters": {"q": [4, 5]}, "names": ["a", "b"], "base": {}}
@@ -142,6 +142,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "outcome": {
         **{"client": "ann", "trained": {}, "weight": 1.0, "metrics": {"loss": 0.5}, "problem": "", "seconds": 0.1},
         **{"scores": {"loss": 0.5, "accuracy": 0.5, "macro_f1": 0.5}, "moved": {"down": 1, "up": 2}},
+        "indices": {"q": [0, 2]},
     },
     "error": {"error": "SiteError", "message": "boo"},
 }

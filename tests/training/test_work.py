@@ -167,7 +167,7 @@ WHOLE = {
     **{"client": "a/b, %2F \u2713", "round": 3, "adapter": adapter(0), "seed": 2**62 + 1},
     **{"base_change": Adapter(adapter(2).map(lambda tensor: tensor + 1.0001).modules), "trains": frozenset({"b"})},
     **{"penalty": Penalty(1, 0.1), "scored": True, "guard": Guard(0.5, 2.0, 1.5, metrics=True, secret="s")},
-    **{"proximal": Proximal(0.3, frozenset({"b"})), "lr_share": 0.25},
+    **{"proximal": Proximal(0.3, frozenset({"b"})), "lr_share": 0.25, "chooses": 5},
 }
 """A value for each field of `Work`, other than its default."""
 NEW = {

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, Method, MethodInfo, S
+from polyrank.aggregation.around import Around
+from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method, MethodInfo, S
 from polyrank.aggregation.sums import Partial
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.lowrank import wide

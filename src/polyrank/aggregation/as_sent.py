@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from polyrank.aggregation.method import Around, Download, Kernel, Levels, Method
+from polyrank.aggregation.around import Around
+from polyrank.aggregation.method import Download, Kernel, Levels, Method
 from polyrank.core.adapter import PARTS
 from polyrank.core.state import ServerState
 
@@ -32,8 +33,8 @@ class AsSent(Around):
     def start(self, server: ServerState, levels: Levels) -> Kernel[Any]:  # Any: the sums' kind is the kernel's own
         return self.method.start(self._rounded(server), levels)
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(self._rounded(server), rank)
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:
+        return self.method.read_out(self._rounded(server), rank, client)
 
     def _rounded(self, server: ServerState) -> ServerState:
         frozen = PARTS - self.method.parts(server.round + 1).trains

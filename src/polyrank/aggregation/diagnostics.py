@@ -59,16 +59,25 @@ def aggregation_error(
     return AggregationError(_ratio(difference**0.5, target**0.5), errors)
 
 
-def owners_weight(updates: Sequence[ClientUpdate], rank: int) -> list[float]:
-    """Share of the round's weight that owns rank index j, for j < rank: ``W(j) / W``, averaged over the modules."""
+def owners_weight(
+    updates: Sequence[ClientUpdate], rank: int, indices: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> list[float]:
+    """Share of the round's weight that owns rank index j, for j < rank: ``W(j) / W``, averaged over the modules.
+
+    Args:
+        updates: those that counted.
+        rank: of the global adapter.
+        indices: client -> module -> its rank indices, where they are not the first ones.
+    """
     total = sum(update.weight for update in updates)
     shares = torch.zeros(rank, dtype=torch.float64)
     if total == 0:
         return shares.tolist()
     for update in updates:
-        modules = update.adapter.modules.values()
-        for factors in modules:
-            shares[: factors.rank] += update.weight / total / len(modules)
+        modules, own = update.adapter.modules, (indices or {}).get(update.client, {})
+        for name, factors in modules.items():
+            held = own.get(name, slice(factors.rank))
+            shares[held] += update.weight / total / len(modules)
     return [float(share) for share in shares]
 
 

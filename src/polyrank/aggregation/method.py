@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from polyrank.aggregation.sums import Partial, Summed
@@ -140,7 +141,7 @@ class MethodInfo:
 
     Args:
         name: as written in a configuration.
-        paper: address of the paper, or "" for a method of our own.
+        paper: address of the paper, or where it appeared if none is known; "" for a method of our own.
         averages: what is averaged, in a few words.
         exact: whether the change of the global model is the weighted mean of the clients' products: never, but for the
             cut to the global rank, or always (for a method that shares one factor: of the part that is trained).
@@ -154,6 +155,9 @@ class MethodInfo:
         merges: whether merging adapters once with it makes sense.
         refactors: whether it makes factors of the round's products (by SVD, or a B that is fitted to the round's A),
             so that a value of the adapter is no longer what it was in the round before.
+        draws_indices: whether the rank indices that a client has are drawn for it in each round.
+        chooses_indices: whether a client is sent all of them and chooses which it trains and sends back.
+        sends_rest: whether the rank indices that a client does not train come down frozen, as a base change.
     """
 
     name: str
@@ -168,12 +172,26 @@ class MethodInfo:
     judges: bool = False
     merges: bool = True
     refactors: bool = False
+    draws_indices: bool = False
+    chooses_indices: bool = False
+    sends_rest: bool = False
+
+    @property
+    def first_indices(self) -> bool:
+        """Whether a client of rank r has the first r rank indices."""
+        return not (self.draws_indices or self.chooses_indices)
+
+    @property
+    def secure(self) -> bool:
+        """Whether a secure sum can compute it, whose plan knows by ranks alone who owns which rows."""
+        return self.fixed_sums and self.first_indices
 
 
 class Method(ABC):
     """An aggregation method: a frozen dataclass whose fields are its options."""
 
-    info: ClassVar[MethodInfo]
+    info: ClassVar[MethodInfo] = MethodInfo("", "", "", "no", fixed_sums=False)
+    """What `method` attaches; of a method that no registry lists, nothing but defaults."""
 
     max_rank: int | None = None
     """Of its base change, where it makes one; None for the smaller side of each layer."""
@@ -195,8 +213,34 @@ class Method(ABC):
         """What is trained and what travels in a round; everything, unless a method says otherwise."""
         return Parts()
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        """What a client of ``rank`` starts from, at the server's scale: the first rows of A and columns of B."""
+    def indices(self, server: ServerState, client: str, ranks: Mapping[str, int]) -> Mapping[str, Tensor]:  # noqa: ARG002  # of those that draw
+        """Module -> the rank indices that a client has in the round that follows, ascending; {} for the first ones.
+
+        Args:
+            server: the state before the round.
+            client: its name.
+            ranks: module -> how many it has.
+        """
+        return {}
+
+    def owned(self, server: ServerState, update: ClientUpdate) -> Mapping[str, Tensor]:
+        """Module -> the rank indices of an update's rows, ascending; {} for the first ones."""
+        if update.indices is None:
+            return self.indices(server, update.client, update.adapter.ranks)
+        return {name: torch.tensor(own, dtype=torch.int64) for name, own in update.indices.items()}
+
+    def scaled_up(self, rank: int, of: int) -> float:  # noqa: ARG002  # of those that sketch
+        """By how much a client's scale is above its own in a module, where it has ``rank`` of ``of`` rank indices."""
+        return 1.0
+
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:  # noqa: ARG002  # of those that draw
+        """What a client of ``rank`` starts from, at the server's scale: the first rows of A and columns of B.
+
+        Args:
+            server: the state before the round.
+            rank: of the client.
+            client: its name, which says nothing unless the method draws rank indices.
+        """
         return Download(server.adapter.prefix(rank), server.base_change)
 
     def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:  # noqa: ARG002  # of those that change the base
@@ -214,37 +258,6 @@ class Method(ABC):
         return Needs()
 
 
-class Around(Method):
-    """A method around another one, its field ``method``: what it does not change is that one's."""
-
-    method: Method
-
-    @property
-    def info(self) -> MethodInfo:  # type: ignore[override]  # a wrapper's facts are those of what it wraps
-        """Those of the method."""
-        return self.method.info
-
-    @property
-    def hides_who_came(self) -> bool:
-        return self.method.hides_who_came
-
-    def options(self) -> Mapping[str, Any]:
-        """Its own, and those of the method as the method tells them."""
-        return {**super().options(), "method": self.method.options()}
-
-    def needs(self, count: int) -> Needs:
-        return self.method.needs(count)
-
-    def parts(self, round_number: int) -> Parts:
-        return self.method.parts(round_number)
-
-    def read_out(self, server: ServerState, rank: int) -> Download:
-        return self.method.read_out(server, rank)
-
-    def change_rank(self, before: int, clients: Sequence[int], top: int) -> tuple[int, int]:
-        return self.method.change_rank(before, clients, top)
-
-
 M = TypeVar("M", bound=Method)
 
 
@@ -255,21 +268,12 @@ def method(
     averages: str,
     exact: Exactness,
     fixed_sums: bool,
-    equal_ranks: bool = False,
-    changes_base: bool = False,
-    aligns: bool = False,
-    own_weights: bool = False,
-    judges: bool = False,
-    merges: bool = True,
-    refactors: bool = False,
+    **facts: bool,
 ) -> Callable[[type[M]], type[M]]:
-    """Class decorator that attaches `MethodInfo`; registry.py lists the classes."""
+    """Class decorator that attaches `MethodInfo`, with its other ``facts`` by name; registry.py lists the classes."""
 
     def attach(cls: type[M]) -> type[M]:
-        cls.info = MethodInfo(
-            *(name, paper, averages, exact, fixed_sums, equal_ranks, changes_base, aligns, own_weights, judges, merges),
-            refactors,
-        )
+        cls.info = MethodInfo(name, paper, averages, exact, fixed_sums, **facts)
         return cls
 
     return attach

@@ -7,6 +7,7 @@ from typing import Any
 
 from polyrank.aggregation.align import Aligned, Alignment
 from polyrank.aggregation.method import Method
+from polyrank.aggregation.methods.fed_plora import FedPLoRA
 from polyrank.aggregation.methods.fedavg import FedAvg
 from polyrank.aggregation.methods.fedex import FedEx
 from polyrank.aggregation.methods.fedhl import FedHL
@@ -16,13 +17,17 @@ from polyrank.aggregation.methods.ffa import FFA
 from polyrank.aggregation.methods.flexlora import FlexLoRA
 from polyrank.aggregation.methods.flora import Flora
 from polyrank.aggregation.methods.florist import Florist
+from polyrank.aggregation.methods.fslora import FSLoRA
 from polyrank.aggregation.methods.hetlora import HetLoRA
+from polyrank.aggregation.methods.lora_a2 import LoRAA2
 from polyrank.aggregation.methods.lora_fair import LoraFair
 from polyrank.aggregation.methods.owner_mean import OwnerMean
 from polyrank.aggregation.methods.raflora import RaFlora
+from polyrank.aggregation.methods.rb_lora import RBLoRA
 from polyrank.aggregation.methods.replication import Replication
 from polyrank.aggregation.methods.rolora import RoLoRA
 from polyrank.aggregation.methods.shrinkage import Shrinkage
+from polyrank.aggregation.methods.spectral import Spectral
 from polyrank.aggregation.methods.tempered import Tempered
 from polyrank.aggregation.methods.validated import Validated
 from polyrank.aggregation.methods.zero_padding import ZeroPadding
@@ -45,15 +50,20 @@ _CLASSES: tuple[type[Method], ...] = (
     Tempered,
     Shrinkage,
     Validated,
+    RBLoRA,
+    FSLoRA,
+    FedPLoRA,
     Flora,
     FlexLoRA,
     RaFlora,
+    Spectral,
     Florist,
     FedHL,
     FedEx,
     LoraFair,
     FFA,
     RoLoRA,
+    LoRAA2,
     FedSA,
     FedSVD,
 )

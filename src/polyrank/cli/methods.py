@@ -46,15 +46,19 @@ def methods(
 def facts(method: Method) -> dict[str, Any]:
     """What the registry and the method's rounds say of it, whatever the model.
 
-    ``base_change`` is ``"no"``, ``"sent"`` where clients are sent it, or ``"kept"`` where only the server has it.
+    ``base_change`` is ``"no"``, ``"sent"`` where clients are sent it, ``"kept"`` where only the server has it, or
+    ``"rest"`` where the server has none and clients are sent the rank indices that they do not train.
     """
     from polyrank.aggregation import options
     from polyrank.federation.traffic import sends_change
 
     first, second = method.parts(1), method.parts(2)
     changes = "no" if not method.info.changes_base else "sent" if sends_change(method) else "kept"
+    if method.info.sends_rest and changes == "no":
+        changes = "rest"
     return {
         **asdict(method.info),
+        "secure": method.info.secure,
         "base_change": changes,
         "options": options(method.info.name),
         "sends": sorted(first.sends),
@@ -65,20 +69,21 @@ def facts(method: Method) -> dict[str, Any]:
 
 
 def costs(method: Method, state: ServerState, ranks: Iterable[int], *, local_head: bool) -> dict[str, Any]:
-    """Bytes of one client in the first round, by its rank, and those of a base change later.
+    """Bytes of one client in the first round, at most, by its rank, and those of a base change later.
 
     The round's own functions say what travels. A base change that clients are sent becomes at most as wide as each
     layer's smaller side, or as the method's ``max_rank`` (to which fedex adds the rank indices that a client does not
     train): ``base_change_at_most`` is its bytes then, 0 without one.
     """
     from polyrank.federation.round import parts_of
-    from polyrank.federation.traffic import down, up
+    from polyrank.federation.traffic import down, sent_back, up
 
     parts = parts_of(method, 1, local_head=local_head)
     by_rank = {}
     for rank in ranks:
-        sent = method.read_out(state, rank)
-        by_rank[rank] = {"up": up(parts, sent.adapter), "down": down(parts, sent)}
+        sent = method.read_out(state, rank, "")
+        back = sent_back(method, sent.adapter, rank, parts.sends, most=True)
+        by_rank[rank] = {"up": up(parts, back), "down": down(parts, sent)}
     most = 0
     if facts(method)["base_change"] == "sent":
         for factors in state.adapter.modules.values():
@@ -110,12 +115,13 @@ def _print(rows: list[dict[str, Any]], ranks: list[int], config: Config) -> None
     for column in made.columns:
         column.justify = "left"
     for row in rows:
-        base = {"no": "-", "sent": f"down, to {size(row['base_change_at_most'])}", "kept": "on the server"}
+        most = size(row["base_change_at_most"])
+        base = {"no": "-", "sent": f"down, to {most}", "kept": "on the server", "rest": "the rest"}
         made.add_row(
             row["name"] + (" (equal ranks)" if row["equal_ranks"] else ""),
             row["averages"],
             row["exact"],
-            "yes" if row["fixed_sums"] else "no",
+            "yes" if row["secure"] else "no",
             " / ".join(size(row["bytes"][rank]["up"]) for rank in ranks),
             " / ".join(size(row["bytes"][rank]["down"]) for rank in ranks),
             base[row["base_change"]],
@@ -125,6 +131,6 @@ def _print(rows: list[dict[str, Any]], ranks: list[int], config: Config) -> None
     out.print(
         "\nexact: the global model's change is the weighted mean of the clients' products. secure sum: sums over "
         "clients are all\nthat the server needs. base change: comes down beside the adapter from round 2 on and grows "
-        "to so many bytes, or as\nfar as max_rank.",
+        "to so many bytes, or as\nfar as max_rank; the rest: of the rank indices, frozen, in every round.",
         highlight=False,
     )

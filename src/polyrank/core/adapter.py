@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -72,6 +72,10 @@ class Factors:
         """The first ``rank`` rows of ``a`` and columns of ``b`` (views); all of them if there are fewer."""
         return Factors(self.a[:rank], self.b[:, :rank], self.scale)
 
+    def picked(self, indices: Tensor) -> Factors:
+        """These rows of ``a`` and columns of ``b`` (copies), in the order of ``indices``, ``(n,)`` in int64."""
+        return Factors(self.a[indices], self.b[:, indices], self.scale)
+
     def rescaled(self, scale: float) -> Factors:
         """The same delta under another scale; ``b`` absorbs the ratio.
 
@@ -103,6 +107,15 @@ class Adapter:
     def rank(self) -> int:
         """The highest rank of any module; 0 without modules."""
         return max((factors.rank for factors in self.modules.values()), default=0)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Module -> its rank."""
+        return {name: factors.rank for name, factors in self.modules.items()}
+
+    def budget(self, rank: int) -> int:
+        """How many rank indices a client of this rank has, over all modules."""
+        return sum(min(rank, own) for own in self.ranks.values())
 
     @property
     def parameters(self) -> int:
@@ -149,6 +162,14 @@ class Adapter:
     def prefix(self, rank: int) -> Adapter:
         """The first ``rank`` rank indices of every module; dense tensors whole."""
         return Adapter({name: factors.prefix(rank) for name, factors in self.modules.items()}, self.dense)
+
+    def picked(self, indices: Mapping[str, Sequence[int]]) -> Adapter:
+        """These rank indices of the modules that are named, and the others whole; dense tensors whole."""
+        modules = {
+            name: factors.picked(torch.tensor(indices[name], dtype=torch.int64)) if name in indices else factors
+            for name, factors in self.modules.items()
+        }
+        return Adapter(modules, self.dense)
 
     def truncated(self, rank: int) -> Adapter:
         """The best approximation of rank ``rank`` of every module's delta (SVD); a higher rank adds zeros."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -22,6 +22,7 @@ class ClientUpdate:
         excess: how far the loss of its model on the server's validation set is above the best one of the round, in
             nats, 0 or more; infinite where that loss is not finite. None where the server has measured nothing; no
             client says it of itself.
+        indices: module -> the rank indices of its rows, ascending, where the client chose them; else None.
     """
 
     client: str
@@ -29,6 +30,7 @@ class ClientUpdate:
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     excess: float | None = None
+    indices: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

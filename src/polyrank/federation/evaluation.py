@@ -34,7 +34,10 @@ def first_model(server: Server, state: ServerState) -> Download:
 
 
 def rank_groups(server: Server, state: ServerState, clients: Sequence[str]) -> dict[int, Scores]:
-    """Test metrics of what each rank group starts from; of personal models, the mean over its own in ``clients``."""
+    """Test metrics of what each rank group starts from; of personal models, the mean over its own in ``clients``.
+
+    Where rank indices are drawn for each client, a group's are those that its first member would be sent next.
+    """
     groups: dict[int, Scores] = {}
     for rank in sorted(set(state.ranks.values())):
         if _personal(server, state):

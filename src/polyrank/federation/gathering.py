@@ -78,6 +78,7 @@ def in_the_clear(
             sent=sent,
         )
     silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
-    owned = owners_weight(result.received, state.adapter.rank)
+    own = {one.client: server.method.owned(state, one) for one in result.received}
+    owned = owners_weight(result.received, state.adapter.rank, own)
     result = replace(result, dropped={**silent, **result.dropped}, metrics={**result.metrics, **losses})
     return Gathered(outcomes, updates, result, owned)

@@ -28,6 +28,7 @@ from polyrank.tasks import Task, settled
 from polyrank.tasks import task as named_task
 from polyrank.tasks.registry import recorded
 from polyrank.tasks.task import Encoded, Examples
+from polyrank.training.choosing import Choosing
 from polyrank.training.guarded import Guarded
 from polyrank.training.preflight import check_reads
 from polyrank.training.profile import Clock
@@ -102,7 +103,7 @@ def load(config: Config, held: Holdings, *, profile: bool = False) -> Site:
         examples=examples,
         test=encoded["test"].examples,
         validation=encoded["validation"].examples if held.validation else None,
-        engine=Guarded(engine_of(config, task, lanes, examples, outputs, clock=clock, cluster=cluster)),
+        engine=Guarded(Choosing(engine_of(config, task, lanes, examples, outputs, clock=clock, cluster=cluster))),
         lanes=lanes,
         plan=how.plan,
         clock=clock,

@@ -241,6 +241,7 @@ def check_secure(config: Config, method: Method, policy: RankPolicy, clients: in
         ),
         (info.own_weights, f"aggregation.method {name} weighs clients by what they send, which has no limit"),
         (info.judges, f"aggregation.method {name} has the server measure each client's model"),
+        (not info.first_indices, f"with aggregation.method {name} a client owns others than the first rows"),
         (
             align != "none",
             f"aggregation.options.align {align} turns clients towards an adapter that they lack",

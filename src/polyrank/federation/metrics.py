@@ -11,7 +11,7 @@ from polyrank.aggregation import Download, Parts
 from polyrank.aggregation.diagnostics import diagnose, row_energy
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.round import mean_base_change, read_outs
+from polyrank.federation.round import in_whole, mean_base_change, read_outs
 from polyrank.federation.server import Server
 from polyrank.federation.traffic import down, travelled, up
 from polyrank.federation.tree import RoundResult
@@ -84,8 +84,9 @@ def line_of(server: Server, played: Played, scores: Mapping[str, Any] | None) ->
     shared = "b" not in parts.keeps  # where B stays with the clients there is no global product to measure
     if server.config.evaluation.diagnostics and shared and any(update.weight > 0 for update in result.received):
         started = {client: download.adapter for client, download in sent.items()}
-        change = mean_base_change(played.before, result.received, sent)
-        metrics |= diagnose(result.received, started, change, after, min(played.before.ranks.values()))
+        change = mean_base_change(result.received, sent)
+        received = [in_whole(update, started[update.client]) for update in result.received]
+        metrics |= diagnose(received, started, change, after, min(played.before.ranks.values()))
     return metrics
 
 

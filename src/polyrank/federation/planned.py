@@ -123,7 +123,8 @@ def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapp
 
     Raises:
         ConfigError: as `polyrank.privacy.check` and `polyrank.federation.round.check_ranks`, or a method for equal
-            ranks has clients that shrink, or a round has too few clients for a robust rule. Rank indices that too few
+            ranks has clients that shrink, or one with others than the first rank indices clients that are pruned or
+            scored; or a round has too few clients for a robust rule. Rank indices that too few
             own are a warning.
     """
     privacy.check(config, method)
@@ -133,6 +134,16 @@ def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapp
             f"aggregation.method {method.info.name} needs clients of equal ranks, but with ranks.policy "
             f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
             "(see: polyrank methods)"
+        )
+    if not method.info.first_indices and policy.prunes:
+        raise ConfigError(
+            f"ranks.policy {config.ranks.policy} prunes a client's last rank indices, and with aggregation.method "
+            f"{method.info.name} it has others in every round; expected fixed or random, or another method"
+        )
+    if method.info.chooses_indices and policy.scores:
+        raise ConfigError(
+            f"ranks.policy {config.ranks.policy} scores what a client trained at its rank, and with aggregation.method "
+            f"{method.info.name} it is sent all rank indices; expected fixed or random, or another method"
         )
     _check_robust(config, method, first)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,8 +11,9 @@ from numpy.random import Generator
 from torch import Tensor
 
 from polyrank.aggregation import Download, Method, Parts
+from polyrank.aggregation.kernels.updates import check_indices
 from polyrank.core.adapter import Adapter, Factors, Part
-from polyrank.core.errors import ConfigError
+from polyrank.core.errors import AdapterError, ConfigError
 from polyrank.core.seeds import numpy_generator
 from polyrank.core.shares import part_of
 from polyrank.core.state import ClientUpdate, ServerState
@@ -75,22 +76,30 @@ def read_out(state: ServerState, client: str, method: Method) -> Download:
     """What the server knows of the client's start: the method's read-out at its rank, under its own scale.
 
     Where B is frozen the scale changes nothing, neither the product nor A's gradient: it is the server's, so that all
-    have the very same B.
+    have the very same B. A sketch is scaled up beside (`Method.scaled_up`).
     """
-    download = method.read_out(state, state.ranks[client])
+    download = method.read_out(state, state.ranks[client], client)
     if "b" not in method.parts(state.round + 1).trains:
         return Download(Adapter(download.adapter.modules, state.adapter.dense), download.base_change)
-    scale = state.scales[client]
-    modules = {name: factors.rescaled(scale) for name, factors in download.adapter.modules.items()}
+    scale, whole = state.scales[client], state.adapter.modules
+    modules = {
+        name: factors.rescaled(scale * method.scaled_up(factors.rank, whole[name].rank))
+        for name, factors in download.adapter.modules.items()
+    }
     return Download(Adapter(modules, state.adapter.dense), download.base_change)
 
 
+def start_of(state: ServerState, client: str, method: Method) -> Hashable:
+    """What a client's read-out depends on: rank and scale, and its name where rank indices are drawn for it."""
+    return state.ranks[client], state.scales[client], client if method.info.draws_indices else ""
+
+
 def read_outs(state: ServerState, clients: Iterable[str], method: Method) -> dict[str, Download]:
-    """`read_out` of several clients; those of the same rank and scale share one, which is computed once."""
-    made: dict[tuple[int, float], Download] = {}
+    """`read_out` of several clients; those that start from the same share one, which is computed once."""
+    made: dict[Hashable, Download] = {}
     found: dict[str, Download] = {}
     for client in clients:
-        key = state.ranks[client], state.scales[client]
+        key = start_of(state, client, method)
         if key not in made:
             made[key] = read_out(state, client, method)
         found[client] = made[key]
@@ -151,7 +160,9 @@ def problem(update: ClientUpdate, sent: Adapter) -> str | None:
     return None
 
 
-def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, uniform: bool) -> ClientUpdate | str:
+def accepted(
+    update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, uniform: bool, chooses: bool = False
+) -> ClientUpdate | str:
     """The update as it is added up, or why it is left out.
 
     Args:
@@ -159,12 +170,32 @@ def accepted(update: ClientUpdate, known: Adapter, sends: frozenset[Part], *, un
         known: what the client was sent.
         sends: the parts that travel.
         uniform: whether every client weighs 1 instead of its own weight.
+        chooses: whether clients choose of which rank indices their rows are.
     """
+    if update.indices is not None:
+        try:
+            check_indices(update, known, chooses=chooses)
+        except AdapterError as error:
+            return str(error)
+        known = known.picked(update.indices)
     reason = problem(update, known)
     if reason is not None:
         return reason
     received = as_received(update, known, sends)
     return replace(received, weight=1.0) if uniform else received
+
+
+def in_whole(update: ClientUpdate, sent: Adapter) -> ClientUpdate:
+    """The update with all that the client was sent, where it chose rank indices: the others are as they were sent."""
+    if update.indices is None:
+        return update
+    modules = {}
+    for name, own in update.adapter.modules.items():
+        rows = torch.tensor(update.indices[name], dtype=torch.int64)
+        a, b = sent.modules[name].a.to(own.a.dtype, copy=True), sent.modules[name].b.to(own.b.dtype, copy=True)
+        a[rows], b[:, rows] = own.a, own.b
+        modules[name] = Factors(a, b, own.scale)
+    return replace(update, adapter=Adapter(modules, update.adapter.dense), indices=None)
 
 
 def with_ranks(state: ServerState, ranks: Mapping[str, int], scales: Mapping[str, float]) -> ServerState:
@@ -201,26 +232,29 @@ def joined(adapter: Adapter, base_change: Adapter | None) -> Adapter:
     return Adapter(modules, adapter.dense)
 
 
-def mean_base_change(
-    state: ServerState, updates: Sequence[ClientUpdate], sent: Mapping[str, Download]
-) -> Adapter | None:
+def mean_base_change(updates: Sequence[ClientUpdate], sent: Mapping[str, Download]) -> Adapter | None:
     """The weighted mean of the base changes that the clients of these updates were ``sent``; for diagnostics.
 
-    With one base change for all it is that one. Rank classes with different ones are stacked.
+    With one base change for all it is that one. Different ones are stacked.
     """
     total = sum(update.weight for update in updates)
-    weights: dict[int, float] = {}
-    changes: dict[int, Adapter | None] = {}
+    changes: list[Adapter] = []
+    weights: list[float] = []
     for update in updates:
-        rank = state.ranks[update.client]
-        weights[rank] = weights.get(rank, 0.0) + update.weight / total
-        changes[rank] = sent[update.client].base_change
+        change = sent[update.client].base_change
+        if change is None:
+            continue
+        place = next((i for i, known in enumerate(changes) if known is change), len(changes))
+        if place == len(changes):
+            changes.append(change)
+            weights.append(0.0)
+        weights[place] += update.weight / total
     modules: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    for rank, change in sorted(changes.items()):
-        for name, factors in change.modules.items() if change else ():
+    for change, weight in zip(changes, weights, strict=True):
+        for name, factors in change.modules.items():
             rows, columns = modules.setdefault(name, ([], []))
             rows.append(factors.a)
-            columns.append(factors.b * (factors.scale * weights[rank]))
+            columns.append(factors.b * (factors.scale * weight))
     if not modules:
         return None
     return Adapter({name: Factors(torch.cat(a), torch.cat(b, dim=1)) for name, (a, b) in modules.items()})

@@ -102,6 +102,7 @@ def _key(server: Server, downloads: Mapping[str, Download]) -> str:
     settings = (*sections, sorted(server.site.digests.items()))
     digest = hashlib.sha256(repr((settings, sorted(server.parts(1).trains))).encode())
     for download in {id(sent): sent for sent in downloads.values()}.values():
+        digest.update(repr([factors.scale for factors in download.adapter.modules.values()]).encode())
         for name, tensor in download.adapter.tensors():
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())

@@ -105,7 +105,8 @@ class Server:
             number: of the round; 0 is the scoring round.
             start: what the client trains from.
         """
-        kept, parts = self.policy.shrunk(state.ranks[client]), self.parts(max(number, 1))
+        rank, parts = state.ranks[client], self.parts(max(number, 1))
+        kept = self.policy.shrunk(rank)
         training, rounds = self.config.training, self.config.federation.rounds
         return Work(
             client,
@@ -114,10 +115,11 @@ class Server:
             seed=derive(self.config.federation.seed, "training", number, client),
             base_change=start.base_change,
             trains=parts.trains,
-            penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < state.ranks[client] else None,
+            penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < rank else None,
             guard=self._guard(state),
             proximal=Proximal(training.proximal, parts.trains & parts.sends) if training.proximal else None,
             lr_share=over_rounds(training, number, rounds),
+            chooses=state.adapter.budget(rank) if self.method.info.chooses_indices else None,
         )
 
     def _guard(self, state: ServerState) -> Guard | None:

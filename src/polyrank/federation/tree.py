@@ -8,7 +8,7 @@ factors (unless they compress), so there a tree shares out work and connections,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from polyrank.core import codec
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.round import accepted, kept_by, parts_of, read_outs
+from polyrank.federation.round import accepted, kept_by, parts_of, read_outs, start_of
 
 FORMAT = 3
 
@@ -130,7 +130,7 @@ class Node:
         self._kernel = self.method.start(self.state, levels(self.state, self.asked))
         self._sums = self._kernel.empty()
         self._sends = parts_of(self.method, self.state.round + 1, local_head=self.local_head).sends
-        self._starts: dict[tuple[int, float], Adapter] = {}
+        self._starts: dict[Hashable, Adapter] = {}
 
     def add(self, update: ClientUpdate) -> ClientUpdate | None:
         """Fold one client's update in, or leave it out by name; then it can be forgotten.
@@ -145,7 +145,8 @@ class Node:
         if update.client not in self.asked:
             raise AdapterError(f"client {update.client} was not asked in this round; expected one of its cohort")
         self._check_new({update.client})
-        received = accepted(update, self._start_of(update.client), self._sends, uniform=self.uniform)
+        start, chooses = self._start_of(update.client), self.method.info.chooses_indices
+        received = accepted(update, start, self._sends, uniform=self.uniform, chooses=chooses)
         if isinstance(received, str):
             self.dropped[update.client] = received
             return None
@@ -232,7 +233,7 @@ class Node:
     def _start_of(self, client: str) -> Adapter:
         if self.sent is not None:
             return self.sent[client].adapter
-        key = self.state.ranks[client], self.state.scales[client]
+        key = start_of(self.state, client, self.method)
         if key not in self._starts:
             self._starts[key] = read_outs(self.state, [client], self.method)[client].adapter
         return self._starts[key]

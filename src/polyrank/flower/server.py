@@ -144,13 +144,18 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
 
     Raises:
         FlowerError: too few nodes that fit the configuration; those that do not are left out by name.
-        ConfigError: something would stay with the clients, which have no memory between messages; or a secure sum is
-            asked for, and a node has several clients.
+        ConfigError: something would stay with the clients, which have no memory between messages; or they would choose
+            rank indices; or a secure sum is asked for, and a node has several clients.
     """
     if keeps := server.parts(1).keeps | server.parts(2).keeps:
         raise ConfigError(
             f"with {server.method.info.name} and federation.head {server.config.federation.head}, "
             f"{' and '.join(sorted(keeps))} would stay with each client; on Flower clients keep nothing between rounds"
+        )
+    if server.method.info.chooses_indices:
+        raise ConfigError(
+            f"with {server.method.info.name} a client chooses the rank indices that it sends, for which no message "
+            "has a place; take another method, or run it on this machine"
         )
     _check_privacy(server.config)
     labels = {"labels": list(server.site.labels)} if server.site.labels else {"labels": None, "label": ""}

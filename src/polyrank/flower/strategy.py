@@ -69,7 +69,8 @@ class RankStrategy(Strategy):
 
     Raises:
         ConfigError: a name, an option or a fraction is unknown or out of range, or the method keeps something with
-            clients or changes the base, which plain ClientApps know nothing of.
+            clients, changes the base or gives them others than the first rank indices, of which plain ClientApps know
+            nothing.
     """
 
     def __init__(
@@ -93,10 +94,12 @@ class RankStrategy(Strategy):
         configrecord_key: str = "config",
     ) -> None:
         self.method = aggregation.build(method, options)
-        if self.method.info.changes_base or any(self._parts(number).keeps for number in (1, 2)):
+        info = self.method.info
+        if info.changes_base or not info.first_indices or any(self._parts(number).keeps for number in (1, 2)):
             raise ConfigError(
-                f"aggregation method {method} needs clients that know of it (it keeps something with them, or changes "
-                "the base): take polyrank.flower.make_server_app and make_client_app, or another method"
+                f"aggregation method {method} needs clients that know of it (it keeps something with them, changes "
+                "the base, or gives them others than the first rank indices): take polyrank.flower.make_server_app and "
+                "make_client_app, or another method"
             )
         if not 0 < fraction_train <= 1 or min_available_nodes < 1:
             raise ConfigError(

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, Method, MethodInfo
+from polyrank.aggregation.around import Around
+from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method, MethodInfo
 from polyrank.aggregation.sums import Partial, Sums
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError
@@ -193,7 +194,7 @@ class CentralKernel(Kernel[Sums]):
     def _start(self, rank: int) -> Adapter:
         """What a client of this rank is sent, at the server's scale."""
         if rank not in self._starts:
-            own = self._method.method.read_out(self._server, rank).adapter
+            own = self._method.method.read_out(self._server, rank, "").adapter
             travels = self._method.head and "head" in self._method.parts(self._server.round + 1).sends
             self._starts[rank] = Adapter(own.modules, self._server.adapter.dense if travels else {})
         return self._starts[rank]

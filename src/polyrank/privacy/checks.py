@@ -46,6 +46,16 @@ def check(config: Config, method: Method) -> None:
             f"privacy.model central: aggregation.method {name} {why}; expected a method of sums, such as ffa, fedsvd, "
             "rolora, owner_mean or replication"
         )
+    if info.chooses_indices:
+        raise ConfigError(
+            f"privacy.model {options.model}: with aggregation.method {name} a client tells which rank indices its data "
+            "chose, which nothing hides; expected a method of the first ones, such as owner_mean"
+        )
+    if options.model == "central" and not info.first_indices:
+        raise ConfigError(
+            f"privacy.model central: with aggregation.method {name} a client owns others than the first rank indices, "
+            "and the ranks say what a sum is divided by; expected a method of the first ones, such as owner_mean"
+        )
     if options.model == "central" and isinstance(method, Aligned) and method.how == "rectangular":
         raise ConfigError(
             "privacy.model central: with align = rectangular every client owns all rows, so ranks say nothing of who "

@@ -64,6 +64,8 @@ class Work:
         guard: what the client does to its update before it sends it.
         proximal: what keeps it near to where it starts.
         lr_share: of the learning rate, by the schedule over the rounds.
+        chooses: how many rank indices, over all modules, the client chooses to train (`polyrank.training.choosing`);
+            None where it trains all that it is sent.
     """
 
     client: str
@@ -77,6 +79,7 @@ class Work:
     guard: Guard | None = None
     proximal: Proximal | None = None
     lr_share: Finite = 1.0
+    chooses: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Outcome:
         scores: of what the client started from, where that was asked for.
         seconds: that the training took, where somebody else did it.
         moved: None where nothing travels.
+        indices: module -> the rank indices that were trained, ascending, where the client chose them: the tensors are
+            of those alone. None where it did not.
     """
 
     client: str
@@ -113,12 +118,14 @@ class Outcome:
     scores: Mapping[str, float] = field(default_factory=dict)
     seconds: Finite | None = None
     moved: Moved | None = None
+    indices: Mapping[str, tuple[Count, ...]] | None = None
 
     def update(self, work: Work) -> ClientUpdate | None:
         """What came of the work as an adapter: what was not trained is what it started from."""
         if self.trained is None:
             return None
-        return ClientUpdate(self.client, work.adapter.replaced(self.trained), self.weight, self.metrics)
+        start = work.adapter if self.indices is None else work.adapter.picked(self.indices)
+        return ClientUpdate(self.client, start.replaced(self.trained), self.weight, self.metrics, indices=self.indices)
 
 
 class Engine(Protocol):

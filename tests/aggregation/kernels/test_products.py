@@ -18,7 +18,7 @@ from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate, ServerState
 from tests.conformance.fixtures import Adding
 
-PRODUCTS = ("flora", "flexlora", "raflora", "florist", "fedhl", "fedex", "lora_fair")
+PRODUCTS = ("flora", "flexlora", "raflora", "spectral", "florist", "fedhl", "fedex", "lora_fair")
 
 
 def _normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

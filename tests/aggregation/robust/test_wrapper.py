@@ -26,7 +26,11 @@ from tests.conformance.fixtures import Round, aggregate, as_trained, levels_of
 from tests.conftest import Configure
 from tests.runs.runs import assert_same_run, interrupt, metrics
 
-WRAPPED = [name for name, cls in METHODS.items() if issubclass(cls, RowMethod) and not cls.info.own_weights]
+WRAPPED = [
+    name
+    for name, cls in METHODS.items()
+    if issubclass(cls, RowMethod) and cls.info.first_indices and not cls.info.own_weights
+]
 
 
 def configured(**values: Any) -> aggregation.Method:

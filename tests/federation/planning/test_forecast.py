@@ -94,6 +94,29 @@ def test_the_bounds_are_those_of_the_clients_that_take_part_most_and_least(confi
     assert found.up == Span(everyone + seldom * more, everyone + often * more)
 
 
+def test_what_clients_choose_of_modules_of_several_sizes_lies_between_two(configure: Configure, tmp_path: Path):
+    """q of 16 x 16 and the first dense layer of 24 x 16, in two layers: a rank index of A is 16 numbers, of B 16 or 24.
+
+    A client of rank 1 has 4 rank indices of R = 2 in each of 4 modules: all in the small ones, or all in the large.
+    """
+    targets = 'model.targets=["query", "intermediate.dense"]'
+    config = configure("aggregation.method=lora_a2", "ranks.levels=[1,2]", "federation.participation=0.34", targets)
+    found = ahead(config)
+    assert found.up.least is not None
+    assert found.up.least < found.up.most
+    assert any("clients choose the rank indices" in note for note in found.notes)
+    low = found.levels[0]
+    assert (low.up.least, low.up.most) == (4 * 16 * 4 + HEAD, 4 * 24 * 4 + HEAD)
+    assert found.down.exact
+    up, down = ran(config, tmp_path / "run")
+    assert found.up.least <= up <= found.up.most
+    assert down == found.down.most
+
+
+HEAD = 136
+"""Bytes of the tiny model's head: 2 x 16 weights and 2 biases."""
+
+
 def test_clients_that_may_shrink_send_less_or_as_much(configure: Configure, tmp_path: Path):
     config = configure("ranks.policy=self_pruning", "ranks.levels=[1,4]", "ranks.prune_keep=0.5", "federation.rounds=8")
     found = ahead(config)

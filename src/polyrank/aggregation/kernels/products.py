@@ -142,6 +142,20 @@ def cut(product: Product, like: Factors, *, balanced: bool = False) -> Factors:
     return Factors(a.to(like.a.dtype), (b / like.scale).to(like.b.dtype), like.scale)
 
 
+def factored_anew(adapter: Adapter, before: Adapter) -> Adapter:
+    """The same products as ``A = V^T`` and ``B = U S / s``, for the modules whose factors are not those of ``before``.
+
+    A product of zero keeps its random A. The first r rank indices are then the best approximation of rank r.
+    """
+    modules = {
+        name: f
+        if f is before.modules[name] or not bool(f.b.any())
+        else cut((f.a, f.b.to(lowrank.wide(f.b.dtype)) * f.scale), f)
+        for name, f in adapter.modules.items()
+    }
+    return Adapter(modules, adapter.dense)
+
+
 def fresh(server: ServerState, names: Iterable[str]) -> dict[str, Factors]:
     """Factors to start anew from: A Kaiming-uniform from (seed, round, module), the same for all clients; B zero.
 

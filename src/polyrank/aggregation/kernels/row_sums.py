@@ -53,14 +53,25 @@ class RowSums:
         named = {**self.factors, "weight": self.weight, "owners": self.owners}
         return {start + name: tensor for name, tensor in named.items()}
 
-    def add(self, factors: Factors, weight: float) -> None:
-        """Add one client's rows, in place."""
+    def add(self, factors: Factors, weight: float, indices: Tensor | None = None) -> None:
+        """Add one client's rows, in place; the first ones, unless ``indices`` says which, no index twice."""
+        if indices is not None:
+            self._add_at(indices, factors, weight)
+            return
         r = factors.rank
         for name, total in self.factors.items():
             most = min(weight, torch.finfo(total.dtype).max)  # torch refuses what overflows here; as a sum it is found
             _first(total, name, r).add_(getattr(factors, name), alpha=most)
         self.weight[:r] += weight
         self.owners[:r] += 1
+
+    def _add_at(self, indices: Tensor, factors: Factors, weight: float) -> None:
+        for name, total in self.factors.items():
+            most = min(weight, torch.finfo(total.dtype).max)
+            rows = getattr(factors, name).to(total.dtype)
+            total.index_add_(0 if name == "a" else 1, indices, rows, alpha=most)
+        self.weight[indices] += weight
+        self.owners[indices] += 1
 
     def add_sums(self, other: RowSums) -> None:
         """Add narrower sums, in place."""

@@ -155,7 +155,7 @@ class RowMean(Kernel[Sums]):
 
     def check(self, update: ClientUpdate) -> None:
         self.method.check(update, self.server)
-        check_update(update, self.server.adapter)
+        check_update(update, self.server.adapter, chooses=self.method.info.chooses_indices)
         if self.method.has_donors() and update.weight > 0:
             self._check_asked(update)
 
@@ -164,12 +164,16 @@ class RowMean(Kernel[Sums]):
         if update.weight == 0:
             return sums
         weight = self.method.weight(update)
+        ranks = update.adapter.ranks
+        indices = self.method.owned(self.server, update)
         for name, own in self.method.module_weights(update, weight).items():
             if own <= 0:  # a method's own weight can be 0 where the client's is not: no owner and no donor either
                 continue
-            factors = _at_scale(update.adapter.modules[name], self.server.adapter.modules[name].scale)
+            known = self.server.adapter.modules[name]
+            scale = known.scale * self.method.scaled_up(ranks[name], known.rank)
+            factors = _at_scale(update.adapter.modules[name], scale)
             bank = "donors" if factors.rank == self._banks[name].get("donors") else "others"
-            RowSums.of(sums, _bank(name, bank), self._which).add(factors, own)
+            RowSums.of(sums, _bank(name, bank), self._which).add(factors, own, indices.get(name))
             sums.tensors[_all(name)] += own
         dense.add(sums, update, weight)
         return sums

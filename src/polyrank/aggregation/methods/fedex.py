@@ -24,6 +24,7 @@ from polyrank.core.state import ServerState
     exact="yes",
     fixed_sums=False,
     changes_base=True,
+    sends_rest=True,
 )
 @dataclass(frozen=True)
 class FedEx(ProductMethod):
@@ -59,7 +60,7 @@ class FedEx(ProductMethod):
         change, error = base_change.replaced(terms, self.max_rank)
         return Aggregate(Adapter(modules), change, {"compression_error": error})
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:  # noqa: ARG002  # the same for all of a rank
         """The first rank indices to train; the others beside the base change, frozen."""
         terms = base_change.carried(server)
         for name, factors in server.adapter.modules.items():

@@ -80,7 +80,7 @@ class FedHL(ProductMethod):
         rest, error = base_change.replaced(rests, self.max_rank)
         return Aggregate(Adapter(modules), rest, {"compression_error": error})
 
-    def read_out(self, server: ServerState, rank: int) -> Download:
+    def read_out(self, server: ServerState, rank: int, client: str) -> Download:  # noqa: ARG002  # the same for all of a rank
         """The cut to the client's rank; the rest of W stays with the server."""
         return Download(server.adapter.prefix(rank))
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.aggregation.kernels.products import cut
+from polyrank.aggregation.kernels.products import factored_anew
 from polyrank.aggregation.kernels.rows import RowMethod, Rows
 from polyrank.aggregation.method import Parts, method
-from polyrank.core.adapter import Adapter, Factors, Part
-from polyrank.core.lowrank import wide
+from polyrank.core.adapter import Adapter, Part
 from polyrank.core.state import ServerState
 
 
@@ -43,18 +42,9 @@ class FedSVD(RowMethod):
 
     def finish(self, adapter: Adapter, server: ServerState) -> Adapter:
         """``A = V^T``, ``B = U S / s``."""
-        before = server.adapter.modules
-        modules = {
-            name: f if f is before[name] or not bool(f.b.any()) else _refactored(f)
-            for name, f in adapter.modules.items()
-        }
-        return Adapter(modules, adapter.dense)
+        return factored_anew(adapter, server.adapter)
 
     def parts(self, round_number: int) -> Parts:  # noqa: ARG002  # the same in every round
         """B is trained and sent; both factors come down."""
         b: frozenset[Part] = frozenset({"b", "head"})
         return Parts(trains=b, sends=b)
-
-
-def _refactored(factors: Factors) -> Factors:
-    return cut((factors.a, factors.b.to(wide(factors.b.dtype)) * factors.scale), factors)

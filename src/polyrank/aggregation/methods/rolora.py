@@ -40,15 +40,14 @@ class RoLoRA(RowMethod):
         return rows.owners_mean() if self.fill == "owners" else _padded(rows)
 
     def factors(self, server: ServerState) -> str:
-        return "b" if _trains_b(server.round + 1) else "a"
+        return "b" if trains_b(server.round + 1) else "a"
 
     def least_owners(self) -> int:
         return int(self.fill == "owners")
 
     def parts(self, round_number: int) -> Parts:
         """One factor is trained and sent; a client may have missed the last rounds, so both come down."""
-        trained: frozenset[Part] = frozenset({"b" if _trains_b(round_number) else "a", "head"})
-        return Parts(trains=trained, sends=trained)
+        return in_turns(round_number)
 
 
 def _padded(rows: Rows) -> Tensor:
@@ -60,5 +59,12 @@ def _padded(rows: Rows) -> Tensor:
     return torch.where(idle, rows.previous, rows.filled(0.0))
 
 
-def _trains_b(round_number: int) -> bool:
+def in_turns(round_number: int) -> Parts:
+    """B in odd rounds, A in even ones, and the head; both factors come down."""
+    trained: frozenset[Part] = frozenset({"b" if trains_b(round_number) else "a", "head"})
+    return Parts(trains=trained, sends=trained)
+
+
+def trains_b(round_number: int) -> bool:
+    """Whether it is B's turn."""
     return round_number % 2 == 1

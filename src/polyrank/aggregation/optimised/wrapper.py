@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, Method, MethodInfo, S
+from polyrank.aggregation.around import Around
+from polyrank.aggregation.method import Aggregate, Kernel, Levels, Method, MethodInfo, S
 from polyrank.aggregation.optimised.optimisers import OPTIMISERS, Optimiser
 from polyrank.aggregation.sums import Partial
 from polyrank.config import AggregationConfig

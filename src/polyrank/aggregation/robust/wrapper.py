@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from polyrank.aggregation.around import Around
 from polyrank.aggregation.kernels.rows import RowMean, RowMethod
-from polyrank.aggregation.method import Aggregate, Around, Kernel, Levels, MethodInfo, Needs
+from polyrank.aggregation.method import Aggregate, Kernel, Levels, MethodInfo, Needs
 from polyrank.aggregation.robust import kept
 from polyrank.aggregation.robust.kept import Kept
 from polyrank.aggregation.robust.rule import Rule
@@ -34,8 +35,8 @@ class Robust(Around):
         rule: what becomes of them.
 
     Raises:
-        ConfigError: the method has no rows to judge, or weighs clients by what they send; or the rule compares products
-            and the server never sees both factors.
+        ConfigError: the method has no rows to judge, gives clients others than the first ones, or weighs them by what
+            they send; or the rule compares products and the server never sees both factors.
     """
 
     method: RowMethod
@@ -57,6 +58,11 @@ class Robust(Around):
             raise ConfigError(
                 f"{name} weighs clients by what the server measures of each, and under aggregation.robust all of them "
                 "count alike; take another method, such as tempered, or aggregation.robust none"
+            )
+        if not self.method.info.first_indices:
+            raise ConfigError(
+                f"aggregation.robust compares clients by the first rank indices, and with {name} they have others; "
+                "take a method of the first ones, such as owner_mean, or aggregation.robust none"
             )
         if self.rule.compares_products and self.method.parts(1).keeps & {"a", "b"}:
             raise ConfigError(

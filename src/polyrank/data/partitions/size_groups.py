@@ -59,7 +59,7 @@ class SizeGroups:
         """Examples of each client, int64."""
         shares = np.where(large, self.times, 1)
         if self.size is not None:
-            sizes = self.size * shares
+            sizes: np.ndarray = self.size * shares
             if sizes.sum() > examples:
                 raise DataError(
                     f"{len(shares)} clients with {self.size} examples each, and {int(large.sum())} of them with "
@@ -68,6 +68,7 @@ class SizeGroups:
                 )
             return sizes
         # one each first, so that nobody has none
-        sizes = 1 + (examples - len(shares)) * shares // shares.sum()
-        rest = examples - int(sizes.sum())
-        return sizes + (generator.permutation(len(shares)) < rest)
+        even: np.ndarray = 1 + (examples - len(shares)) * shares // shares.sum()
+        rest = examples - int(even.sum())
+        even += generator.permutation(len(shares)) < rest
+        return even

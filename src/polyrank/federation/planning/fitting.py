@@ -38,10 +38,13 @@ def rank_for_memory(ahead: Outlook, budget: int, held: Callable[[int], int]) -> 
 
 def uplink(ahead: Outlook, rank: int) -> int:
     """The most bytes that a client of this rank sends in a round."""
-    own = ahead.widest.prefix(rank)
-    sent = [traffic.up(ahead.parts(number), own) for number in (1, 2)]
+    whole = ahead.widest if ahead.method.info.chooses_indices else ahead.widest.prefix(rank)
+    sent = [
+        traffic.up(parts, traffic.sent_back(ahead.method, whole, rank, parts.sends, most=True))
+        for parts in (ahead.parts(1), ahead.parts(2))
+    ]
     if ahead.clients.policy.scores:
-        sent.append(nbytes(own, ahead.parts(1).trains))
+        sent.append(nbytes(ahead.widest.prefix(rank), ahead.parts(1).trains))
     return max(sent)
 
 

@@ -58,7 +58,12 @@ def footprint(ahead: Outlook) -> Footprint:
 
 
 def held_for(ahead: Outlook, rank: int, moments: int) -> int:
-    """Bytes of an adapter of this rank and its head, its gradients and moments; in the rounds where it is most."""
+    """Bytes of an adapter of this rank and its head, its gradients and moments; in the rounds where it is most.
+
+    A client that chooses its rank indices tries all of the global adapter's.
+    """
+    if ahead.method.info.chooses_indices:
+        rank = max(rank, ahead.adapter.rank)
     own = ahead.widest.prefix(rank)
     numbers = sum(tensor.numel() for _, tensor in own.tensors())
     trained = max(sum(t.numel() for t in own.parts(ahead.parts(number).trains).values()) for number in (1, 2))
@@ -117,7 +122,8 @@ def measured(config: Config, levels: Sequence[int]) -> Measured:
     seen.whole = 1  # as one layer is while it is recomputed, which is not seen otherwise
     whole = initial(site.resident, config)
     for rank in levels:
-        work = Work(client, 1, whole.prefix(rank), seed=0, trains=trains)
+        own = whole if method.info.chooses_indices else whole.prefix(rank)
+        work = Work(client, 1, own, seed=0, trains=trains)
 
         def step(engine: Sequential, work: Work = work) -> object:
             return list(engine.run([work]))

@@ -90,7 +90,8 @@ def forecast(ahead: Outlook) -> Forecast:
     counts = Counter(clients.first.values())
     made: list[Level] = []
     for rank in levels:
-        trained = [ahead.trained(number, rank) for number in range(1, min(ahead.config.federation.rounds, 2) + 1)]
+        numbers = range(1, min(ahead.config.federation.rounds, 2) + 1)
+        trained = [ahead.trained(number, rank, most=most) for number in numbers for most in (False, True)]
         low, high = fewest.by_level[rank], most.by_level[rank]
         up = Span(min(one.up for one in low), max(one.up for one in high))
         down = Span(min(one.down for one in low), max(one.down for one in high))
@@ -149,7 +150,7 @@ class _Played:
         key = self._ahead.parts(number), rank, widths
         if key not in self._known:
             sent = self._ahead.sent(number, rank, change)
-            self._known[key] = self._ahead.moved(number, sent)
+            self._known[key] = self._ahead.moved(number, rank, sent, most=self._most)
             self.change = max(self.change, sent.base_change.nbytes if sent.base_change else 0)
             for factors, wide in zip(
                 sent.base_change.modules.values() if sent.base_change else (), widths, strict=False
@@ -187,7 +188,7 @@ def _assigned(ahead: Outlook, cohorts: Sequence[Sequence[str]], *, most: bool) -
     for number in range(len(cohorts), 0, -1):
         parts = ahead.parts(number)
         if parts not in known:
-            a, b = (ahead.moved(number, ahead.sent(number, rank)) for rank in (low, high))
+            a, b = (ahead.moved(number, rank, ahead.sent(number, rank)) for rank in (low, high))
             known[parts] = b.up + b.down - a.up - a.down
         for name in cohorts[number - 1]:
             cost[name] += known[parts] + stays * later
@@ -203,6 +204,10 @@ def _notes(ahead: Outlook, *, cut: bool, known: bool) -> list[str]:
         notes.append("the scoring round decides which clients get which rank: the totals lie between these")
     if ahead.clients.policy.prunes and not known:
         notes.append("clients may give up rank indices in every round, or in none: the totals lie between these")
+    if ahead.method.info.chooses_indices and not known:
+        notes.append(
+            "clients choose the rank indices that they send, of modules of several sizes: the totals lie between"
+        )
     least, most = ahead.method.change_rank(1, [2, 2], 2)
     if least != most and not known and traffic.sends_change(ahead.method):
         notes.append("what was learned decides how much of each round the base change keeps")

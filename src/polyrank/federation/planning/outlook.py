@@ -60,14 +60,18 @@ class Outlook:
         """What a client of this rank is sent in a round."""
         return read_out(self.state(number, {"client": rank}, change), "client", self.method)
 
-    def moved(self, number: int, sent: Download) -> Moved:
-        """Bytes of a round to and from a client that is sent this."""
+    def moved(self, number: int, rank: int, sent: Download, *, most: bool = True) -> Moved:
+        """Bytes of a round to and from a client of this rank that is sent this: the most, or the fewest."""
         parts = self.parts(number)
-        return Moved(traffic.down(parts, sent), traffic.up(parts, sent.adapter))
+        back = traffic.sent_back(self.method, sent.adapter, rank, parts.sends, most=most)
+        return Moved(traffic.down(parts, sent), traffic.up(parts, back))
 
-    def trained(self, number: int, rank: int) -> int:
-        """Numbers that a client of this rank trains in a round."""
-        return sum(tensor.numel() for tensor in self.adapter.prefix(rank).parts(self.parts(number).trains).values())
+    def trained(self, number: int, rank: int, *, most: bool = True) -> int:
+        """Numbers that a client of this rank trains in a round: the most, or the fewest."""
+        trains = self.parts(number).trains
+        held = self.adapter if self.method.info.chooses_indices else self.adapter.prefix(rank)
+        own = traffic.sent_back(self.method, held, rank, trains, most=most)
+        return sum(tensor.numel() for tensor in own.parts(trains).values())
 
     def cohorts(self) -> list[tuple[str, ...]]:
         """Who takes part, round by round."""
