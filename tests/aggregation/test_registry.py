@@ -16,7 +16,7 @@ def test_every_method_is_listed_under_its_own_name_and_builds_from_it(name: str)
     assert isinstance(method, METHODS[name])
     assert method == METHODS[name]()
     assert METHODS[name].info.averages
-    assert METHODS[name].info.paper.startswith("https://") or name in ("tempered", "shrinkage", "spectral")
+    assert METHODS[name].info.paper.startswith("https://") or name in ("tempered", "shrinkage", "validated", "spectral")
 
 
 @pytest.mark.parametrize("name", METHODS)

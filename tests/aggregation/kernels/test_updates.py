@@ -77,11 +77,11 @@ def test_every_method_refuses_it_before_any_of_it_is_added(name: str, adapter: A
     good = _adapter(4.0, head=torch.ones(3))
     accumulator, alone = Adding(build(name), server), Adding(build(name), server)
     for it in (accumulator, alone):
-        it.add(ClientUpdate("bob", good, 1.0))
+        it.add(ClientUpdate("bob", good, 1.0, excess=0.0))
     mixed = Adapter({"m": good.modules["m"].map(lambda t: 9 * t)} | dict(adapter.modules), adapter.dense)
     text = message.replace("; the global adapter has rank 2", "") if METHODS[name].info.equal_ranks else message
     with pytest.raises(AdapterError, match=text):
-        accumulator.add(ClientUpdate("ann", mixed, 1.0))
+        accumulator.add(ClientUpdate("ann", mixed, 1.0, excess=0.0))
     found, expected = accumulator.finish(), alone.finish()
     assert found.adapter.identical(expected.adapter)
     assert found.metrics == expected.metrics
@@ -91,4 +91,4 @@ def test_every_method_refuses_it_before_any_of_it_is_added(name: str, adapter: A
 def test_every_method_refuses_a_weight_below_zero(name: str):
     server = ServerState(0, _adapter(-1.0), {}, {})
     with pytest.raises(AdapterError, match="client ann has the weight -1"):
-        Adding(build(name), server).add(ClientUpdate("ann", _adapter(1.0), -1.0))
+        Adding(build(name), server).add(ClientUpdate("ann", _adapter(1.0), -1.0, excess=0.0))

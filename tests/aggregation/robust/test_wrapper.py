@@ -29,7 +29,7 @@ from tests.runs.runs import assert_same_run, interrupt, metrics
 WRAPPED = [
     name
     for name, cls in METHODS.items()
-    if issubclass(cls, RowMethod) and cls.info.first_indices and not cls.info.own_weights
+    if issubclass(cls, RowMethod) and cls.info.first_indices and not (cls.info.own_weights or cls.info.judges)
 ]
 
 
