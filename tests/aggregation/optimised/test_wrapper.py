@@ -271,6 +271,21 @@ def test_which_methods_are_stepped():
     assert METHODS.keys() - set(STEPPED) == anew | {"flora", "florist", "fedex"}
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_where_nobody_moved_a_method_that_is_stepped_makes_no_change(name: str):
+    """Clients of the global rank send back what they were sent. An SVD would give other factors of the same product, a
+    step where nothing was learned: such a method has to say that it refactors.
+    """
+    state = replace(begin(Draw(3)), ranks=dict.fromkeys(CLIENTS, 6), scales=dict.fromkeys(CLIENTS, 2.0))
+    modules = {key: replace(f, b=Draw(i)(*f.b.shape)) for i, (key, f) in enumerate(state.adapter.modules.items())}
+    state, method = replace(state, adapter=Adapter(modules, state.adapter.dense)), aggregation.build(name)
+    updates = [ClientUpdate(client, read_out(state, client, method).adapter, 1.0) for client in CLIENTS]
+    found = dict(aggregate(state, updates, method).state.adapter.tensors())
+    same = all(torch.allclose(found[key], tensor, atol=1e-9) for key, tensor in state.adapter.tensors())
+    assert same or name not in STEPPED
+    assert same == (name in (*STEPPED, "lora_fair", "fedex"))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
