@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
-from polyrank.cli.options import Json
+from polyrank.cli.options import Json, Overrides
 from polyrank.core.errors import ConfigError
 from polyrank.core.text import read_size
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 def plan(  # noqa: PLR0917  # Typer's way to declare options
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. ranks.levels=[4,64].")
-    ] = None,
+    overrides: Overrides = None,
     uplink: Annotated[
         list[str] | None,
         typer.Option("--uplink", metavar="SIZE", help="The highest rank of a client that can send so much a round."),

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from polyrank.cli import completing
 from polyrank.cli.console import duration, errors, out, percent, size, table
+from polyrank.cli.options import Overrides
 from polyrank.core.errors import ConfigError
 from polyrank.runs.listener import NOT_TRACKED, Listener
 
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
 
 def run(  # noqa: PLR0917  # Typer's way to declare options
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. training.lr=1e-3.")
-    ] = None,
+    overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; by default the next one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
@@ -32,7 +32,10 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
     quickstart: Annotated[
         str | None,
         typer.Option(
-            "--quickstart", metavar="NAME", help="classification (the default) or generative, a model that writes."
+            "--quickstart",
+            metavar="NAME",
+            help="classification (the default) or generative, a model that writes.",
+            autocompletion=completing.quickstarts,
         ),
     ] = None,
 ) -> None:
