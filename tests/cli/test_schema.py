@@ -16,7 +16,7 @@ from polyrank.core.errors import ConfigError
 from polyrank.quickstart import config_path
 from tests.cli.conftest import Polyrank
 
-VALIDATOR = jsonschema.Draft202012Validator(schema())
+VALIDATOR = jsonschema.Draft7Validator(schema())
 
 
 def test_the_file_in_the_package_is_up_to_date():
@@ -26,8 +26,8 @@ def test_the_file_in_the_package_is_up_to_date():
 
 def test_it_is_a_schema_and_says_what_every_key_is():
     found = schema()
-    jsonschema.Draft202012Validator.check_schema(found)
-    for section in found["$defs"].values():
+    jsonschema.Draft7Validator.check_schema(found)
+    for section in found["definitions"].values():
         for key, value in section["properties"].items():
             assert value["description"], key
             assert "\n" not in value["description"]

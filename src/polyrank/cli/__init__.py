@@ -16,6 +16,7 @@ from polyrank.cli import (
     export,
     flower,
     generate,
+    init,
     inspect,
     merge,
     methods,
@@ -35,6 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("data")(data.data)
 app.command("plan")(plan.plan)

@@ -24,6 +24,11 @@ def listed_methods(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in methods(last)]
 
 
+def tasks(incomplete: str) -> list[str]:
+    """Names of the tasks that come with PolyRank."""
+    return [name for name in ("causal-lm", "classification") if name.startswith(incomplete)]
+
+
 def quickstarts(incomplete: str) -> list[str]:
     """Names of quickstarts."""
     from polyrank.quickstart import QUICKSTARTS
@@ -45,7 +50,7 @@ def _keys() -> Iterator[tuple[str, list[str]]]:
     """Each key of the schema that comes with the package, and the words that it may be."""
     schema = json.loads((PACKAGE / "config" / "schema.json").read_text(encoding="utf-8"))
     for section, table in schema["properties"].items():
-        for key, value in schema["$defs"][table["$ref"].rpartition("/")[2]]["properties"].items():
+        for key, value in schema["definitions"][table["$ref"].rpartition("/")[2]]["properties"].items():
             forms = value.get("anyOf", [value])
             words = [word for form in forms for word in form.get("enum", [form["const"]] if "const" in form else [])]
             truths = ["true", "false"] if value.get("type") == "boolean" else []

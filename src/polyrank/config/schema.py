@@ -8,7 +8,8 @@ from typing import Any
 
 FILE = Path(__file__).with_name("schema.json")
 """The schema as it comes with the package; ``python docs/generate.py`` writes it."""
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DIALECT = "http://json-schema.org/draft-07/schema#"
+"""Older than what pydantic says: taplo, by which most editors read TOML, knows no newer one."""
 
 
 def schema() -> dict[str, Any]:  # Any: JSON values
@@ -18,7 +19,7 @@ def schema() -> dict[str, Any]:  # Any: JSON values
     """
     from polyrank.config.whole import Config
 
-    found = Config.model_json_schema()
+    found = Config.model_json_schema(ref_template="#/definitions/{model}")
     sections = found["$defs"]
     for section in sections.values():
         section["properties"] = {key: _key(value) for key, value in section["properties"].items()}
@@ -31,7 +32,7 @@ def schema() -> dict[str, Any]:  # Any: JSON values
         "type": "object",
         "properties": tables,
         "additionalProperties": False,
-        "$defs": sections,
+        "definitions": sections,
     }
 
 
