@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polyrank.cli import completing
 from polyrank.cli.console import duration, errors, out, percent, size, table
+from polyrank.cli.dry_run import about, dry_run
 from polyrank.cli.options import Overrides
 from polyrank.core.errors import ConfigError
 from polyrank.runs.listener import NOT_TRACKED, Listener
@@ -28,6 +29,10 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; by default the next one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, show the plan, bytes and time; train and write nothing."),
+    ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     quickstart: Annotated[
         str | None,
@@ -54,6 +59,9 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
     from polyrank import config as configuration
 
     given = None if resume and config is None else configuration.load(config, overrides or [])
+    if dry:
+        dry_run(given, folder, overrides or [], resume=resume, overwrite=overwrite)
+        return
     screen = Screen()
     try:
         screen.wait()
@@ -118,16 +126,7 @@ class Screen(Listener):
         self._baseline = site.task.baseline("training")
         self._private = server.accountant is not None
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
-        labels = f", {len(site.labels)} labels" if site.labels else ""
-        sizes = server.population.sizes.values()
-        out.print(
-            f"read {server.rows_read}\n"
-            f"{len(sizes)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}"
-            f"{labels}; {len(site.test)} test examples\n"
-            f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
-            f"{config.training.attention} attention; {site.plan}; aggregation {config.aggregation.method}",
-            markup=False,
-        )
+        out.print(about(server), markup=False)
         if state.round:
             out.print(f"continuing after round {state.round}")
         self._progress.start()

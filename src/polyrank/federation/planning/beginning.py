@@ -241,9 +241,10 @@ def _note_sizes(draft: Draft, examples: Mapping[str, int]) -> None:
 
 def _head(asked: Config, seen: Seen, taken: Taken, name: str) -> tuple[str, ...]:
     shown = [f"  {quoted(one.name)}: {one.about} -> {taken.roles.get(one.name, 'not used')}" for one in seen.columns]
+    rows = f"{seen.rows} rows of {quoted(asked.data.train)}"
     more = (f"  and {len(shown) - SHOWN} more",) if len(shown) > SHOWN else ()
     return (
-        f"Written by polyrank init {version('polyrank')}. Seen: {seen.rows} rows of {quoted(asked.data.train)}, with columns",
+        f"Written by polyrank init {version('polyrank')}. Seen: {rows}, with columns",
         *shown[:SHOWN],
         *more,
         f"What is what was guessed from names and values. polyrank data {name} shows what is learned; change it here "
