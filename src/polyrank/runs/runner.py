@@ -27,6 +27,7 @@ from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.models import stay_with_clients
+from polyrank.runs.notebook import Live, in_notebook
 from polyrank.runs.opening import opening
 from polyrank.runs.pace import Pace
 from polyrank.runs.resume import check_goes_on, lines_until
@@ -56,7 +57,8 @@ def run(
             held.
         overwrite: replace a run in ``out``.
         profile: book where the time goes: ``time/...`` in metrics.jsonl, ``time`` in summary.json.
-        listener: told of progress; what it raises does not end the run (see `Listener`).
+        listener: told of progress; what it raises does not end the run (see `Listener`). In a notebook one that shows
+            a table and a curve under the cell, unless another is given.
         scores: results of the scoring rounds of other runs (see `polyrank.federation.scoring`); they are used and added
             to, so that runs that would score the same clients in the same way do it once.
         requested: what was asked for, where ``config`` has more of it settled; what a later call is compared with.
@@ -69,6 +71,8 @@ def run(
     with pace.stage("loading"):
         opened = opening(config, out, resume=resume, overwrite=overwrite, profile=profile, requested=requested)
     server, folder, state = opened.server, opened.folder, opened.state
+    if listener is None and in_notebook():
+        listener = Live()
     listeners = Listeners([*opened.trackers, *([listener] if listener else [])])
     try:
         server = over(server) if over else server

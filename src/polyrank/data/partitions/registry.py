@@ -24,6 +24,7 @@ PARTITIONS: Registry[Partitioner] = Registry(
         "by-column": ByColumn,
         "quality-groups": QualityGroups,
     },
+    group="polyrank.partitions",
 )
 
 
