@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from polyrank.core.errors import ConfigError, did_you_mean
 
@@ -92,9 +92,10 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         if not (isinstance(found, type) and is_dataclass(found) and issubclass(found, self._base)):
             expected = "a dataclass" if self._base is object else f"a dataclass that is a {self._base.__name__}"
             raise ConfigError(f"{what} is {found!r:.80}; expected {expected}")
-        if self._name_of is not None and (own := self._name_of(found)) != name:
+        cls = cast("type[T]", found)  # which is what `base` stands for
+        if self._name_of is not None and (own := self._name_of(cls)) != name:
             raise ConfigError(f"{what} calls itself {own!r}; expected the name of its entry point")
-        return found
+        return cls
 
     def named(self, name: str) -> type[T]:
         """The class of this name.
