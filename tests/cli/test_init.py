@@ -148,6 +148,28 @@ def test_no_value_of_the_data_is_written(polyrank: Polyrank, own_things: Path):
     assert not [row[1] for row in rows() if row[1] in text]
 
 
+@pytest.mark.parametrize(
+    ("settings", "partition", "clients"),
+    [
+        (("federation.clients=5",), "dirichlet", 5),
+        (("data.partition=iid",), "iid", 2),
+        (("data.partition=by-column",), "by-column", None),
+        (("data.column=stars", "data.label=hospital"), "by-column", None),
+    ],
+)
+def test_clients_that_are_asked_for(
+    polyrank: Polyrank, own_things: Path, settings: tuple[str, ...], partition: str, clients: int | None
+):
+    """A number of clients is no column's; a partition of ours is not replaced, and by-column gets its column."""
+    table(Path("d.csv"))
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    made = polyrank("init", "--data", "d.csv", "--model", own_things / "bert", *chosen)
+    assert made.code == 0, made.err
+    found = written()
+    assert (found["data"]["partition"], found["federation"].get("clients")) == (partition, clients)
+    assert ("column" in found["data"]) == (partition == "by-column")
+
+
 def test_what_is_asked_for_stays(polyrank: Polyrank, own_things: Path):
     table(Path("d.csv"))
     asked = {

@@ -36,6 +36,7 @@ EMBEDDED = {True: "quickstart-decoder", False: "quickstart"}
 LEVELS, SHARES = (4, 16), (0.75, 0.25)
 CLIENTS, EACH, COHORT, ROUNDS = 50, 20, 10, 20
 """The most clients where none are in the data, the least examples of each, clients in a round, and rounds."""
+BY_COLUMN = "by-column"
 LOOKED = 2000
 """Texts whose tokens are counted; of more data they are taken at even distances."""
 UNLIMITED = 10**6
@@ -85,8 +86,10 @@ def begin(asked: Config, name: str) -> Commented:
     draft = Draft(asked)
     seen = look(table_of(asked.data.train, quoting=asked.data.quoting, label=asked.data.label))
     task_name, writes = task_of(asked, seen)
-    what = "to write" if writes else "to classify"
-    draft.put("model", "name", EMBEDDED[writes], f"A Hugging Face id or a local folder; of a model {what}.")
+    what = "write" if writes else "classify"
+    draft.put(
+        "model", "name", EMBEDDED[writes], f"It comes along. Or a Hugging Face id or a folder, of a model to {what}."
+    )
     draft.put("task", "name", task_name)
     taken = put_columns(draft, asked, seen, writes=writes)
     config = settled(draft.config)
@@ -137,50 +140,44 @@ def _put_tokens(draft: Draft, task: Task, model: AtHand | None) -> None:
     if model is None or not len(model.lengths):
         draft.put("data", "max_tokens", most // 2, "Not known: polyrank data shows how long the texts are.")
         return
-    wanted = int(np.percentile(model.lengths, 100 if task.writes else 99))
+    whole = task.writes and draft.config.data.format != "text"  # a row whose answer does not fit is lost
+    wanted = int(np.percentile(model.lengths, 100 if whole else 99))
     limit = int(min(max(-(-wanted // 8) * 8, least), most))
     of = "all" if len(model.lengths) == model.texts else f"{len(model.lengths)} of {model.texts}"
     each = ", ".join(f"{title} {int(np.percentile(model.lengths, at))}" for title, at in PERCENTILES.items())
     notes = [f"Tokens of {of} training texts, by the model's tokenizer: {each}."]
     longer = int((model.lengths > limit).sum()) + model.cut
     if longer:
-        becomes = "cut, or left out where the answer does not fit" if task.writes else "cut"
+        becomes = "cut, or left out where the answer does not fit" if whole else "cut"
         notes.append(f"{longer} of these are longer than what stands here and are {becomes}.")
     draft.put("data", "max_tokens", limit, *notes)
 
 
 def _put_clients(draft: Draft, seen: Seen, taken: Taken, rows: int) -> None:
-    client = seen.client(taken.columns)
-    if draft.has("data", "partition"):
-        draft.put("data", "partition", None)
-    elif draft.has("data", "column") or client is not None:
-        column = draft.asked("data", "column") or (client.name if client else "")
-        count = next((one.different for one in seen.columns if one.name == column), 0)
+    """Who holds what: the clients of a column, or simulated ones, and how many of them take part."""
+    found = None if draft.has("federation", "clients") else seen.client(taken.columns)
+    column = draft.asked("data", "column") or (found.name if found else None)
+    if (draft.asked("data", "partition") or BY_COLUMN) == BY_COLUMN and column is not None:
+        clients = next((one.different for one in seen.columns if one.name == column), 1)
         taken.roles[column] = "client"
-        draft.put(
-            *("data", "partition", "by-column"),
-            f"Each of the {count} values of this column is a client, with the rows that have it.",
-        )
+        why = f"Each of the {clients} values of this column is a client, with the rows that have it."
+        draft.put("data", "partition", BY_COLUMN, why)
         draft.put("data", "column", column)
     else:
+        clients = min(max(rows // EACH, 2), CLIENTS, rows)
+        labelled = "label" in taken.roles.values() and not taken.writes
+        how = "with labels in different shares" if labelled else "at random"
         others = [f"{quoted(one.name)} ({one.different} values)" for one in seen.may_be_clients(taken.columns)]
-        kind = "dirichlet" if "label" in taken.roles.values() and not taken.writes else "iid"
-        how = {"dirichlet": "with labels in different shares", "iid": "at random"}[kind]
         draft.put(
-            *("data", "partition", kind),
-            f"No column was seen that says who holds a row, so clients are simulated: rows are shared out {how}. If "
-            'one does, take partition = "by-column" and column = its name, and leave federation.clients out.'
+            *("data", "partition", "dirichlet" if labelled else "iid"),
+            f"Clients are simulated: rows are shared out {how}. Where a column says who holds a row, take partition = "
+            f'"{BY_COLUMN}" and column = its name, and leave federation.clients out.'
             + (f" It might be {some(others)}." if others else ""),
         )
-        if kind == "dirichlet":
+        if draft.config.data.partition == "dirichlet":
             draft.put("data", "alpha", 0.5, "Small is skewed: 0.1 gives most clients few labels, 100 all the same.")
-    natural = draft.config.data.partition == "by-column"
-    clients = min(max(rows // EACH, 2), CLIENTS, rows)
-    if not natural:
         draft.put("federation", "clients", clients)
-    else:
-        column = draft.config.data.column
-        clients = next((one.different for one in seen.columns if one.name == column), clients)
+        clients = draft.config.federation.clients or clients
     share = 1.0 if clients <= COHORT else float(f"{COHORT / clients:.2g}")
     draft.put("federation", "participation", share, "Share of the clients that train in a round.")
     draft.put("federation", "rounds", ROUNDS)
