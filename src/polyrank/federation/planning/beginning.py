@@ -86,10 +86,8 @@ def begin(asked: Config, name: str) -> Commented:
     draft = Draft(asked)
     seen = look(table_of(asked.data.train, quoting=asked.data.quoting, label=asked.data.label))
     task_name, writes = task_of(asked, seen)
-    what = "write" if writes else "classify"
-    draft.put(
-        "model", "name", EMBEDDED[writes], f"It comes along. Or a Hugging Face id or a folder, of a model to {what}."
-    )
+    what = "writes" if writes else "classifies"
+    draft.put("model", "name", EMBEDDED[writes], f"It comes along; or name one on the Hub or in a folder that {what}.")
     draft.put("task", "name", task_name)
     taken = put_columns(draft, asked, seen, writes=writes)
     config = settled(draft.config)
