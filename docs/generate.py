@@ -1,7 +1,7 @@
 """Write the parts of the documentation that the code knows: ``python docs/generate.py``.
 
-Replaces what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` in the pages below. A test checks that
-the pages are up to date.
+Replaces what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` in the pages below, and writes the
+configuration's JSON schema. A test checks that all of it is up to date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from polyrank.aggregation import METHODS
 from polyrank.cli.methods import facts
-from polyrank.config import Config, Section
+from polyrank.config import Config, Section, schema
 from polyrank.hf.peft import fields as adapter_fields
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +143,4 @@ if __name__ == "__main__":
     for page in PAGES:
         path = ROOT / page
         path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+    schema.FILE.write_text(schema.text(), encoding="utf-8")

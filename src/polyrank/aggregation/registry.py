@@ -68,7 +68,13 @@ _CLASSES: tuple[type[Method], ...] = (
     FedSVD,
 )
 
-METHODS: Registry[Method] = Registry("aggregation method", {cls.info.name: cls for cls in _CLASSES})
+METHODS: Registry[Method] = Registry(
+    "aggregation method",
+    {cls.info.name: cls for cls in _CLASSES},
+    group="polyrank.methods",
+    base=Method,
+    name_of=lambda cls: cls.info.name,
+)
 
 
 def options(name: str) -> dict[str, str]:

@@ -17,12 +17,14 @@ from polyrank.cli import (
     export,
     flower,
     generate,
+    init,
     inspect,
     merge,
     methods,
     plan,
     report,
     run,
+    schema,
     site,
 )
 from polyrank.cli.console import errors
@@ -34,8 +36,8 @@ app = typer.Typer(
     help="Federated LoRA fine-tuning in which every client has a rank of its own.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("data")(data.data)
 app.command("plan")(plan.plan)
@@ -48,6 +50,7 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("methods")(methods.methods)
+app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)
 app.command("site")(site.site)
 app.add_typer(flower.app, name="flower")
@@ -73,7 +76,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 2 wrong use or bad input, 1 a fault of ours, 130 interrupted."""
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="polyrank", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = 2

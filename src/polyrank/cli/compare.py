@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polyrank.cli import completing
 from polyrank.cli.console import duration, errors, out, print_json, table
+from polyrank.cli.options import Overrides
 from polyrank.core.errors import ConfigError
 from polyrank.runs.listener import NOT_TRACKED, Listener
 
@@ -21,16 +23,17 @@ def compare(  # noqa: PLR0917  # Typer's way to declare options
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Methods with commas between, options after colons: replication,tempered:gamma=0.25."),
+        typer.Option(
+            help="Methods with commas between, options after colons: replication,tempered:gamma=0.25.",
+            autocompletion=completing.listed_methods,
+        ),
     ] = None,
     ranks: Annotated[
         str | None,
         typer.Option(help="Ranks of fedavg, for which all clients have one rank; by default lowest, mean and highest."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds with commas between.")] = "0,1,2",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value for all runs.")
-    ] = None,
+    overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; the same again to go on.")] = None,
     reference: Annotated[str | None, typer.Option(help="The method that others are compared with.")] = None,
     target: Annotated[float | None, typer.Option(help="Value of the task's first metric to reach, e.g. 0.5.")] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, table
-from polyrank.cli.options import Json
+from polyrank.cli.options import Json, Overrides
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,9 +23,7 @@ PERCENTILES = {"shortest": 0, "median": 50, "90 %": 90, "99 %": 99, "longest": 1
 
 def data(
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. data.max_tokens=256.")
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Show what the task makes of the data: format, examples, lengths, what is cut or left out; no model is loaded."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, table
-from polyrank.cli.options import MOST, BaseName, Client, Json, MaxTokens
+from polyrank.cli.options import MOST, BaseName, Client, Json, MaxTokens, Overrides
 from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def evaluate(  # noqa: PLR0917  # Typer's way to declare options
     source: Annotated[
         str | None, typer.Option("--data", metavar="FILE", help="Test data in place of the configuration's.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. data.label=topic.")
-    ] = None,
+    overrides: Overrides = None,
     samples: Annotated[
         int, typer.Option("--samples", min=0, help="Let it answer so many of them: ROUGE-L and exact match.")
     ] = 0,

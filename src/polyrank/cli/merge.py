@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polyrank.cli import completing
 from polyrank.cli.console import out, percent, print_json, size, table
 from polyrank.cli.options import Json, Portable
 from polyrank.core.errors import ConfigError
@@ -20,7 +21,9 @@ def merge(
     adapters: Annotated[list[Path], typer.Argument(help="PEFT adapter folders.")],
     *,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not exist or be empty.")],
-    method: Annotated[str, typer.Option("--method", help="See polyrank methods.")] = "flexlora",
+    method: Annotated[
+        str, typer.Option("--method", help="See polyrank methods.", autocompletion=completing.methods)
+    ] = "flexlora",
     options: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the method.")
     ] = None,

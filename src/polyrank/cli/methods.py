@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
-from polyrank.cli.options import Json
+from polyrank.cli.options import Json, Overrides
 
 if TYPE_CHECKING:
     from polyrank.aggregation import Method
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def methods(
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. ranks.levels=[4,64].")
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """List the aggregation methods: what is averaged, whether it is exact, and its bytes for a configuration."""

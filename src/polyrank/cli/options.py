@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from polyrank.cli import completing
+
 MOST = 256
 """Tokens of an answer where nobody says how many."""
 
@@ -25,3 +27,12 @@ Portable = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value, e.g. training.lr=1e-3; it may come several times.",
+        autocompletion=completing.settings,
+    ),
+]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
-from polyrank.cli.options import Json
+from polyrank.cli.options import Json, Overrides
 from polyrank.core.errors import ConfigError
 from polyrank.core.text import read_size
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 def plan(  # noqa: PLR0917  # Typer's way to declare options
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. ranks.levels=[4,64].")
-    ] = None,
+    overrides: Overrides = None,
     uplink: Annotated[
         list[str] | None,
         typer.Option("--uplink", metavar="SIZE", help="The highest rank of a client that can send so much a round."),
@@ -40,26 +38,48 @@ def plan(  # noqa: PLR0917  # Typer's way to declare options
     """Show parameters, bytes and memory for each rank, and in all, without loading weights."""
     budgets = _budgets(uplink or [], memory or [])
     from polyrank import config as configuration
-    from polyrank.federation.planning import footprint
-    from polyrank.federation.planning.forecast import forecast
     from polyrank.federation.planning.outlook import outlook
 
     ahead = outlook(configuration.load(config, overrides or []))
-    found = forecast(ahead)
-    held = footprint.footprint(ahead)
-    levels = [level.rank for level in found.levels]
-    seen = footprint.measured(ahead.config, sorted({1, *levels})) if measure else None
-    needed = {rank: footprint.held_for(ahead, rank, held.moments) for rank in (0, 1, *levels)}
+    counts = count(ahead, measure=measure)
+    found, held, seen = counts.found, counts.held, counts.seen
     fitting = _fitting(ahead, found, held, seen, budgets) if budgets else None
     if as_json:
-        print_json(_described(ahead, found, held, seen, needed) | ({"ranks": fitting} if fitting else {}))
+        print_json(_described(ahead, counts) | ({"ranks": fitting} if fitting else {}))
         return
-    _print(ahead, found, held, seen, needed)
+    show(ahead, counts)
     if fitting:
         import tomlkit
 
         said = "# activations are not counted: --measure does\n" if memory and seen is None else ""
         out.print(f"\n{said}{tomlkit.dumps({'ranks': fitting})}", end="", markup=False, soft_wrap=True)
+
+
+class Counts(NamedTuple):
+    """What a federation will send and hold.
+
+    Args:
+        found: what is sent.
+        held: the base's part of a client's memory.
+        seen: what a step was seen to keep, where that was measured.
+        needed: rank -> bytes of weights, gradients and moments.
+    """
+
+    found: Forecast
+    held: Footprint
+    seen: Measured | None
+    needed: dict[int, int]
+
+
+def count(ahead: Outlook, *, measure: bool = False) -> Counts:
+    """Count all of it; ``measure``: load the model, and see what a step keeps."""
+    from polyrank.federation.planning import footprint
+    from polyrank.federation.planning.forecast import forecast
+
+    found, held = forecast(ahead), footprint.footprint(ahead)
+    levels = [level.rank for level in found.levels]
+    seen = footprint.measured(ahead.config, sorted({1, *levels})) if measure else None
+    return Counts(found, held, seen, {rank: footprint.held_for(ahead, rank, held.moments) for rank in (0, 1, *levels)})
 
 
 Budget = tuple[int | None, int | None]
@@ -113,10 +133,9 @@ def _fitting(
     return with_levels(ahead.config, ranks)
 
 
-def _described(
-    ahead: Outlook, found: Forecast, held: Footprint, seen: Measured | None, needed: dict[int, int]
-) -> dict[str, Any]:  # Any: JSON values
+def _described(ahead: Outlook, counts: Counts) -> dict[str, Any]:  # Any: JSON values
     """All of it, with the names of summary.json where it is the same."""
+    found, held, seen, needed = counts
     options = ahead.config.federation
     return {
         "method": ahead.config.aggregation.method,
@@ -141,7 +160,9 @@ def _described(
     }
 
 
-def _print(ahead: Outlook, found: Forecast, held: Footprint, seen: Measured | None, needed: dict[int, int]) -> None:
+def show(ahead: Outlook, counts: Counts) -> None:
+    """Print what was counted."""
+    found, held, seen, needed = counts
     options = ahead.config.federation
     title = (
         f"{ahead.config.aggregation.method} on {ahead.config.model.name}: {options.rounds} rounds of {found.cohort} of "

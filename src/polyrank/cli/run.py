@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from polyrank.cli import completing
 from polyrank.cli.console import duration, errors, out, percent, size, table
+from polyrank.cli.dry_run import about, dry_run
+from polyrank.cli.options import Overrides
 from polyrank.core.errors import ConfigError
 from polyrank.runs.listener import NOT_TRACKED, Listener
 
@@ -22,17 +25,22 @@ if TYPE_CHECKING:
 
 def run(  # noqa: PLR0917  # Typer's way to declare options
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. training.lr=1e-3.")
-    ] = None,
+    overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; by default the next one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, show the plan, bytes and time; train and write nothing."),
+    ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     quickstart: Annotated[
         str | None,
         typer.Option(
-            "--quickstart", metavar="NAME", help="classification (the default) or generative, a model that writes."
+            "--quickstart",
+            metavar="NAME",
+            help="classification (the default) or generative, a model that writes.",
+            autocompletion=completing.quickstarts,
         ),
     ] = None,
 ) -> None:
@@ -51,6 +59,9 @@ def run(  # noqa: PLR0917  # Typer's way to declare options
     from polyrank import config as configuration
 
     given = None if resume and config is None else configuration.load(config, overrides or [])
+    if dry:
+        dry_run(given, folder, overrides or [], resume=resume, overwrite=overwrite)
+        return
     screen = Screen()
     try:
         screen.wait()
@@ -116,16 +127,7 @@ class Screen(Listener):
         self._baseline = site.task.baseline("training")
         self._private, self._patience = server.accountant is not None, config.evaluation.patience
         self._rounds, self.round_saved = config.federation.rounds, state.round or None
-        labels = f", {len(site.labels)} labels" if site.labels else ""
-        sizes = server.population.sizes.values()
-        out.print(
-            f"read {server.rows_read}\n"
-            f"{len(sizes)} clients with {min(sizes)} to {max(sizes)} examples of {config.data.train}"
-            f"{labels}; {len(site.test)} test examples\n"
-            f"model {config.model.name}, head {config.model.head}; {config.training.precision}, "
-            f"{config.training.attention} attention; {site.plan}; aggregation {config.aggregation.method}",
-            markup=False,
-        )
+        out.print(about(server), markup=False)
         if state.round:
             out.print(f"continuing after round {state.round}")
         self._progress.start()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polyrank.cli.console import errors
+from polyrank.cli.options import Overrides
 from polyrank.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ def site(
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
     *,
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket; its directory must be yours alone (0700).")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. federation.clients=1.")
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Hold this site's base and data, and train on request over a Unix socket, until SIGTERM or Ctrl-C."""
     from polyrank import config as configuration

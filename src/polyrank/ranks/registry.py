@@ -20,6 +20,8 @@ POLICIES: Registry[RankPolicy] = Registry(
         "self_pruning": SelfPruning,
     },
     given=("config",),
+    group="polyrank.rank_policies",
+    base=RankPolicy,
 )
 
 

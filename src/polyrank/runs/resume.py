@@ -21,6 +21,21 @@ from polyrank.tasks.metric import TEST, is_evaluated
 log = logging.getLogger(__name__)
 
 
+def check_goes_on(server: Server, folder: RunFolder, state: ServerState) -> None:
+    """Refuse to go on from a state that has more rounds than are asked for, and what `check_same` refuses.
+
+    Raises:
+        RunFolderError: it does not go on.
+    """
+    rounds = server.config.federation.rounds
+    if state.round > rounds:
+        raise RunFolderError(
+            f"{folder.path} holds {state.round} finished rounds and federation.rounds is {rounds}; expected "
+            f"{state.round} or more"
+        )
+    check_same(server, folder)
+
+
 def check_same(server: Server, folder: RunFolder) -> None:
     """Refuse what would go on in another way, and say which clients' data are not what they were.
 

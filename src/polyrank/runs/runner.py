@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +12,13 @@ from typing import Any
 
 from polyrank.aggregation import Download
 from polyrank.config import Config
-from polyrank.core.errors import RunFolderError
 from polyrank.core.machine import about_this_machine
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.evaluation import rank_groups, score_global
 from polyrank.federation.metrics import Played, is_due, line_of, summarise, untrained_line
 from polyrank.federation.round import global_model, personalise, read_outs, with_ranks
 from polyrank.federation.scoring import Known, score_clients
-from polyrank.federation.server import Server, build
+from polyrank.federation.server import Server
 from polyrank.federation.tree import RoundResult
 from polyrank.hf.peft import folder as peft_folder
 from polyrank.runs import checkpoint, samples, secret
@@ -29,11 +27,11 @@ from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
 from polyrank.runs.models import stay_with_clients
+from polyrank.runs.notebook import Live, in_notebook
+from polyrank.runs.opening import opening
 from polyrank.runs.pace import Pace
 from polyrank.runs.patience import is_spent
-from polyrank.runs.resume import check_same, lines_until
-from polyrank.runs.trackers import trackers
-from polyrank.tasks import settled
+from polyrank.runs.resume import check_goes_on, lines_until
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +58,8 @@ def run(
             held.
         overwrite: replace a run in ``out``.
         profile: book where the time goes: ``time/...`` in metrics.jsonl, ``time`` in summary.json.
-        listener: told of progress; what it raises does not end the run (see `Listener`).
+        listener: told of progress; what it raises does not end the run (see `Listener`). In a notebook one that shows
+            a table and a curve under the cell, unless another is given.
         scores: results of the scoring rounds of other runs (see `polyrank.federation.scoring`); they are used and added
             to, so that runs that would score the same clients in the same way do it once.
         requested: what was asked for, where ``config`` has more of it settled; what a later call is compared with.
@@ -69,23 +68,16 @@ def run(
     Raises:
         PolyRankError: the configuration, the data, the model or the folder does not fit.
     """
-    folder = RunFolder(Path(out))
-    config, requested = settled(config), settled(requested or config)
-    asked, record, state = Asked(requested, config), None, None
-    if resume:  # a missing or foreign checkpoint is an error before the work, not after
-        asked, record = folder.read_asked().agreed(asked.requested, folder.path), folder.record()
-        state = checkpoint.load(folder.checkpoint, fingerprint(asked.resolved, record.digests))
-    else:
-        folder.check_free(overwrite=overwrite)
-    output = config.output
-    listeners = Listeners([*trackers(output.trackers, output.project, folder.path), *([listener] if listener else [])])
-    check = partial(record.check, config=asked.resolved, python=platform.python_version()) if record else None
     pace = Pace()
     with pace.stage("loading"):
-        server = build(asked.resolved, profile=profile, check=check, secret=secret.read(folder.path) if resume else "")
+        opened = opening(config, out, resume=resume, overwrite=overwrite, profile=profile, requested=requested)
+    server, folder, state = opened.server, opened.folder, opened.state
+    if listener is None and in_notebook():
+        listener = Live()
+    listeners = Listeners([*opened.trackers, *([listener] if listener else [])])
     try:
         server = over(server) if over else server
-        runner = Runner(server, folder, listeners, asked.requested, pace)
+        runner = Runner(server, folder, listeners, opened.requested, pace)
         begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
         runner.run(begun)
     finally:
@@ -171,13 +163,7 @@ class Runner:
         Raises:
             RunFolderError: more rounds are done than are asked for, or the labels or their order are others.
         """
-        rounds = self.server.config.federation.rounds
-        if state.round > rounds:
-            raise RunFolderError(
-                f"{self.folder.path} holds {state.round} finished rounds and federation.rounds is {rounds}; expected "
-                f"{state.round} or more"
-            )
-        check_same(self.server, self.folder)
+        check_goes_on(self.server, self.folder, state)
         self.folder.write_metrics(lines_until(self.server, self.folder, state))
         self.folder.write_config(self._asked())
         secret.keep(self.folder.path, self.server.secret)

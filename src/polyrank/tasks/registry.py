@@ -19,7 +19,9 @@ from polyrank.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
-TASKS: Registry[Task] = Registry("task", {"classification": Classification, "causal-lm": CausalLM})
+TASKS: Registry[Task] = Registry(
+    "task", {"classification": Classification, "causal-lm": CausalLM}, group="polyrank.tasks", base=Task
+)
 AUTO = "auto"
 
 

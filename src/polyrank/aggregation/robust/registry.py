@@ -15,4 +15,10 @@ NO_RULE = "none"
 
 _CLASSES: tuple[type[Rule], ...] = (Norm, Median, Trimmed, GeometricMedian, Krum)
 
-RULES: Registry[Rule] = Registry("robust rule", {cls.name: cls for cls in _CLASSES})
+RULES: Registry[Rule] = Registry(
+    "robust rule",
+    {cls.name: cls for cls in _CLASSES},
+    group="polyrank.robust_rules",
+    base=Rule,
+    name_of=lambda cls: cls.name,
+)

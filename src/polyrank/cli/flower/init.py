@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from polyrank.cli.console import out
+from polyrank.cli.options import Overrides
 from polyrank.core.errors import FlowerError
 
 
@@ -16,9 +17,7 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
     *,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. federation.rounds=3.")
-    ] = None,
+    overrides: Overrides = None,
     run: Annotated[str, typer.Option("--out", help="Run folder on the server.")] = "runs/flower",
 ) -> None:
     """Write a Flower app for a federation: its settings, and the commands to run it."""

@@ -26,6 +26,7 @@ PARTITIONS: Registry[Partitioner] = Registry(
         "quality-groups": QualityGroups,
         "size-groups": SizeGroups,
     },
+    group="polyrank.partitions",
 )
 
 

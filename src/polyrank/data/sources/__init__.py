@@ -173,11 +173,21 @@ def columns_of(train: str, *, quoting: Quoting = "auto") -> tuple[str, ...]:
         from polyrank.quickstart.stdlib_signatures import Pair
 
         return column_names(Document if train == EMBEDDED[0] else Pair)
+    return tuple(table_of(train, quoting=quoting).columns)
+
+
+def table_of(train: str, *, quoting: Quoting = "auto", label: str = UNNAMED) -> Table:
+    """Training data as they are read, before anything is made of their columns.
+
+    Raises:
+        DataError: as `load`.
+    """
+    if train in EMBEDDED:
+        return _embedded(train, 0)
     if looks_like_path(train):
-        return tuple(read_file(train, quoting=quoting).columns)
+        return read_file(train, quoting=quoting, label=label)
     name = HubName.parse(train)
-    splits = read_hub(name, "the text")
-    return tuple(choose(splits, (name.split or "train",), name).columns)
+    return choose(read_hub(name, "the text"), (name.split or "train",), name)
 
 
 def _check(

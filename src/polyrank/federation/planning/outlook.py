@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from polyrank import aggregation
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ServerState
+from polyrank.data import Partition
 from polyrank.federation import traffic
 from polyrank.federation.loading import skeleton
 from polyrank.federation.planned import Planned, check_method, check_patience, planned, planned_outputs, planned_task
-from polyrank.federation.population import initial
+from polyrank.federation.population import first_ranks, initial
 from polyrank.federation.round import cohort, parts_of, read_out
+from polyrank.federation.server import Server
 from polyrank.hf.resident import ResidentModel
 from polyrank.ranks import scale_of
 from polyrank.training.work import Moved
@@ -77,6 +81,15 @@ class Outlook:
         """Who takes part, round by round."""
         options, names = self.config.federation, list(self.clients.first)
         return [cohort(names, options.participation, options.seed, i + 1) for i in range(options.rounds)]
+
+
+def outlook_of(server: Server) -> Outlook:
+    """The outlook of a server that is loaded; neither data nor weights are read once more."""
+    config, policy = server.config, server.policy
+    partition = Partition(dict.fromkeys(server.clients, np.empty(0, np.int64)), server.population.groups)
+    start = policy.start(server.clients, partition.groups, config.federation.seed)
+    clients = Planned(policy, start, first_ranks(config, policy, partition))
+    return Outlook(config, aggregation.configured(config.aggregation), clients, skeleton(config, server.site.outputs))
 
 
 def outlook(config: Config) -> Outlook:

@@ -100,7 +100,7 @@ def choose(
     bases = Bases(load, options)
     asked = works(bases.base(bases.forms[0]))
     held = {work.client: examples[work.client] for work in asked}
-    samples = {client: own.subset(_typical(own.lengths, options)) for client, own in held.items()}
+    samples = {client: own.subset(typical(own.lengths, options)) for client, own in held.items()}
     steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
 
     once = options.model_copy(update={"epochs": 1})
@@ -134,7 +134,7 @@ def choose(
         return replace(choice, plan=replace(choice.plan, reason=str(error)))
 
 
-def _typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
+def typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
     """Rows of a few batches that are as long as the client's examples are, at even distances by length.
 
     The last batch is one short: a tensor that has as many rows as one batch by chance is not taken for one of examples.
