@@ -14,6 +14,8 @@ PAGES = {
     "paper/RESULTS.md": "results/RESULTS.md",
 }
 """What of the repository is a page of the site, beside docs/."""
+IN_SITE = (".md", ".svg", ".png")
+"""What of docs/ is in the site; the rest is for its making."""
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 
@@ -35,7 +37,7 @@ def in_site(markdown: str, page: str) -> str:
 
     def led(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), match[2]))
-        if target in known or target.startswith("docs/"):
+        if target in known or (target.startswith("docs/") and target.endswith(IN_SITE)):
             there = known.get(target, target.removeprefix("docs/"))
             found = posixpath.relpath(there, posixpath.dirname(page) or ".")
         elif (ROOT / target).exists():
