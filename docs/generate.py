@@ -75,14 +75,14 @@ def configuration_tables() -> str:
         assert isinstance(model, type)
         assert issubclass(model, Section)
         parts.append(f"## `[{section}]`\n\n{(model.__doc__ or '').partition(': ')[2]}\n")
-        parts.append("| key | type | unit | default | example | meaning |\n|" + "---|" * 6)
+        parts.append("| key | default | meaning | type (unit) | example |\n|" + "---|" * 5)
         for key, value in model.model_fields.items():
             default = "-" if value.default is None else f"`{_toml(value.default)}`"
             meaning = " ".join((value.description or "").split()).replace("``", "`")
             about = keys.about(section, key)
             kind = keys.kind(value)
-            unit = about.get("unit", "-")
-            parts.append(f"| `{key}` | {kind} | {unit} | {default} | `{_toml(about['example'])}` | {meaning} |")
+            unit = f" ({about['unit']})" if "unit" in about else ""
+            parts.append(f"| `{key}` | {default} | {meaning} | {kind}{unit} | `{_toml(about['example'])}` |")
         parts.append("")
     return "\n".join(parts).strip()
 

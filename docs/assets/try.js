@@ -104,6 +104,14 @@
     products.replaceChildren(picture, made("figcaption", {}, "One layer, 20 x 24. Green is above zero, orange below."));
   }
 
+  // Of the rank indices that not everybody owns: their products beside those of their owners' mean.
+  function left(round, found) {
+    const lowest = Math.min(...state.ranks);
+    if (state.method === "flexlora" || lowest === Math.max(...state.ranks)) return "-";
+    const size = factors => PolyRank.energy(factors).slice(lowest).reduce((sum, value) => sum + value, 0);
+    return `${(100 * Math.sqrt(size(found) / size(PolyRank.aggregate("owner_mean", round)))).toFixed(1)} %`;
+  }
+
   function show() {
     const round = PolyRank.example(state.ranks, state.weights, state.seed);
     const options = { gamma: state.gamma };
@@ -119,7 +127,10 @@
     const { found, error, said: why } = all.find(entry => entry.name === state.method);
     const percent = value => `${(100 * value).toFixed(1)} %`;
     said.replaceChildren(...(found
-      ? [made("div", { class: "pr-number" }, percent(error)), "off from the mean of the clients' products"]
+      ? [
+        made("div", { class: "pr-number" }, percent(error)), "off from the mean of the clients' products",
+        made("div", { class: "pr-number" }, left(round, found)), "left of the rank indices that some clients lack",
+      ]
       : [made("div", { class: "pr-number" }, "-"), why]));
     rows.hidden = products.hidden = !found;
     if (found) {

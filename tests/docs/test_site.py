@@ -17,6 +17,7 @@ import pytest
 
 from polyrank.aggregation import METHODS
 from polyrank.config import Config
+from tests.report.browser import visit
 
 ROOT = Path(__file__).parents[2]
 LOADED = {"script": ("src",), "img": ("src", "srcset"), "iframe": ("src",), "source": ("src", "srcset")}
@@ -127,6 +128,8 @@ def test_every_link_and_anchor_is_there(site: Path, pages: dict[Path, Page]):
 def test_every_method_and_key_has_its_place(site: Path, pages: dict[Path, Page]):
     for method in METHODS:
         assert site / "methods" / f"{method}.html" in pages
+        text = (site / "methods" / f"{method}.html").read_text(encoding="utf-8")
+        assert re.search(r'<div class="pr-arrival">\s*<svg[^>]*>\s*<text', text), "its picture is no picture"
     text = (site / "configuration.html").read_text(encoding="utf-8")
     for section in Config.model_fields:
         assert f"<code>[{section}]</code>" in text
@@ -139,3 +142,62 @@ def test_search_finds_what_the_code_wrote(site: Path):
     assert {"methods/replication.html", "reference/python.html", "choose.html"} <= where
     assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
     assert "iframe-worker.js" in (site / "index.html").read_text(encoding="utf-8")
+
+
+PHONE = 375
+SEARCHED = """
+new Promise(done => {
+  document.querySelector("#__search").click();
+  const query = document.querySelector("[data-md-component=search-query]");
+  query.focus();
+  query.value = "replication";
+  query.dispatchEvent(new Event("input", { bubbles: true }));
+  query.dispatchEvent(new KeyboardEvent("keyup", { key: "n", bubbles: true }));
+  const look = left => {
+    const found = [...document.querySelectorAll(".md-search-result__link")].map(link => link.getAttribute("href"));
+    if (found.length || !left) done(JSON.stringify(found));
+    else setTimeout(look, 200, left - 1);
+  };
+  look(100);
+})
+"""
+CHOSEN = """
+(() => {
+  const numbers = () => [...document.querySelectorAll(".pr-number")].map(number => number.textContent);
+  const before = numbers(), method = document.querySelector("#try select");
+  method.value = "replication";
+  method.dispatchEvent(new Event("change"));
+  return JSON.stringify([before, numbers(), document.querySelectorAll("#try svg").length]);
+})()
+"""
+REACHED = """
+JSON.stringify([...document.querySelectorAll("#try input, #try select, #try button")].map(
+  control => [control.tabIndex, control.getAttribute("aria-label") || control.textContent]))
+"""
+
+
+def test_searching_works_from_disk(site: Path):
+    seen = visit(site / "index.html", scripts=(SEARCHED,))
+    assert seen.complaints == []
+    assert any("methods/replication.html" in link for link in json.loads(seen.answers[0]))
+    assert {urlsplit(address).scheme for address in seen.requests} <= {"file", "data", "about", "blob"}
+
+
+@pytest.mark.parametrize("page", ["index", "why", "try", "configuration", "methods/replication", "reference/python"])
+def test_pages_fit_a_phone(site: Path, page: str):
+    """Nothing but a table scrolls sideways, by itself."""
+    seen = visit(site / f"{page}.html", width=PHONE)
+    assert seen.complaints == []
+    assert seen.seen["needed"] <= PHONE
+    assert {urlsplit(address).scheme for address in seen.requests} <= {"file", "data", "about"}
+
+
+def test_the_page_to_play_with_answers(site: Path):
+    """Five clients of ranks 20 and 5: 4 % of their upper products are left, and with replication all."""
+    seen = visit(site / "try.html", width=PHONE, scripts=(CHOSEN, REACHED))
+    before, after, pictures = json.loads(seen.answers[0])
+    assert (before[1], after[1], pictures) == ("4.0 %", "100.0 %", 2)
+    assert before[0] != after[0]
+    controls = json.loads(seen.answers[1])
+    assert len(controls) == 13  # five ranks, five weights, method, gamma, other clients
+    assert all(at == 0 and name for at, name in controls)

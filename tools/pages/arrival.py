@@ -124,10 +124,9 @@ def picture(name: str) -> str:
     columns = max(len(shares) for shares in found.shares.values())
     height = top + len(found.shares) * 34 + 6
     lines = [
+        '<div class="pr-arrival">',
         f'<svg viewBox="0 0 {left + columns * cell + 6} {height}" role="img" style="max-width: 26rem" '
         f'aria-label="How much of each client\'s rank indices arrives under {name}">',
-        "<style>.arr text { font: 12px sans-serif; fill: currentColor }</style>",
-        '<g class="arr">',
     ]
     lines += [
         f'<text x="{left + j * cell + cell / 2:g}" y="15" text-anchor="middle">{j + 1}</text>' for j in range(columns)
@@ -137,7 +136,7 @@ def picture(name: str) -> str:
         rank = sum(share is not None for share in shares)
         lines.append(f'<text x="2" y="{y + 20}">{client}, rank {rank}</text>')
         lines += [_cell(share, left + j * cell, y, cell) for j, share in enumerate(shares)]
-    return "\n".join([*lines, "</g>", "</svg>"]) + ("\n\nOf A: B stays with the clients." if found.of_a else "")
+    return "\n".join([*lines, "</svg>", "</div>"]) + ("\n\nOf A: B stays with the clients." if found.of_a else "")
 
 
 def _cell(share: float | None, x: int, y: int, width: int) -> str:

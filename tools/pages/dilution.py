@@ -27,12 +27,13 @@ SECONDS = 4
 CELL, WIDE, LEFT, TOP, PANEL = 13, 26, 30, 66, 232
 """Heights, widths and places in the picture's own units."""
 STYLE = f"""
+.paper {{ fill: #ffffff }}
 text {{ font: 12px sans-serif; fill: #37474f }}
 .small {{ font-size: 10px }}
 path {{ stroke-width: {WIDE}; stroke-dasharray: {CELL - 2} 2 }}
 .own {{ stroke: #00796b }} .taken {{ stroke: #ef6c00 }} .none {{ stroke: #b0bec5; stroke-opacity: 0.4 }}
 @media (prefers-color-scheme: dark) {{
-text {{ fill: #cfd8dc }} .own {{ stroke: #4db6ac }} .taken {{ stroke: #ffb74d }} .none {{ stroke: #607d8b }}
+.paper {{ fill: #1e2129 }} text {{ fill: #cfd8dc }} .own {{ stroke: #4db6ac }} .taken {{ stroke: #ffb74d }} .none {{ stroke: #607d8b }}
 }}
 """
 
@@ -61,6 +62,7 @@ def svg() -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         "<title>What zero padding and replication make of the rows of the client of the highest rank</title>",
         f"<style>{STYLE}{_motion()}</style>",
+        f'<rect class="paper" width="{width}" height="{height}"/>',
     ]
     for step, said in enumerate(STEPS, start=1):
         lines += [f'<g class="step s{step}">', f'<text x="4" y="18">{said}</text>']
