@@ -33,7 +33,8 @@ text {{ font: 12px sans-serif; fill: #37474f }}
 path {{ stroke-width: {WIDE}; stroke-dasharray: {CELL - 2} 2 }}
 .own {{ stroke: #00796b }} .taken {{ stroke: #ef6c00 }} .none {{ stroke: #b0bec5; stroke-opacity: 0.4 }}
 @media (prefers-color-scheme: dark) {{
-.paper {{ fill: #1e2129 }} text {{ fill: #cfd8dc }} .own {{ stroke: #4db6ac }} .taken {{ stroke: #ffb74d }} .none {{ stroke: #607d8b }}
+.paper {{ fill: #1e2129 }} text {{ fill: #cfd8dc }}
+.own {{ stroke: #4db6ac }} .taken {{ stroke: #ffb74d }} .none {{ stroke: #607d8b }}
 }}
 """
 
