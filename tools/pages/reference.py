@@ -9,6 +9,7 @@ import typer
 from typer.cli import get_docs_for_click
 
 from polyrank import cli
+from polyrank.config import Config
 from polyrank.core import errors
 from polyrank.core.errors import PolyRankError
 from polyrank.tasks import TASKS, Metric
@@ -42,6 +43,10 @@ def python() -> str:
                 parts.append(f"### {name}\n\nA value: {public.about(f'{module}.{name}')}")
             else:
                 parts.append(f"::: {place}\n    options: {{heading: '{name}', toc_label: '{name}'}}")
+                if not place.endswith(f".{name}"):
+                    parts.append(f"It is imported as `{module}.{name}`.")
+                if name == Config.__name__:
+                    parts.append("Every key of every section: [configuration](../configuration.md).")
     return "\n\n".join(parts) + "\n"
 
 
