@@ -82,7 +82,8 @@ def configuration_tables() -> str:
             about = keys.about(section, key)
             kind = keys.kind(value)
             unit = f" ({about['unit']})" if "unit" in about else ""
-            parts.append(f"| `{key}` | {default} | {meaning} | {kind}{unit} | `{_toml(about['example'])}` |")
+            example = f"`{_toml(about['example'])}`" if "example" in about else "-"
+            parts.append(f"| `{key}` | {default} | {meaning} | {kind}{unit} | {example} |")
         parts.append("")
     return "\n".join(parts).strip()
 
