@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := pyproject.toml constraints.txt
 
-.PHONY: quickstart test slow lint format clean help
+.PHONY: quickstart test slow lint format docs clean help
 
 help:
 	@echo "make quickstart  install what running needs, then: polyrank run"
 	@echo "make test        install what testing needs, then the quick tests, on all cores"
 	@echo "make slow        the tests that take minutes of real processes"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation as a site that opens from disk: site/index.html"
 	@echo "make clean       remove the environment and caches (runs/ stays)"
 
 quickstart: $(VENV)/.run
@@ -36,6 +37,10 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# a warning is an error (strict in mkdocs.yml)
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "PolyRank needs Python 3.11 or newer, found " + v + "; name another one: make quickstart PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +56,10 @@ $(VENV)/.test: $(VENV)/.run
 
 $(VENV)/.lint: $(VENV)/.test
 	$(PIP) -e '.[lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 clean:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import tomlkit
 
 from polyrank.aggregation import METHODS
 from polyrank.cli.methods import facts
@@ -23,14 +26,16 @@ sys.path.append(str(ROOT))  # benchmarks and paper are no part of the package
 from benchmarks.engines.__main__ import PARTS  # noqa: E402
 from benchmarks.fuzz import __main__ as fuzz  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
+from tools.pages import dilution, keys, public  # noqa: E402
 
 from benchmarks import attacks, cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
 from paper import cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
-    *("docs/merging.md", "docs/secure.md", "docs/trust.md", "docs/writing.md", "paper/RESULTS.md"),
+    *("docs/merging.md", "docs/secure.md", "docs/trust.md", "docs/writing.md", "docs/why.md", "paper/RESULTS.md"),
 )
+PICTURES = {"docs/images/why.svg": dilution.svg}
 
 
 def methods_table() -> str:
@@ -74,11 +79,15 @@ def configuration_tables() -> str:
         assert isinstance(model, type)
         assert issubclass(model, Section)
         parts.append(f"## `[{section}]`\n\n{(model.__doc__ or '').partition(': ')[2]}\n")
-        parts.append("| key | default | meaning |\n|---|---|---|")
+        parts.append("| key | default | meaning | type (unit) | example |\n|" + "---|" * 5)
         for key, value in model.model_fields.items():
             default = "-" if value.default is None else f"`{_toml(value.default)}`"
             meaning = " ".join((value.description or "").split()).replace("``", "`")
-            parts.append(f"| `{key}` | {default} | {meaning} |")
+            about = keys.about(section, key)
+            kind = keys.kind(value)
+            unit = f" ({about['unit']})" if "unit" in about else ""
+            example = f"`{_toml(about['example'])}`" if "example" in about else "-"
+            parts.append(f"| `{key}` | {default} | {meaning} | {kind}{unit} | {example} |")
         parts.append("")
     return "\n".join(parts).strip()
 
@@ -88,9 +97,12 @@ def _sentence(text: str) -> str:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    """A value as one line of TOML; a table stands in braces."""
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        table.update(value)
+        return table.as_string()
+    return tomlkit.item(value).as_string()
 
 
 def _measured(name: str) -> dict[str, Any]:  # Any: JSON values
@@ -107,7 +119,21 @@ def _diagnostic() -> str:
     return diagnostic.table(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else "Not measured."
 
 
+def _why() -> str:
+    """What one round makes of a wide client's model, in per cent; "Not measured." where it was not."""
+    path = tables.RESULTS / "diagnostic.json"
+    if not path.is_file():
+        return "Not measured."
+    rows = ["| seed | alone | after zero padding | after replication |", "|---|---|---|---|"]
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        if row["data"] == "ag_news":
+            shares = (f"{100 * row[what]:.1f}" for what in ("alone", "zero_padding", "replication"))
+            rows.append(f"| {row['seed']} | {' | '.join(shares)} |")
+    return "\n".join(rows)
+
+
 GENERATED = {
+    "why": _why,
     "methods": methods_table,
     "configuration": configuration_tables,
     "adapter_fields": adapter_fields.table,
@@ -144,3 +170,6 @@ if __name__ == "__main__":
         path = ROOT / page
         path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
     schema.FILE.write_text(schema.text(), encoding="utf-8")
+    for picture, drawn in PICTURES.items():
+        (ROOT / picture).write_text(drawn(), encoding="utf-8")
+    public.FILE.write_text(public.updated(public.FILE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -32,11 +32,31 @@ def test_generated_parts_are_up_to_date(page: str):
     assert generator().updated(text) == text
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.name)
+@pytest.mark.parametrize("picture", generator().PICTURES)
+def test_pictures_are_up_to_date(picture: str):
+    """`python docs/generate.py` draws them anew."""
+    assert generator().PICTURES[picture]() == (ROOT / picture).read_text(encoding="utf-8")
+
+
+PAGES = [path for folder in (".", "docs", "paper") for path in sorted((ROOT / folder).glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_inside_the_repository_lead_somewhere(page: Path):
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    """To files that are there, and to headings that are in them, as the repository shows them."""
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name} links to {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What can be linked to in a page: its headings in small letters, words joined by hyphens, without punctuation."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def test_toml_in_the_guide_is_valid():

@@ -45,4 +45,4 @@ def test_the_comparison_in_python_runs(tmp_path: Path):
 
 def test_the_configuration_is_valid():
     levels = [config.parse(tomllib.loads(example), "README.md").ranks.levels for example in blocks("README.md", "toml")]
-    assert levels == [[4, 8, 16], [8, 32]]
+    assert levels == [[4, 8, 16]]

@@ -16,9 +16,7 @@ import pytest
 from benchmarks.deployment import QUIET, Simulation
 from peft import LoraConfig, get_peft_model
 
-from polyrank import config as configuration
-from polyrank.runs.runner import run as run_federation
-from tests import models, writers
+from tests import models
 from tests.end_to_end.test_readme import ROOT, blocks
 
 SECONDS = 600
@@ -31,17 +29,11 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """README's study, its data and its model under their names, small; three adapters; a run of a model that writes."""
+    """README's study, its data and its model under their names, small; three adapters."""
     made = tmp_path_factory.mktemp("readme")
-    run_federation(configuration.load(writers.study(made / "chat") / "study.toml"), made / "runs" / "chat")
-    study, _ = blocks("README.md", "toml")
+    (study,) = blocks("README.md", "toml")
     (made / "study.toml").write_text(study, encoding="utf-8")
-    base = models.save(made / "distilbert" / "distilbert-base-uncased", "distilbert")
-    toy = models.toy(500)
-    with (made / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["review", "stars"])
-        rows.writerows([text, toy.label_names[label]] for text, label in zip(toy.texts, toy.labels, strict=True))
+    base = reviews(made)
     for number, name in enumerate(("law", "medicine", "news")):
         from transformers import AutoModelForSequenceClassification
 
@@ -49,6 +41,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = LoraConfig(task_type="SEQ_CLS", r=2 + number, target_modules=["q_lin"], init_lora_weights=False)
         get_peft_model(model, config).save_pretrained(made / "adapters" / name)
     return made
+
+
+def reviews(folder: Path) -> Path:
+    """`reviews.csv` and a small model under the name of a large one, which is returned."""
+    toy = models.toy(500)
+    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["review", "stars"])
+        rows.writerows([text, toy.label_names[label]] for text, label in zip(toy.texts, toy.labels, strict=True))
+    return models.save(folder / "distilbert" / "distilbert-base-uncased", "distilbert")
 
 
 def run(command: str, folder: Path) -> str:
@@ -80,7 +82,7 @@ def test_all_of_them_are_here():
     assert len([command for command in COMMANDS if command.startswith(COMPARE)]) == 2
     assert len([command for command in COMMANDS if command.startswith(FLOWER)]) == 1
     assert [command for command in OTHERS if command in QUICKSTARTS] == list(QUICKSTARTS)
-    assert len(QUICK) == 9
+    assert len(QUICK) == 4
 
 
 @pytest.mark.slow

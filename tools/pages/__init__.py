@@ -1,0 +1,1 @@
+"""What MkDocs builds the documentation of: hand-written pages, and those that the code writes itself."""
