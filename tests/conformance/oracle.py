@@ -375,6 +375,7 @@ def validated(
     sharpness: float = 1.0,
     gamma: float = 0.5,
     min_owners: int = 1,
+    choose: bool = True,  # noqa: ARG001  # among several; this is the one of the method's own gamma
 ) -> Plain:
     """`tempered` with ``v_k = w_k exp(-sharpness (L_k - min L))``."""
     judged = []
@@ -750,7 +751,11 @@ ORACLES: Mapping[str, Oracle] = {
     "tempered": Oracle(tempered, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"gamma": 2.0}, *_ALIGN)),
     "shrinkage": Oracle(shrinkage, ({}, {"min_owners": 2}, {"min_owners": 4})),
     "validated": Oracle(
-        validated, ({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0}, {"sharpness": 3.0, "gamma": 2.0})
+        validated,
+        (
+            *({}, {"min_owners": 2}, {"gamma": 0.0, "min_owners": 0, "choose": False}),
+            {"sharpness": 3.0, "gamma": 2.0, "choose": False},
+        ),
     ),
     "rb_lora": Oracle(rb_lora, ({}, {"min_owners": 0}, {"min_owners": 2}), "delta"),
     "fslora": Oracle(fslora),

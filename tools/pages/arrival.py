@@ -17,15 +17,15 @@ from torch import Tensor
 from polyrank.aggregation import METHODS, Method
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.tree import Node
+from polyrank.federation.tree import Hooks, Node
 
 RANKS = {"ann": 6, "bob": 3, "cem": 3, "dee": 2}
 D_OUT, D_IN = 9, 12
 CAPTION = (
-    "Four clients of equal weight, ranks 6, 3, 3 and 2 (equal ones where the method needs them), one round. A number "
-    "is how much of what the client changed in that rank index arrives in the global model, in per cent: 25 is its "
-    "share of the weight. A dash is a rank index that the client does not have. Computed by running the method "
-    "(`tools/pages/arrival.py`)."
+    "Four clients of equal weight (where the server measures models, each half a nat worse than the one before), ranks "
+    "6, 3, 3 and 2 (equal ones where the method needs them), one round. A number is how much of what the client "
+    "changed in that rank index arrives in the global model, in per cent: 25 is its share of the weight. A dash is a "
+    "rank index that the client does not have. Computed by running the method (`tools/pages/arrival.py`)."
 )
 
 
@@ -65,15 +65,21 @@ def _updates(method: Method, server: ServerState, ranks: Mapping[str, int]) -> d
     generator = torch.Generator().manual_seed(1)
     trains = method.parts(1).trains
     found = {}
-    for client, rank in ranks.items():
-        start = method.read_out(server, rank).adapter.modules["layer"]
+    for number, client in enumerate(ranks):
+        start = _start(method, server, client)
         change_a = torch.randn(start.a.shape, generator=generator, dtype=torch.float64) / 20
         change_b = torch.randn(start.b.shape, generator=generator, dtype=torch.float64) / 5
-        made = Factors(
-            start.a + change_a * ("a" in trains), start.b + change_b * ("b" in trains), server.scales[client]
-        )
-        found[client] = ClientUpdate(client, Adapter({"layer": made}), 1.0)
+        made = Factors(start.a + change_a * ("a" in trains), start.b + change_b * ("b" in trains), start.scale)
+        own = {"layer": tuple(range(start.rank))} if method.info.chooses_indices else None
+        found[client] = ClientUpdate(client, Adapter({"layer": made}), 1.0, excess=0.5 * number, indices=own)
     return found
+
+
+def _start(method: Method, server: ServerState, client: str) -> Factors:
+    """What the client trains, under its own scale; of one that chooses, the first rank indices, as many as it may."""
+    rank = server.ranks[client]
+    sent = method.read_out(server, rank, client).adapter.modules["layer"].prefix(rank)
+    return sent.rescaled(server.scales[client] * method.scaled_up(rank, server.adapter.modules["layer"].rank))
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class _Round:
 
     def model(self, **instead: ClientUpdate) -> Tensor:
         """The global model's product after it, or its A; ``instead`` are other updates of clients."""
-        node = Node(self.server, self.method, list(self.updates))
+        hooks = Hooks(aggregate=lambda _, result: result)  # of results to choose among, the one in the middle
+        node = Node(self.server, self.method, list(self.updates), hooks=hooks)
         for update in {**self.updates, **instead}.values():
             node.add(update)
         state = node.finish().state
@@ -108,7 +115,7 @@ class _Round:
         """How much of one client's rank index is in the model; ``whole`` is the model as it is."""
         update = self.updates[client]
         before = update.adapter.modules["layer"]
-        start = self.method.read_out(self.server, before.rank).adapter.modules["layer"]
+        start = _start(self.method, self.server, client)
         a, b = before.a.clone(), before.b.clone()
         a[index], b[:, index] = start.a[index], start.b[:, index]
         after = Factors(a, b, before.scale)

@@ -26,12 +26,15 @@ class Aggregate:
         base_change: what the server keeps beside it (see `ServerState`).
         metrics: by name, without prefix.
         memory: what the method wants to find in the server's state in the next round.
+        candidates: results of the round from which the server takes the one that it measures to be the best; none where
+            this is the only one.
     """
 
     adapter: Adapter
     base_change: Adapter | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    candidates: Sequence[Aggregate] = ()
 
 
 Levels: TypeAlias = Mapping[str, tuple[int, ...]]

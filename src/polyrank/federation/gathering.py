@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from polyrank.aggregation import Download
 from polyrank.aggregation.diagnostics import owners_weight
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.judging import judged
+from polyrank.federation.judging import hooks, judged
 from polyrank.federation.tree import RoundResult, aggregate
 from polyrank.training.work import Outcome, Work
 
@@ -65,7 +65,8 @@ def in_the_clear(
         told(len(outcomes), len(works))
     updates = [made for one in outcomes if (made := one.update(by_client[one.client])) is not None]
     losses: Mapping[str, float] = {}
-    if server.method.info.judges:
+    judging = server.method.info.judges
+    if judging:
         with server.site.clock("evaluation"):
             updates, losses = judged(server.site, updates)
     with server.site.clock("aggregation"):
@@ -76,6 +77,7 @@ def in_the_clear(
             uniform=server.config.aggregation.weights == "uniform",
             local_head=server.local_head,
             sent=sent,
+            hooks=hooks(server.site) if judging else None,
         )
     silent = {outcome.client: outcome.problem for outcome in outcomes if outcome.trained is None}
     own = {one.client: server.method.owned(state, one) for one in result.received}

@@ -1,14 +1,17 @@
-"""What each client's model is worth to the server, for methods that weigh clients by it."""
+"""What models are worth to the server, for methods that weigh clients by it, or choose among results of a round."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
+from polyrank.aggregation import Aggregate
 from polyrank.core.adapter import Adapter
-from polyrank.core.state import ClientUpdate
+from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.site import Site
+from polyrank.federation.tree import Hooks
 from polyrank.tasks.task import LOSS
 
 
@@ -32,6 +35,37 @@ def judged(site: Site, updates: Sequence[ClientUpdate]) -> tuple[list[ClientUpda
     finite = [loss for loss in losses if math.isfinite(loss)]
     told = {"loss_best": min(finite), "loss_mean": sum(finite) / len(finite)} if finite else {}
     return with_excess(updates, losses), told
+
+
+def hooks(site: Site) -> Hooks:
+    """What a server with a validation set does around the aggregation."""
+    held = site.validation
+    assert held is not None
+
+    def loss(adapter: Adapter, base_change: Adapter | None) -> float:
+        return site.measured(adapter, base_change, held)[LOSS]
+
+    return Hooks(aggregate=partial(best_of, loss))
+
+
+def best_of(measure: Callable[[Adapter, Adapter | None], float], server: ServerState, result: Aggregate) -> Aggregate:
+    """A hook (`Hooks.aggregate`): of a result's candidates the one of the lowest loss; the first of several equal ones.
+
+    One whose loss is not finite is never taken, unless all are: then the global adapter stays what it was.
+
+    Args:
+        measure: the loss of an adapter and a base change on the server's validation set.
+        server: before the round.
+        result: of the method.
+    """
+    if not result.candidates:
+        return result
+    losses = [measure(one.adapter, one.base_change) for one in result.candidates]
+    lowest = min((loss for loss in losses if math.isfinite(loss)), default=None)
+    if lowest is None:
+        return replace(result, adapter=server.adapter, base_change=server.base_change, candidates=())
+    taken = result.candidates[losses.index(lowest)]
+    return replace(taken, metrics={**result.metrics, **taken.metrics, "loss": lowest})
 
 
 def with_excess(updates: Sequence[ClientUpdate], losses: Sequence[float]) -> list[ClientUpdate]:

@@ -215,6 +215,11 @@ class Node:
             result = self._kernel.conclude(sums)
             if self.hooks.aggregate:
                 result = self.hooks.aggregate(self.state, result)
+            elif result.candidates:
+                raise AdapterError(
+                    f"aggregation method {self.method.info.name} leaves it to a server with a validation set which of "
+                    "a round's results to take, and this one has none; expected one, or the method's choose = false"
+                )
             overflow = (
                 result.adapter.first_not_finite()
                 or (result.base_change and result.base_change.first_not_finite())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from polyrank.config import RanksConfig
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, FlowerError
 from polyrank.core.state import ClientUpdate, ServerState
-from polyrank.federation.judging import with_excess
+from polyrank.federation.judging import best_of, with_excess
 from polyrank.federation.round import cohort, parts_of
-from polyrank.federation.tree import aggregate
+from polyrank.federation.tree import Hooks, aggregate
 from polyrank.flower.facts import MOST_EXAMPLES
 from polyrank.flower.node_ranks import QUESTION, NodeRanks
 from polyrank.flower.nodes import Member, Nodes
@@ -106,11 +107,8 @@ class RankStrategy(Strategy):
                 f"fraction_train is {fraction_train}, expected more than 0 and at most 1; min_available_nodes is "
                 f"{min_available_nodes}, expected 1 or more"
             )
-        for name, value, least in (
-            ("min_replies", min_replies, 0),
-            ("repeats", repeats, 0),
-            ("most_examples", most_examples, 1),
-        ):
+        counts = (("min_replies", min_replies, 0), ("repeats", repeats, 0), ("most_examples", most_examples, 1))
+        for name, value, least in counts:
             if value < least:
                 raise ConfigError(f"{name} is {value}, expected {least} or more")
         chosen = policy(ranks) if ranks else None
@@ -222,7 +220,8 @@ class RankStrategy(Strategy):
         if self.method.info.judges:
             updates = with_excess(updates, self._measured(updates))
         sent = self._clients.sent
-        result = aggregate(self.state, updates, self.method, uniform=self.uniform, local_head=False, sent=sent)
+        hooks = Hooks(aggregate=partial(best_of, self._loss)) if self.method.info.judges else None
+        result = aggregate(self.state, updates, self.method, uniform=self.uniform, sent=sent, hooks=hooks)
         for client, reason in {**dropped, **result.dropped}.items():
             log(WARNING, "round %d: node %s is left out: %s", server_round, client, reason)
         self.state = result.state
@@ -286,9 +285,12 @@ class RankStrategy(Strategy):
 
     def _measured(self, updates: Sequence[ClientUpdate]) -> list[float]:
         """Loss of each client's model on the server's validation set; infinite where it is not finite."""
-        assert self.validate is not None  # checked where the strategy was made
-        found = [self.validate(to_arrays(update.adapter)) for update in updates]
+        found = [self._loss(update.adapter, None) for update in updates]
         return [loss if math.isfinite(loss) else math.inf for loss in found]
+
+    def _loss(self, adapter: Adapter, base_change: Adapter | None) -> float:  # noqa: ARG002  # there is none
+        assert self.validate is not None  # checked where the strategy was made
+        return self.validate(to_arrays(adapter))
 
 
 def _evaluate(number: int, evaluate: Evaluate | None, result: Result) -> None:
