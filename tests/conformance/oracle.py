@@ -375,6 +375,7 @@ def validated(
     sharpness: float = 1.0,
     gamma: float = 0.5,
     min_owners: int = 1,
+    *,
     choose: bool = True,  # noqa: ARG001  # among several; this is the one of the method's own gamma
 ) -> Plain:
     """`tempered` with ``v_k = w_k exp(-sharpness (L_k - min L))``."""

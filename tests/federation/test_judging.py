@@ -6,18 +6,22 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from polyrank.aggregation import build
+from polyrank.aggregation import Aggregate, build
+from polyrank.aggregation.methods.validated import GAMMAS
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError, ConfigError
 from polyrank.core.state import ClientUpdate
-from polyrank.federation.judging import judged, with_excess
+from polyrank.federation.judging import best_of, judged, with_excess
 from polyrank.federation.round import read_outs
 from polyrank.federation.server import build as build_server
+from polyrank.federation.tree import aggregate
 from polyrank.runs.runner import run
-from tests.conformance.fixtures import Adding, three_levels
+from tests.conformance.fixtures import SHAPES, Adding, three_levels
+from tests.conformance.oracle import plain, validated
 from tests.conftest import Configure
 from tests.runs.runs import assert_same_run, interrupt, metrics
 
@@ -57,7 +61,7 @@ def test_the_loss_is_that_of_the_clients_own_model_on_the_held_out_set(configure
 def test_a_poor_owner_hardly_moves_its_rows():
     """Ranks 1, 3 and 6: of the rows from 3 on there are two owners, whose loss alone changes."""
     it = three_levels()
-    method = build("validated", {"sharpness": 1.0, "gamma": 0.5})
+    method = build("validated", {"sharpness": 1.0, "choose": False})
 
     def moved(excess: float) -> float:
         poor = {"cem": excess, "fay": excess}
@@ -84,7 +88,48 @@ def test_without_sharpness_it_is_tempered():
         assert torch.equal(mine, theirs), name
 
 
-_TEMPERED = (("validated", {"sharpness": 0.0}), ("tempered", {}))
+_TEMPERED = (("validated", {"sharpness": 0.0, "choose": False}), ("tempered", {}))
+
+
+def test_the_candidates_are_the_oracles_results_for_each_gamma():
+    it = three_levels()
+    adding = Adding(build("validated"), it.server, it.updates)
+    for update in it.updates:
+        adding.add(update)
+    found = adding.finish()
+    assert [one.metrics["gamma"] for one in found.candidates] == [0.0, 0.5, 1.0]
+    for one in found.candidates:
+        expected = validated(it.server, it.updates, gamma=one.metrics["gamma"])
+        mine = plain(one.adapter)
+        for name in SHAPES:
+            np.testing.assert_allclose(mine.a[name], expected.a[name], rtol=1e-12)
+            np.testing.assert_allclose(mine.b[name], expected.b[name], rtol=1e-12)
+    assert found.adapter.identical(found.candidates[1].adapter)
+
+
+def test_the_candidate_of_the_lowest_loss_is_taken_and_none_that_is_not_finite():
+    server = three_levels().server
+    others = [server.adapter.map(lambda tensor, k=k: tensor + k) for k in range(3)]
+    result = Aggregate(
+        others[0], candidates=[Aggregate(own, metrics={"gamma": float(i)}) for i, own in enumerate(others)]
+    )
+
+    def taken(*losses: float) -> Aggregate:
+        asked = iter(losses)
+        return best_of(lambda *_: next(asked), server, result)
+
+    assert taken(2.0, 1.0, 3.0).adapter is others[1]
+    assert taken(math.nan, 2.0, math.inf).metrics == {"gamma": 1.0, "loss": 2.0}
+    assert taken(1.0, 1.0, 1.0).adapter is others[0]
+    stays = taken(math.nan, math.inf, math.nan)
+    assert stays.adapter is server.adapter
+    assert best_of(lambda *_: 0.0, server, Aggregate(others[2])).adapter is others[2]
+
+
+def test_a_server_that_cannot_choose_says_so():
+    it = three_levels()
+    with pytest.raises(AdapterError, match="leaves it to a server with a validation set which of a round's results"):
+        aggregate(it.server, it.updates, build("validated"))
 
 
 @pytest.mark.parametrize("excess", [None, -0.1, math.nan])
@@ -104,6 +149,8 @@ def test_a_run_judges_every_round_and_goes_on_to_the_bit(configure: Configure, t
     run(config, tmp_path / "whole")
     for line in metrics(tmp_path / "whole"):
         assert 0 < line["aggregation/loss_best"] <= line["aggregation/loss_mean"]
+        assert line["aggregation/gamma"] in GAMMAS
+        assert line["aggregation/loss"] > 0
     interrupt(config, tmp_path / "parts", after_round=1)
     run(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")

@@ -254,9 +254,26 @@ def test_ranks_by_policy_and_by_validation():
     assert {m.metadata.message_type for m in nodes.sent} == {"train"}
 
 
+def test_a_server_that_validates_weighs_by_it_and_chooses():
+    """In each round two clients and three results are measured; what is worst counts least."""
+    asked: list[int] = []
+
+    def validate(arrays: ArrayRecord) -> float:
+        asked.append(arrays["model.q.lora_A.weight"].numpy().shape[0])
+        return 40.0 * (len(asked) % 5 == 1)  # the first client of each round is 40 nats worse: as good as not there
+
+    nodes = grid(dict.fromkeys((11, 12, 13, 14), None))
+    result = start(RankStrategy("validated", validate=validate, declared=False, fraction_train=0.5), nodes, rounds=2)
+    assert len(asked) == 2 * (2 + 3)
+    assert result.arrays is not None
+    plain = start(RankStrategy("owner_mean", declared=False, fraction_train=0.5), grid(dict.fromkeys((11, 12, 13, 14))))
+    assert apart(from_arrays(result.arrays), from_arrays(plain.arrays)) > 0
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
+        ({"method": "validated"}, "weighs clients by what the server measures; expected validate"),
         ({"method": "fedsa"}, "fedsa needs clients that know of it"),
         ({"method": "flora"}, "flora needs clients that know of it"),
         ({"method": "fslora"}, "fslora needs clients that know of it"),
