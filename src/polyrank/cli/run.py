@@ -210,8 +210,8 @@ class Screen(Listener):
             out.print(made)
 
     def _why_early(self, summary: Mapping[str, Any]) -> str:
-        last, title = summary["stopped_early"], self._metrics[0].title
-        return f"after round {last} of {self._rounds}: no better test {title} in {self._patience} evaluations"
+        last, title, many = summary["stopped_early"], self._metrics[0].title, "s" if self._patience != 1 else ""
+        return f"after round {last} of {self._rounds}: no better test {title} in {self._patience} evaluation{many}"
 
     @property
     def _curves(self) -> Sequence[Metric]:

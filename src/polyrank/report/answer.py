@@ -34,10 +34,11 @@ def notices(groups: Groups) -> list[str]:
         for run in runs:
             planned = run.config.federation.rounds
             if run.stopped_early:
-                evaluations, title = run.config.evaluation.patience, run.task.primary.title
+                patience, title = run.config.evaluation.patience, run.task.primary.title
+                evaluations = "1 evaluation" if patience == 1 else f"{patience} evaluations"
                 said.append(
-                    f"{name}, seed {run.seed}, ended after round {len(run.lines)} of {planned}: {evaluations} "
-                    f"evaluations without a better test {title} (evaluation.patience)."
+                    f"{name}, seed {run.seed}, ended after round {len(run.lines)} of {planned}: {evaluations} without "
+                    f"a better test {title} (evaluation.patience)."
                 )
             elif run.summary is None or len(run.lines) < planned:
                 said.append(f"{name}, seed {run.seed}, is not finished: {len(run.lines)} of {planned} rounds.")
