@@ -18,6 +18,8 @@ from polyrank.aggregation import METHODS, Method
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.tree import Hooks, Node
+from polyrank.federation.round import read_outs
+from polyrank.federation.tree import Node
 
 RANKS = {"ann": 6, "bob": 3, "cem": 3, "dee": 2}
 D_OUT, D_IN = 9, 12
@@ -27,6 +29,10 @@ CAPTION = (
     "changed in that rank index arrives in the global model, in per cent: 25 is its share of the weight. A dash is a "
     "rank index that the client does not have. Computed by running the method (`tools/pages/arrival.py`)."
 )
+
+
+class UnmeasuredError(Exception):
+    """The round above is none for the method: it leaves an update out."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,11 @@ class Arrived:
 
 
 def measure(name: str) -> Arrived:
-    """All shares of a method with its default options."""
+    """All shares of a method with its default options.
+
+    Raises:
+        UnmeasuredError: the method takes no such updates.
+    """
     method = METHODS[name]()
     ranks = dict.fromkeys(RANKS, 3) if method.info.equal_ranks else dict(RANKS)
     server = _server(ranks)
@@ -67,6 +77,8 @@ def _updates(method: Method, server: ServerState, ranks: Mapping[str, int]) -> d
     found = {}
     for number, client in enumerate(ranks):
         start = _start(method, server, client)
+    for client in ranks:
+        start = read_outs(server, [client], method)[client].adapter.modules["layer"]
         change_a = torch.randn(start.a.shape, generator=generator, dtype=torch.float64) / 20
         change_b = torch.randn(start.b.shape, generator=generator, dtype=torch.float64) / 5
         made = Factors(start.a + change_a * ("a" in trains), start.b + change_b * ("b" in trains), start.scale)
@@ -104,7 +116,10 @@ class _Round:
         node = Node(self.server, self.method, list(self.updates), hooks=hooks)
         for update in {**self.updates, **instead}.values():
             node.add(update)
-        state = node.finish().state
+        result = node.finish()
+        if result.dropped:
+            raise UnmeasuredError("; ".join(f"the update of {who} is {why}" for who, why in result.dropped.items()))
+        state = result.state
         factors = state.adapter.modules["layer"]
         if self.of_a:
             return factors.a
@@ -116,6 +131,7 @@ class _Round:
         update = self.updates[client]
         before = update.adapter.modules["layer"]
         start = _start(self.method, self.server, client)
+        start = read_outs(self.server, [client], self.method)[client].adapter.modules["layer"]
         a, b = before.a.clone(), before.b.clone()
         a[index], b[:, index] = start.a[index], start.b[:, index]
         after = Factors(a, b, before.scale)
@@ -125,8 +141,11 @@ class _Round:
 
 
 def picture(name: str) -> str:
-    """An SVG in the page, which follows its colours."""
-    found = measure(name)
+    """An SVG in the page, which follows its colours, with what it shows; or why there is none."""
+    try:
+        found = measure(name)
+    except UnmeasuredError as error:
+        return f"There is no picture of this method: in the round that is drawn for the others, {error}."
     cell, left, top = 46, 92, 24
     columns = max(len(shares) for shares in found.shares.values())
     height = top + len(found.shares) * 34 + 6
@@ -143,7 +162,8 @@ def picture(name: str) -> str:
         rank = sum(share is not None for share in shares)
         lines.append(f'<text x="2" y="{y + 20}">{client}, rank {rank}</text>')
         lines += [_cell(share, left + j * cell, y, cell) for j, share in enumerate(shares)]
-    return "\n".join([*lines, "</svg>", "</div>"]) + ("\n\nOf A: B stays with the clients." if found.of_a else "")
+    said = "Of A: B stays with the clients. " if found.of_a else ""
+    return "\n".join([*lines, "</svg>", "</div>", "", said + CAPTION])
 
 
 def _cell(share: float | None, x: int, y: int, width: int) -> str:

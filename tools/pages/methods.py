@@ -34,7 +34,7 @@ def page(name: str) -> str:
         f"What is averaged: {facts(METHODS[name]())['averages']}.",
         f"## Idea and formula\n\n{about}",
         "Symbols, and what holds for all methods: [all of them](../methods.md).",
-        f"## Who fills what\n\n{arrival.picture(name)}\n\n{arrival.CAPTION}",
+        f"## Who fills what\n\n{arrival.picture(name)}",
         f"## Exact or not, and what travels\n\n{_facts(name)}",
         f"## Options\n\n{_options(name)}",
         f"## When to use it\n\n{when(name)}",
@@ -62,6 +62,9 @@ def _facts(name: str) -> str:
         "kept": "kept on the server",
         "rest": "the rank indices that a client does not train, sent down frozen",
     }[fact["base_change"]]
+    base = {"no": "none", "sent": "sent down to the clients", "kept": "kept on the server"}.get(
+        fact["base_change"], fact["base_change"]
+    )
     turns = " (in odd rounds)" if fact["alternates"] else ""
     rows = [
         ("exact: the change of the global model is the weighted mean of the clients' products", fact["exact"]),
@@ -123,7 +126,8 @@ def _is_of(row: str, name: str) -> bool:
 
 def _source(name: str, about: str) -> str:
     paper = METHODS[name].info.paper
-    first = f"[{paper.removeprefix('https://')}]({paper})" if paper else "A method of our own; there is no paper."
+    first = f"[{paper.removeprefix('https://')}]({paper})" if "://" in paper else paper
+    first = first or "A method of our own; there is no paper."
     flat = " ".join(re.sub(r"^ {4,}.*$", "", about, flags=re.MULTILINE).split())
     ours = [sentence for sentence in re.split(r"(?<=\.)\s(?=[A-Z`])", flat) if OURS.search(sentence)]
     if not paper:
