@@ -18,8 +18,6 @@ from polyrank.aggregation import METHODS, Method
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.tree import Hooks, Node
-from polyrank.federation.round import read_outs
-from polyrank.federation.tree import Node
 
 RANKS = {"ann": 6, "bob": 3, "cem": 3, "dee": 2}
 D_OUT, D_IN = 9, 12
@@ -77,8 +75,6 @@ def _updates(method: Method, server: ServerState, ranks: Mapping[str, int]) -> d
     found = {}
     for number, client in enumerate(ranks):
         start = _start(method, server, client)
-    for client in ranks:
-        start = read_outs(server, [client], method)[client].adapter.modules["layer"]
         change_a = torch.randn(start.a.shape, generator=generator, dtype=torch.float64) / 20
         change_b = torch.randn(start.b.shape, generator=generator, dtype=torch.float64) / 5
         made = Factors(start.a + change_a * ("a" in trains), start.b + change_b * ("b" in trains), start.scale)
@@ -131,7 +127,6 @@ class _Round:
         update = self.updates[client]
         before = update.adapter.modules["layer"]
         start = _start(self.method, self.server, client)
-        start = read_outs(self.server, [client], self.method)[client].adapter.modules["layer"]
         a, b = before.a.clone(), before.b.clone()
         a[index], b[:, index] = start.a[index], start.b[:, index]
         after = Factors(a, b, before.scale)

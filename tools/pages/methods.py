@@ -62,9 +62,6 @@ def _facts(name: str) -> str:
         "kept": "kept on the server",
         "rest": "the rank indices that a client does not train, sent down frozen",
     }[fact["base_change"]]
-    base = {"no": "none", "sent": "sent down to the clients", "kept": "kept on the server"}.get(
-        fact["base_change"], fact["base_change"]
-    )
     turns = " (in odd rounds)" if fact["alternates"] else ""
     rows = [
         ("exact: the change of the global model is the weighted mean of the clients' products", fact["exact"]),
