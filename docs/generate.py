@@ -29,7 +29,7 @@ from paper.studies import TABLES  # noqa: E402
 from tools.pages import dilution, keys, public  # noqa: E402
 
 from benchmarks import attacks, cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
-from paper import cost, diagnostic, tables  # noqa: E402
+from paper import advice, cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
@@ -151,6 +151,7 @@ GENERATED = {
     "writers": lambda: writers.table(_measured("writers.json")),
     "cost": cost.table,
     "diagnostic": _diagnostic,
+    "paper_advice": lambda: advice.table(advice.score()),
     **{f"paper_{table}": lambda table=table: tables.show(table) for table in TABLES},
 }
 

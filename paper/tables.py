@@ -19,6 +19,8 @@ DIFFERENCES = (
     ("zero_padding-keep_unowned-True", "zero_padding"),
     ("tempered", "replication"),
     ("shrinkage", "replication"),
+    ("validated", "replication"),
+    ("validated", "zero_padding"),
 )
 """Pairs of entries that tables of the kind ``when`` hold: what, and against what."""
 
