@@ -60,7 +60,7 @@ def dry_run(given: Config | None, folder: Path, overrides: Sequence[str], *, res
         each = ", ".join(f"{name} {duration(took)}" for name, took in parts.items() if took)
         time_needed = (
             f"about {duration(needed.total)} of computing here ({each}), by a few steps that were timed now, without "
-            "aggregation and saving"
+            "aggregation, diagnostics and saving"
         )
     goes_on = f"go on after round {played} in" if opened.state else "be written to"
     out.print(

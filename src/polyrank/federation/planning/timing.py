@@ -49,7 +49,7 @@ class Seconds:
 def seconds(server: Server, played: int = 0) -> Seconds | None:
     """Time a pass of the first cohort and a part of the test set; what was trained is thrown away.
 
-    Aggregation, saving and samples are not in it.
+    Aggregation, diagnostics, saving and samples are not in it.
 
     Args:
         server: of the run.
