@@ -66,7 +66,7 @@ def test_comparing(tmp_path: Path, configure: Configure):
     (command,) = typed("comparing.md")
     run(command, tmp_path)
     found = json.loads((tmp_path / "runs" / "study" / "comparison.json").read_text(encoding="utf-8"))
-    names = {row["method"] for row in found["methods"]}
+    names = {row["name"] for row in found["methods"]}
     assert {"replication", "zero_padding", "flexlora"} <= names
 
 
