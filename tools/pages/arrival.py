@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polyrank.aggregation import METHODS, Method
 from polyrank.core.adapter import Adapter, Factors
+from polyrank.core.errors import AdapterError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.tree import Hooks, Node
 
@@ -30,7 +31,7 @@ CAPTION = (
 
 
 class UnmeasuredError(Exception):
-    """The round above is none for the method: it leaves an update out."""
+    """The round above is none for the method: it leaves an update out, or refuses it."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,11 @@ class _Round:
         """The global model's product after it, or its A; ``instead`` are other updates of clients."""
         hooks = Hooks(aggregate=lambda _, result: result)  # of results to choose among, the one in the middle
         node = Node(self.server, self.method, list(self.updates), hooks=hooks)
-        for update in {**self.updates, **instead}.values():
-            node.add(update)
+        try:
+            for update in {**self.updates, **instead}.values():
+                node.add(update)
+        except AdapterError as error:
+            raise UnmeasuredError(str(error)) from error
         result = node.finish()
         if result.dropped:
             raise UnmeasuredError("; ".join(f"the update of {who} is {why}" for who, why in result.dropped.items()))
