@@ -24,17 +24,20 @@ from polyrank.core.errors import AdapterError, ConfigError, RunFolderError
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.round import read_out
 from polyrank.federation.server import build as build_federation
-from polyrank.federation.tree import Node, RoundResult, aggregate
+from polyrank.federation.tree import Hooks, Node, RoundResult, aggregate
 from polyrank.merging.merge import merge
 from polyrank.privacy import Central
 from polyrank.runs.runner import run
 from tests.aggregation.optimised import oracle
+from tests.conformance.fixtures import chosen_indices
 from tests.conformance.oracle import ORACLES
 from tests.conformance.test_rounds import ALL, CLIENTS, LOW, Draw, begin
 from tests.conftest import Configure
 from tests.runs.runs import assert_same_run, final, interrupt
 
 STEPPED = [name for name, cls in METHODS.items() if not (cls.info.refactors or cls.info.changes_base)]
+OPTIONS: dict[str, dict[str, object]] = {"validated": {"choose": False}}
+"""Of methods whose defaults need a server that measures."""
 COHORTS = (ALL, LOW, ("ann", "dee"), LOW, ALL, ("bob",))
 """Rank indices 3 to 5 have an owner in every second round only; all of them have moments by then."""
 CASES: dict[str, tuple[str, dict[str, float], float]] = {
@@ -51,7 +54,13 @@ CASES: dict[str, tuple[str, dict[str, float], float]] = {
 
 def configured(method: str, server: str, lr: float | None = None, **options: Any) -> Method:
     return aggregation.configured(
-        AggregationConfig(method=method, server=server, server_lr=lr, server_options=options)  # type: ignore[arg-type]
+        AggregationConfig(
+            method=method,
+            options=OPTIONS.get(method, {}),
+            server=server,  # type: ignore[arg-type]
+            server_lr=lr,
+            server_options=options,
+        )
     )
 
 
@@ -66,8 +75,14 @@ def trained(method: Method, state: ServerState, names: Sequence[str], draw: Draw
     trains, updates = method.parts(state.round + 1).trains, []
     for name in names:
         own = read_out(state, name, method).adapter
+        chosen = None
+        if method.info.chooses_indices:
+            ranks = own.ranks
+            chosen = {m: chosen_indices(name, m, min(CLIENTS[name][0], rank), rank) for m, rank in ranks.items()}
+            own = own.picked(chosen)
         moved = {key: tensor + 0.3 * draw(*tensor.shape) for key, tensor in own.parts(trains).items()}
-        updates.append(ClientUpdate(name, own.replaced(moved), CLIENTS[name][1], excess=0.1 * len(updates)))
+        weight, excess = CLIENTS[name][1], 0.1 * len(updates)
+        updates.append(ClientUpdate(name, own.replaced(moved), weight, excess=excess, indices=chosen))
     return updates
 
 
@@ -109,7 +124,7 @@ def test_six_rounds_are_those_of_the_dense_oracle(name: str, case: str):
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_a_rate_of_one_without_momentum_is_the_method(name: str):
-    plain, stepped = aggregation.build(name), configured(name, "momentum", beta1=0.0)
+    plain, stepped = aggregation.build(name, OPTIONS.get(name)), configured(name, "momentum", beta1=0.0)
     one = other = start(name)
     for cohort in COHORTS:
         updates = trained(plain, one, cohort, Draw(len(cohort)))
@@ -265,9 +280,9 @@ def test_methods_whose_values_do_not_last_are_refused(name: str, server: str):
 
 
 def test_which_methods_are_stepped():
-    """Factors are made anew by an SVD or a regression in five of them; four keep a base change."""
+    """Factors are made anew by an SVD or a regression in seven of them; some keep a base change."""
     anew = {name for name, cls in METHODS.items() if cls.info.refactors}
-    assert anew == {"flexlora", "raflora", "fedhl", "lora_fair", "fedsvd"}
+    assert anew == {"flexlora", "raflora", "fedhl", "lora_fair", "fedsvd", "rb_lora", "spectral"}
     assert METHODS.keys() - set(STEPPED) == anew | {"flora", "florist", "fedex"}
 
 
@@ -278,12 +293,42 @@ def test_where_nobody_moved_a_method_that_is_stepped_makes_no_change(name: str):
     """
     state = replace(begin(Draw(3)), ranks=dict.fromkeys(CLIENTS, 6), scales=dict.fromkeys(CLIENTS, 2.0))
     modules = {key: replace(f, b=Draw(i)(*f.b.shape)) for i, (key, f) in enumerate(state.adapter.modules.items())}
-    state, method = replace(state, adapter=Adapter(modules, state.adapter.dense)), aggregation.build(name)
-    updates = [ClientUpdate(client, read_out(state, client, method).adapter, 1.0) for client in CLIENTS]
+    state, method = (
+        replace(state, adapter=Adapter(modules, state.adapter.dense)),
+        aggregation.build(name, OPTIONS.get(name)),
+    )
+    updates = [_still(method, state, client) for client in CLIENTS]
     found = dict(aggregate(state, updates, method).state.adapter.tensors())
     same = all(torch.allclose(found[key], tensor, atol=1e-9) for key, tensor in state.adapter.tensors())
     assert same or name not in STEPPED
     assert same == (name in (*STEPPED, "lora_fair", "fedex"))
+
+
+def _still(method: Method, state: ServerState, client: str) -> ClientUpdate:
+    """An update of somebody who changed nothing."""
+    own = read_out(state, client, method).adapter
+    chosen = {m: tuple(range(rank)) for m, rank in own.ranks.items()} if method.info.chooses_indices else None
+    return ClientUpdate(client, own, 1.0, excess=0.0, indices=chosen)
+
+
+def test_each_result_that_a_server_may_take_is_a_step_with_moments_of_its_own():
+    """The one that is taken is what the optimiser makes of that result alone."""
+    state, options = start("validated"), {"beta1": 0.5}
+    several = aggregation.configured(AggregationConfig(method="validated", server="momentum", server_options=options))
+    updates = trained(several, state, ALL, Draw(5))
+    for number, gamma in enumerate((0.0, 0.5, 1.0)):
+        hooks = Hooks(aggregate=lambda _, result, number=number: result.candidates[number])
+        alone = aggregation.configured(
+            AggregationConfig(
+                method="validated",
+                options={"choose": False, "gamma": gamma},
+                server="momentum",
+                server_options=options,
+            )
+        )
+        taken, expected = aggregate(state, updates, several, hooks=hooks).state, aggregate(state, updates, alone).state
+        assert taken.adapter.identical(expected.adapter)
+        assert all(torch.equal(taken.memory[key], moment) for key, moment in expected.memory.items())
 
 
 @pytest.mark.parametrize(

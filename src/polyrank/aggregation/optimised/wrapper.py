@@ -99,7 +99,10 @@ class _OptimisedKernel(Kernel[S]):
 
     def conclude(self, sums: S) -> Aggregate:
         """A step of every tensor that is averaged in this round; the moments are in the result's memory."""
-        found = self._inner.conclude(sums)
+        return self._whole(self._inner.conclude(sums))
+
+    def _whole(self, found: Aggregate) -> Aggregate:
+        """A result, and each of those that a server may take in its place, with moments of its own."""
         made: dict[str, Tensor] = {}
         memory = dict(found.memory)
         for part in sorted(self._sends):
@@ -107,7 +110,8 @@ class _OptimisedKernel(Kernel[S]):
             for name, before in self._server.adapter.parts({part}).items():
                 made[name], moments = self._stepped(name, part, before, after[name])
                 memory |= moments
-        return replace(found, adapter=found.adapter.replaced(made), memory=memory)
+        candidates = tuple(self._whole(one) for one in found.candidates)
+        return replace(found, adapter=found.adapter.replaced(made), memory=memory, candidates=candidates)
 
     def _stepped(self, name: str, part: Part, before: Tensor, after: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A tensor after the step, and its moments by their names in the memory; nothing new where nothing changed."""
