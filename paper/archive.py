@@ -29,7 +29,7 @@ DIGITS = 6
 LATER = {
     "model": {"quantization": "none"},
     "data": {
-        **{"labels": None, "quoting": "auto", "options": {}},
+        **{"labels": None, "quoting": "auto", "options": {}, "hold_out": False},
         **{"format": "auto", "prompt": None, "completion": None, "messages": None, "template": "auto"},
     },
     "training": {

@@ -60,10 +60,11 @@ def load_config(data: str, overrides: Sequence[str], model: str | None, folder: 
 
 
 def planned(study: Study, config: Config) -> Iterator[tuple[Entry, int]]:
-    """All runs of a study, seed by seed."""
+    """All runs of a study, seed by seed; each method with the data that it takes by itself."""
     for seed in study.seeds:
-        for entry in entries(config, study.methods):
-            yield entry, seed
+        for method in study.methods:
+            for entry in entries(config, [method]):
+                yield entry, seed
 
 
 def measure(table: str, chosen: argparse.Namespace) -> bool:

@@ -28,7 +28,9 @@ def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
     monkeypatch.setattr(choices, "RESULT", tmp_path / "choices.json")
     for _ in range(2):  # the second time nothing is missing
         choices.main(["--jobs", "classification", "--work", str(tmp_path / "work"), "--repeats", "2"])
-    assert timed == [*choices.CELLS, *(cell for cell in choices.CELLS if cell.precision == "bfloat16")]
+    # float32 alone takes more than twice the best, which is known when two processes are tried
+    tried = [cell for cell in choices.CELLS if cell.precision == "bfloat16" or cell.processes == 1]
+    assert timed == [*tried, *(cell for cell in choices.CELLS if cell.precision == "bfloat16")]
     (found,) = json.loads((tmp_path / "choices.json").read_text(encoding="utf-8"))["jobs"]
     assert (found["best"], found["per_round"]) == (str(BEST), 1.0)
     assert [one["times"] for one in found["choices"]] == [1.5, None]

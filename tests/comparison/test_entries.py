@@ -8,6 +8,7 @@ from polyrank import aggregation, config
 from polyrank.comparison.entries import DEFAULT_METHODS, entries, homogeneous_ranks
 from polyrank.core.errors import ConfigError
 from polyrank.tasks import settled
+from tests.conftest import Configure
 
 
 def test_methods_share_everything_but_aggregation():
@@ -138,3 +139,12 @@ def test_the_default_methods_exist():
 def test_what_is_refused(methods: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
         entries(config.load(), methods)
+
+
+def test_where_one_method_holds_out_data_all_do(configure: Configure):
+    """Unless the rank policy does it already, and the configuration says no more than it did."""
+    together, without = (entries(configure(), methods) for methods in (["replication", "validated"], ["replication"]))
+    assert [entry.config.data.hold_out for entry in together] == [True, True]
+    assert [entry.config.data.hold_out for entry in without] == [False]
+    scored = entries(configure("ranks.policy=validation"), ["replication", "validated"])
+    assert not any(entry.config.data.hold_out for entry in scored)

@@ -26,7 +26,13 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_round(study: Path, tmp_path: Path, name: str):
     """Nobody is left out, and what comes out is another model than the base, with a loss that is a number."""
     ranks = ["ranks.levels=[3]", "ranks.counts=[3]"] if METHODS[name].info.equal_ranks else []
-    quick = ["federation.rounds=1", "evaluation.samples=0", "training.engine=batched", "training.clients_per_pass=3"]
+    quick = [
+        "federation.rounds=1",
+        "ranks.validation_per_label=5",
+        "evaluation.samples=0",
+        "training.engine=batched",
+        "training.clients_per_pass=3",
+    ]
     config = configuration.load(
         study / "study.toml", [f"model.name={study / 'other'}", f"aggregation.method={name}", *ranks, *quick]
     )

@@ -48,6 +48,8 @@ SERVER = ServerState(
 
 
 REPLICATION = build("replication")
+ALONE: dict[str, dict[str, object]] = {"validated": {"choose": False}}
+"""Options of methods whose defaults need a server that measures."""
 
 
 def rows(adapter: Adapter) -> list[float]:
@@ -65,7 +67,7 @@ def fold(
     uniform: bool = False,
     local_head: bool = False,
 ) -> RoundResult:
-    return aggregate(state, updates, build(method), uniform=uniform, local_head=local_head)
+    return aggregate(state, updates, build(method, ALONE.get(method)), uniform=uniform, local_head=local_head)
 
 
 ANN = ClientUpdate("ann", line(2.0, head=14.0), 3.0)
@@ -366,7 +368,7 @@ def trained(state: ServerState, name: str, seed: int = 1) -> list[ClientUpdate]:
         a, b = (t + torch.randn(t.shape, generator=draw) for t in (f.a, f.b))
         factors = Factors(a if "a" in trains else f.a, b if "b" in trains else f.b, f.scale)
         head = {"head": torch.randn(2, generator=draw)}
-        update = ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0)
+        update = ClientUpdate(client, Adapter({"m": factors}, head), i + 1.0, excess=0.0)
         if method.info.chooses_indices:
             update = chosen(update, m=range(f.rank - state.ranks[client], f.rank))
         updates.append(update)
@@ -503,10 +505,9 @@ def test_a_method_that_needs_no_base_change_keeps_one_that_is_there():
 def test_no_method_lets_an_overflow_reach_the_server(name: str, local_head: bool):
     """Values of 2e38 are finite in float32; three times two of them is not, nor is any product of two."""
     state = state_of(3, 3, base_rank=3)
-    updates = [
-        ClientUpdate(client, read_out(state, client, build(name)).adapter.map(lambda t: torch.full_like(t, 2e38)), 2.0)
-        for client in state.ranks
-    ]
+    starts = {client: read_out(state, client, build(name)).adapter for client in state.ranks}
+    large = {client: start.map(lambda t: torch.full_like(t, 2e38)) for client, start in starts.items()}
+    updates = [ClientUpdate(client, adapter, 2.0, excess=0.0) for client, adapter in large.items()]
     result = fold(updates, state=state, method=name, local_head=local_head)
     assert result.state.round == 5
     assert result.state.adapter is state.adapter

@@ -12,7 +12,7 @@ from polyrank.aggregation import METHODS, Download
 from polyrank.core.errors import ConfigError, DataError, ModelError, PolyRankError
 from polyrank.core.seeds import derive
 from polyrank.federation.population import DEFAULT_CLIENTS, global_rank
-from polyrank.federation.server import build
+from polyrank.federation.server import Server, build
 from polyrank.training.work import Proximal
 from tests import models
 from tests.conftest import Configure
@@ -86,7 +86,26 @@ def test_a_hundred_clients_are_the_default(configure: Configure):
     assert len(build(configuration.parse(values, "tests")).clients) == DEFAULT_CLIENTS == 100
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"replication", "fedavg"}))
+def _same_data(one: Server, other: Server) -> bool:
+    return all(
+        len(one.site.examples[client]) == len(other.site.examples[client])
+        and all(map(np.array_equal, one.site.examples[client].tokens, other.site.examples[client].tokens))
+        for client in one.clients
+    )
+
+
+def test_what_a_method_holds_out_any_other_can_hold_out_too(configure: Configure):
+    """Else they would be compared on other data."""
+    judging = build(configure("aggregation.method=validated"))
+    without, beside = (build(configure(f"data.hold_out={value}")) for value in ("false", "true"))
+    assert without.site.validation is None
+    assert beside.site.validation is not None
+    assert not _same_data(judging, without)
+    assert _same_data(judging, beside)
+    assert all(map(np.array_equal, judging.site.validation.tokens, beside.site.validation.tokens))
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"replication", "fedavg", "validated"}))
 def test_the_method_changes_nothing_of_where_a_run_starts(configure: Configure, name: str):
     one, other = (build(configure(f"aggregation.method={method}")) for method in ("replication", name))
     assert one.initial_state().adapter.identical(other.initial_state().adapter)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyrank import aggregation
+from polyrank.aggregation import METHODS
 from polyrank.config import Config, parse
 from polyrank.core.errors import ConfigError
 from polyrank.federation.planned import planned_ranks
+from polyrank.ranks import policy
 from polyrank.tasks import settled
 
 DEFAULT_METHODS = ("replication", "zero_padding", "tempered", "flexlora", "fedavg")
@@ -48,6 +50,10 @@ def entries(config: Config, methods: Sequence[str], baseline_ranks: Sequence[int
         ConfigError: a method or an option is unknown, or one comes twice.
     """
     config = settled(config)
+    judging = any(name in METHODS and METHODS[name].info.judges for name, _ in map(_read, methods))
+    if judging and not policy(config.ranks).scores:
+        # one of them holds out a validation set, so all do: else they would be compared on other data
+        config = config.model_copy(update={"data": config.data.model_copy(update={"hold_out": True})})
     found: list[Entry] = []
     for text in methods:
         name, options = _read(text)

@@ -97,6 +97,9 @@ class DataConfig(Section):
     """by-column: the column whose value is the client."""
     min_examples: Count = 1
     """The least number of examples that a client must hold."""
+    hold_out: bool = False
+    """Whether the server's validation set (``ranks.validation_per_label``) is kept from the clients though neither the
+    rank policy nor the method asks for it: for the same data as under one that does."""
     max_tokens: Count = 64
     """Texts are cut to so many tokens; of a prompt and its answer the prompt is cut, from the left."""
 

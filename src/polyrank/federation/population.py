@@ -103,8 +103,8 @@ def read_alone(config: Config) -> Holdings:
 
 
 def held_out(train: TextDataset, config: Config, policy: RankPolicy) -> tuple[TextDataset, TextDataset | None]:
-    """What clients train on, and what the server keeps to score them, where the policy or the method asks for it."""
-    if not policy.scores and not METHODS[config.aggregation.method].info.judges:
+    """What clients train on, and what the server keeps to score them, where anything asks for it."""
+    if not (policy.scores or config.data.hold_out or METHODS[config.aggregation.method].info.judges):
         return train, None
     generator = numpy_generator(config.federation.seed, "data", "validation")
     held, rest = data.hold_out(train, config.ranks.validation_per_label, generator)

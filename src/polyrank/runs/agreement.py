@@ -30,7 +30,7 @@ _MAY_CHANGE: Any = {  # Any: the shape that pydantic's `exclude` takes
 """What a resumed run may change."""
 _LATER = {
     "model": ("quantization",),
-    "data": ("format", "prompt", "completion", "messages", "template"),
+    "data": ("hold_out", "format", "prompt", "completion", "messages", "template"),
     "aggregation": ("robust", "robust_options", "server", "server_lr", "server_options"),
     "training": ("accumulate", "rounds_decay", "proximal"),
 }

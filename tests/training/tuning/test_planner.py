@@ -450,12 +450,12 @@ def test_what_is_timed_is_as_long_as_the_clients_texts():
     """Of 200 lengths two batches of 8 from the shortest to the longest; a small client is timed as a whole."""
     options = TrainingConfig(batch_size=8)
     lengths = np.random.default_rng(0).permutation(np.arange(1, 201))
-    timed = lengths[planner._typical(lengths, options)]
+    timed = lengths[planner.typical(lengths, options)]
     assert len(set(timed.tolist())) == planner.STEPS * 8 - 1  # no two batches of one size
     assert (timed.min(), timed.max()) == (1, 200)
     assert timed.mean() == pytest.approx(lengths.mean(), rel=0.02)
-    assert sorted(planner._typical(lengths[:5], options)) == [0, 1, 2, 3, 4]
-    assert planner._typical(lengths[:1], options).tolist() == [0]
+    assert sorted(planner.typical(lengths[:5], options)) == [0, 1, 2, 3, 4]
+    assert planner.typical(lengths[:1], options).tolist() == [0]
 
 
 def test_lanes_that_wait_at_the_end_are_counted(bert: ResidentModel, monkeypatch: pytest.MonkeyPatch):
