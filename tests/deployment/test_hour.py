@@ -66,6 +66,7 @@ def test_no_block_of_the_page_is_left_out():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_page_works_as_it_is_written(tmp_path: Path):
     (study,) = blocks("toml")
     (tmp_path / "study.toml").write_text(study.text, encoding="utf-8")

@@ -22,7 +22,7 @@ from tests.conftest import Configure
 from tests.docs.blocks import ROOT, blocks, commands
 from tests.end_to_end.test_readme_commands import reviews, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def typed(page: str) -> list[str]:
