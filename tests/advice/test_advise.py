@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polyrank.advice import Advice, advise
-from polyrank.advice.candidates import OPEN, SURE, by_rules, possible, with_method
+from polyrank.advice.candidates import LIKELY, OPEN, by_rules, possible, with_method
 from polyrank.advice.pilot import Candidate, Trial, ahead, clearly, pilot
 from polyrank.cli import app
 from polyrank.config import Config
@@ -136,7 +136,7 @@ def test_without_a_pilot_nothing_is_loaded(configure: Configure, monkeypatch: py
     monkeypatch.setattr("polyrank.advice.pilot.build", None)
     found = advise(config, with_pilot=False)
     _whole(found)
-    assert (found.method, found.sure, found.trials) == ("validated", SURE, ())
+    assert (found.method, found.sure, found.trials) == ("validated", LIKELY, ())
     assert "sends" in found.sentences[2]
 
 
