@@ -53,12 +53,12 @@ class Marks:
         """Mark what a run does; once, in the process that is forked."""
         from polyrank.federation import gathering
         from polyrank.report import page
-        from polyrank.runs import checkpoint, runner
+        from polyrank.runs import checkpoint, opening, runner
         from polyrank.runs.folder import RunFolder
 
         for stage, owner, name in (
             *(
-                ("loading", runner, "build"),
+                ("loading", opening, "build"),
                 ("training", runner.Runner, "step"),
                 ("aggregation", gathering, "aggregate"),
             ),
