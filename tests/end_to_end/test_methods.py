@@ -23,6 +23,7 @@ from polyrank.training.work import Engine, Outcome, Work
 
 SHORT = (
     *("federation.clients=20", "federation.participation=0.2", "federation.rounds=3"),
+    *("data.hold_out=true", "ranks.validation_per_label=2"),  # one server for all methods
     *("data.limit_train=200", "data.limit_test=60", "ranks.policy=fixed", "training.batch_size=8"),
     *("training.precision=float32", "training.attention=eager"),
     *("training.engine=batched", "training.clients_per_pass=5", "training.workers=1"),
@@ -30,6 +31,8 @@ SHORT = (
 )
 EQUAL_RANKS = sorted(name for name, cls in METHODS.items() if cls.info.equal_ranks)
 ANY_RANKS = sorted(set(METHODS) - set(EQUAL_RANKS))
+ALIKE = [name for name in ANY_RANKS if METHODS[name].info.first_indices]
+"""Whose clients have the first rank indices; those of others send other ones from the first round on."""
 
 SAME_BY_MATHEMATICS = {frozenset({"replication", "owner_mean"})}
 """With two rank levels the clients of the highest rank are the owners of every row that anybody lacks."""
@@ -100,11 +103,11 @@ def test_clients_of_both_ranks_took_part_before_the_last_round(runs: dict[str, D
         assert [set(u) for u in runs[name].uploads] == [set(u) for u in runs["replication"].uploads]
 
 
-@pytest.mark.parametrize("name", ANY_RANKS)
+@pytest.mark.parametrize("name", ALIKE)
 def test_the_first_uploads_depend_only_on_what_is_trained(runs: dict[str, Done], name: str):
     """Same cohort, data and initial adapter, bit for bit: nothing was aggregated yet, nothing is left of other runs."""
     trains = METHODS[name]().parts(1).trains
-    alike = next(other for other in ANY_RANKS if METHODS[other]().parts(1).trains == trains)
+    alike = next(other for other in ALIKE if METHODS[other]().parts(1).trains == trains)
     mine, theirs = runs[name].uploads[0], runs[alike].uploads[0]
     assert all(mine[client].identical(theirs[client]) for client in mine)
 
@@ -116,7 +119,7 @@ def difference(one: Adapter, other: Adapter) -> float:
     return math.sqrt(gap / sum(float(mine.square().sum()) for _, mine in one.tensors()))
 
 
-@pytest.mark.parametrize(("one", "other"), combinations(ANY_RANKS, 2))
+@pytest.mark.parametrize(("one", "other"), combinations(ALIKE, 2))
 def test_the_method_changes_what_clients_upload_next(runs: dict[str, Done], one: str, other: str):
     """The third round starts from what two rounds of aggregation made; every client's upload differs.
 
@@ -126,5 +129,7 @@ def test_the_method_changes_what_clients_upload_next(runs: dict[str, Done], one:
     found = [difference(mine[client], theirs[client]) for client in mine]
     if frozenset({one, other}) in SAME_BY_MATHEMATICS:
         assert max(found) < 1e-3
+    elif frozenset({one, other}) == {"flexlora", "spectral"}:
+        assert max(found) > 1e-2  # the first rank indices of both are the best approximation, until one keeps no more
     else:
         assert min(found) > 1e-2

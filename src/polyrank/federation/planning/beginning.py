@@ -193,7 +193,10 @@ def _put_ranks(draft: Draft, model: AtHand | None, name: str) -> None:
     if len(levels) == len(SHARES) and not (draft.has("ranks", "levels") or draft.has("ranks", "counts")):
         draft.put("ranks", "shares", list(SHARES), "Of the clients, for each of the levels.")
     draft.put(
-        "aggregation", "method", "replication", "polyrank advise says which one to take, polyrank compare tries several."
+        "aggregation",
+        "method",
+        "replication",
+        "polyrank advise says which one to take, polyrank compare tries several.",
     )
 
 
