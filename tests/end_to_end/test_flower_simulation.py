@@ -68,6 +68,7 @@ def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str
 
 
 @pytest.mark.slow  # as above
+@pytest.mark.long
 def test_a_simulation_of_a_model_that_writes(machine: Machine):
     """Without labels; the app says which task the data are of."""
     study = writers.study(machine.folder) / "study.toml"
