@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from polyrank.advice import Advice, advise
-from polyrank.advice.candidates import LIKELY, OPEN, by_rules, possible, with_method
+from polyrank.advice.candidates import LIKELY, OPEN, by_rules, possible
 from polyrank.advice.pilot import Candidate, Trial, ahead, clearly, pilot
 from polyrank.cli import app
 from polyrank.config import Config
+from polyrank.config.variants import with_method
 from polyrank.core.errors import ConfigError
 from polyrank.federation.planned import planned
 from polyrank.federation.server import build

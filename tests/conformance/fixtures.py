@@ -21,6 +21,8 @@ from polyrank.core.state import ClientUpdate, ServerState
 SHAPES: Mapping[str, tuple[int, int]] = {"layer.0.q": (7, 10), "layer.1.v": (12, 8)}  # d_out, d_in
 DENSE: Mapping[str, tuple[int, ...]] = {"head.weight": (3, 7), "head.bias": (3,)}
 EXCESS: Mapping[str, float] = {"dee": 0.4, "ann": 0.0, "cem": 1.3, "bob": 0.1, "eve": 0.2, "fay": 2.1}
+ALONE: Mapping[str, Mapping[str, object]] = {"validated": {"choose": False}}
+"""Options of methods whose defaults need a server that measures."""
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 

@@ -33,6 +33,7 @@ from polyrank.federation.round import (
     with_ranks,
 )
 from polyrank.federation.tree import RoundResult, aggregate
+from tests.conformance.fixtures import ALONE
 
 
 def line(*rows: float, scale: float = 1.0, head: float | None = None) -> Adapter:
@@ -48,8 +49,6 @@ SERVER = ServerState(
 
 
 REPLICATION = build("replication")
-ALONE: dict[str, dict[str, object]] = {"validated": {"choose": False}}
-"""Options of methods whose defaults need a server that measures."""
 
 
 def rows(adapter: Adapter) -> list[float]:

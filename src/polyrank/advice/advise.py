@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyrank.advice.candidates import LIKELY, OPEN, SURE, by_rules, possible, refusal, with_method
+from polyrank.advice.candidates import LIKELY, OPEN, SURE, by_rules, possible, refusal
 from polyrank.advice.pilot import PILOT_ROUNDS, Candidate, Told, Trial, ahead, clearly, pilot
 from polyrank.config import Config
+from polyrank.config.variants import with_method, with_one_rank
 from polyrank.core.errors import ConfigError
 from polyrank.core.text import size
 from polyrank.federation.planned import Planned, planned
@@ -125,11 +126,9 @@ def _from_pilot(config: Config, trials: Sequence[Trial], clients: Planned) -> Ad
     else:
         said += f", and the learning rate of {rate:g}, of which a third came to {slow.mean:.3f}"
     method = "fedavg" if equal is not None else best.candidate.method
-    cost = with_method(config, method)
-    if equal is not None:
-        ranks = config.ranks.model_copy(update={"levels": [equal], "shares": None, "counts": None, "by_name": {}})
-        cost = cost.model_copy(update={"ranks": ranks})
-    return Advice(method, rate, equal, sure, (first, f"{said}.", _cost(cost)), tuple(trials))
+    taken = with_method(config, method)
+    cost = _cost(taken if equal is None else with_one_rank(taken, equal))
+    return Advice(method, rate, equal, sure, (first, f"{said}.", cost), tuple(trials))
 
 
 def _ranks(levels: Sequence[int]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from polyrank import aggregation, ranks
 from polyrank.aggregation import METHODS
-from polyrank.config import AggregationConfig, Config
+from polyrank.config import Config
+from polyrank.config.variants import with_method
 from polyrank.core.errors import ConfigError
 from polyrank.federation.masked import check_secure
 from polyrank.federation.planned import Planned, check_method
@@ -20,6 +21,8 @@ ranks are equal the mean. `fedavg` is tried at the lowest rank for everybody, wh
 SURE = "sure"
 LIKELY = "likely"
 OPEN = "open"
+CALM = 5e-3
+"""The highest learning rate of a client's round at which replication was not behind in `paper/FINDINGS.md`."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,6 @@ class Chosen:
     method: str
     why: str
     sure: str
-
-
-def with_method(config: Config, name: str) -> Config:
-    """The configuration with another method; its options are kept where it is the configuration's own."""
-    own = config.aggregation
-    options = own.options if own.method == name else {}
-    values = own.model_dump() | {"method": name, "options": options}
-    return config.model_copy(update={"aggregation": AggregationConfig.model_validate(values)})
 
 
 def refusal(config: Config, clients: Planned, name: str) -> str | None:
@@ -100,10 +95,6 @@ def by_rules(config: Config, clients: Planned) -> Chosen:
                 OPEN,
             )
     return Chosen(found[0], "it is the first that these settings allow", OPEN)
-
-
-CALM = 5e-3
-"""The highest learning rate of a client's round at which replication was not behind in `paper/FINDINGS.md`."""
 
 
 def _follow_data(config: Config) -> bool:

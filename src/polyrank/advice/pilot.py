@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from polyrank import aggregation
-from polyrank.advice.candidates import with_method
 from polyrank.config import Config
+from polyrank.config.variants import with_method
 from polyrank.core.state import ServerState
 from polyrank.federation.gathering import in_the_clear
-from polyrank.federation.round import personalise, read_outs, with_ranks
+from polyrank.federation.round import with_ranks
 from polyrank.federation.scoring import score_clients
 from polyrank.federation.server import Server, build
 from polyrank.tasks.task import LOSS
@@ -107,12 +107,10 @@ def _tried(server: Server, state: ServerState, candidate: Candidate, rounds: int
         state = with_ranks(state, ranks, server.scales(ranks))
         state = replace(state, adapter=state.adapter.prefix(candidate.rank))
     losses: list[float] = []
-    for number in range(1, rounds + 1):
-        sent = read_outs(state, server.cohort(number), method)
-        starts = {client: personalise(state, client, own) for client, own in sent.items()}
-        works = [server.work(state, client, number, own) for client, own in starts.items()]
-        works = [replace(work, lr_share=work.lr_share * candidate.lr_share) for work in works]
-        state = in_the_clear(server, state, works, sent, _quiet).result.state
+    for _ in range(rounds):
+        asked = server.ask(state)
+        works = [replace(work, lr_share=work.lr_share * candidate.lr_share) for work in asked.works]
+        state = in_the_clear(server, state, works, asked.sent, _quiet).result.state
         scores = server.site.measured(state.adapter, state.base_change, held)
         losses.append(scores[LOSS])
     return Trial(candidate, tuple(losses), time.perf_counter() - start)

@@ -9,14 +9,12 @@ from typing import Annotated
 import typer
 
 from polyrank.cli.console import duration, errors, out, print_json, table
-from polyrank.cli.options import Json
+from polyrank.cli.options import Json, Overrides
 
 
 def advise(
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it the quickstart.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. training.lr=1e-3.")
-    ] = None,
+    overrides: Overrides = None,
     with_pilot: Annotated[
         bool, typer.Option("--pilot/--no-pilot", help="Try some methods for a few rounds, which takes minutes.")
     ] = True,

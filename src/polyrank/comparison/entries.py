@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polyrank import aggregation
 from polyrank.aggregation import METHODS
-from polyrank.config import Config, parse
+from polyrank.config import Config
+from polyrank.config.variants import with_method, with_one_rank
 from polyrank.core.errors import ConfigError
 from polyrank.federation.planned import planned_ranks
 from polyrank.ranks import policy
@@ -50,24 +51,21 @@ def entries(config: Config, methods: Sequence[str], baseline_ranks: Sequence[int
         ConfigError: a method or an option is unknown, or one comes twice.
     """
     config = settled(config)
-    judging = any(name in METHODS and METHODS[name].info.judges for name, _ in map(_read, methods))
+    asked = [_read(text) for text in methods]
+    judging = any(name in METHODS and METHODS[name].info.judges for name, _ in asked)
     if judging and not policy(config.ranks).scores:
         # one of them holds out a validation set, so all do: else they would be compared on other data
         config = config.model_copy(update={"data": config.data.model_copy(update={"hold_out": True})})
     found: list[Entry] = []
-    for text in methods:
-        name, options = _read(text)
-        if name == config.aggregation.method and not options:
-            options = dict(config.aggregation.options)
-        aggregated = config.aggregation.model_copy(update={"method": name, "options": options})
-        method = aggregation.configured(aggregated)
-        label = "-".join([name, *(f"{key}-{value}" for key, value in options.items())])
+    for name, options in asked:
+        own = with_method(config, name, options)
+        method = aggregation.configured(own.aggregation)
+        label = "-".join([name, *(f"{key}-{value}" for key, value in own.aggregation.options.items())])
         if not method.info.equal_ranks:
-            found.append(Entry(label, _with(config, aggregation=aggregated.model_dump())))
+            found.append(Entry(label, own))
             continue
         for rank in homogeneous_ranks(config) if baseline_ranks is None else baseline_ranks:
-            ranks = config.ranks.model_dump() | {"levels": [rank], "shares": None, "counts": None, "by_name": {}}
-            found.append(Entry(f"{label}-rank-{rank}", _with(config, aggregation=aggregated.model_dump(), ranks=ranks)))
+            found.append(Entry(f"{label}-rank-{rank}", with_one_rank(own, rank)))
     names = [entry.name for entry in found]
     for name in names:
         if names.count(name) > 1:
@@ -87,10 +85,6 @@ def homogeneous_ranks(config: Config) -> list[int]:
     """
     ranks = planned_ranks(config)
     return sorted({ranks[0], -(-sum(ranks) // len(ranks)), ranks[-1]})
-
-
-def _with(config: Config, **sections: Mapping[str, Any]) -> Config:  # Any: values of the configuration
-    return parse({**config.model_dump(), **sections}, "configuration")
 
 
 def _read(text: str) -> tuple[str, dict[str, Any]]:  # Any: TOML values

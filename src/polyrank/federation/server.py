@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from polyrank import aggregation, privacy, ranks
 from polyrank.aggregation import Download, Method, Parts
@@ -16,7 +17,7 @@ from polyrank.federation.loading import load
 from polyrank.federation.masked import Here, Masked, check_secure
 from polyrank.federation.planned import check_method, check_patience
 from polyrank.federation.population import Population, first_ranks, initial, read
-from polyrank.federation.round import cohort, cohort_size, parts_of, poisson_cohort
+from polyrank.federation.round import cohort, cohort_size, parts_of, personalise, poisson_cohort, read_outs
 from polyrank.federation.site import Site
 from polyrank.privacy import Accountant, Central, Guard
 from polyrank.privacy.noise import generator, new_secret
@@ -24,6 +25,20 @@ from polyrank.ranks import RankPolicy, scale_of
 from polyrank.tasks import settled
 from polyrank.training.schedule import over_rounds
 from polyrank.training.work import Engine, Penalty, Proximal, Work
+
+
+class Begun(NamedTuple):
+    """A round before anybody trains.
+
+    Args:
+        sent: the cohort's read-outs.
+        starts: the same with what stays with each client in its place.
+        works: what each is asked to do, in the same order.
+    """
+
+    sent: Mapping[str, Download]
+    starts: Mapping[str, Download]
+    works: Sequence[Work]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +136,14 @@ class Server:
             lr_share=over_rounds(training, number, rounds),
             chooses=state.adapter.budget(rank) if self.method.info.chooses_indices else None,
         )
+
+    def ask(self, state: ServerState) -> Begun:
+        """The next round's cohort, what it starts from, and what it is asked to do."""
+        number = state.round + 1
+        sent = read_outs(state, self.cohort(number), self.method)
+        starts = {client: personalise(state, client, own) for client, own in sent.items()}
+        works = [self.work(state, client, number, start) for client, start in starts.items()]
+        return Begun(sent, starts, works)
 
     def _guard(self, state: ServerState) -> Guard | None:
         options = self.config.privacy

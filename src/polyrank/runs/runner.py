@@ -16,7 +16,7 @@ from polyrank.core.machine import about_this_machine
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.evaluation import rank_groups, score_global
 from polyrank.federation.metrics import Played, is_due, line_of, summarise, untrained_line
-from polyrank.federation.round import global_model, personalise, read_outs, with_ranks
+from polyrank.federation.round import global_model, with_ranks
 from polyrank.federation.scoring import Known, score_clients
 from polyrank.federation.server import Server
 from polyrank.federation.tree import RoundResult
@@ -195,11 +195,9 @@ class Runner:
         start = time.perf_counter()
         server, number, clock = self.server, state.round + 1, self.server.site.clock
         clock.take()
-        sent = read_outs(state, server.cohort(number), server.method)
-        starts = {client: personalise(state, client, own) for client, own in sent.items()}
-        works = {client: server.work(state, client, number, start) for client, start in starts.items()}
+        sent, starts, works = server.ask(state)
         progress = partial(self.listeners.on_client, "training")
-        gathered = server.gather(server, state, list(works.values()), sent, progress)
+        gathered = server.gather(server, state, works, sent, progress)
         outcomes, updates, result = gathered.outcomes, gathered.updates, gathered.result
         for client, reason in result.dropped.items():
             log.warning("round %d: %s is left out: %s", number, client, reason)

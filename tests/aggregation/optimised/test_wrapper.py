@@ -29,15 +29,13 @@ from polyrank.merging.merge import merge
 from polyrank.privacy import Central
 from polyrank.runs.runner import run
 from tests.aggregation.optimised import oracle
-from tests.conformance.fixtures import chosen_indices
+from tests.conformance.fixtures import ALONE, chosen_indices
 from tests.conformance.oracle import ORACLES
 from tests.conformance.test_rounds import ALL, CLIENTS, LOW, Draw, begin
 from tests.conftest import Configure
 from tests.runs.runs import assert_same_run, final, interrupt
 
 STEPPED = [name for name, cls in METHODS.items() if not (cls.info.refactors or cls.info.changes_base)]
-OPTIONS: dict[str, dict[str, object]] = {"validated": {"choose": False}}
-"""Of methods whose defaults need a server that measures."""
 COHORTS = (ALL, LOW, ("ann", "dee"), LOW, ALL, ("bob",))
 """Rank indices 3 to 5 have an owner in every second round only; all of them have moments by then."""
 CASES: dict[str, tuple[str, dict[str, float], float]] = {
@@ -56,7 +54,7 @@ def configured(method: str, server: str, lr: float | None = None, **options: Any
     return aggregation.configured(
         AggregationConfig(
             method=method,
-            options=OPTIONS.get(method, {}),
+            options=dict(ALONE.get(method, {})),
             server=server,  # type: ignore[arg-type]
             server_lr=lr,
             server_options=options,
@@ -124,7 +122,7 @@ def test_six_rounds_are_those_of_the_dense_oracle(name: str, case: str):
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_a_rate_of_one_without_momentum_is_the_method(name: str):
-    plain, stepped = aggregation.build(name, OPTIONS.get(name)), configured(name, "momentum", beta1=0.0)
+    plain, stepped = aggregation.build(name, ALONE.get(name)), configured(name, "momentum", beta1=0.0)
     one = other = start(name)
     for cohort in COHORTS:
         updates = trained(plain, one, cohort, Draw(len(cohort)))
@@ -295,7 +293,7 @@ def test_where_nobody_moved_a_method_that_is_stepped_makes_no_change(name: str):
     modules = {key: replace(f, b=Draw(i)(*f.b.shape)) for i, (key, f) in enumerate(state.adapter.modules.items())}
     state, method = (
         replace(state, adapter=Adapter(modules, state.adapter.dense)),
-        aggregation.build(name, OPTIONS.get(name)),
+        aggregation.build(name, ALONE.get(name)),
     )
     updates = [_still(method, state, client) for client in CLIENTS]
     found = dict(aggregate(state, updates, method).state.adapter.tensors())

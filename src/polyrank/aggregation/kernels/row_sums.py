@@ -55,23 +55,16 @@ class RowSums:
 
     def add(self, factors: Factors, weight: float, indices: Tensor | None = None) -> None:
         """Add one client's rows, in place; the first ones, unless ``indices`` says which, no index twice."""
-        if indices is not None:
-            self._add_at(indices, factors, weight)
-            return
-        r = factors.rank
+        own = slice(factors.rank) if indices is None else indices
         for name, total in self.factors.items():
             most = min(weight, torch.finfo(total.dtype).max)  # torch refuses what overflows here; as a sum it is found
-            _first(total, name, r).add_(getattr(factors, name), alpha=most)
-        self.weight[:r] += weight
-        self.owners[:r] += 1
-
-    def _add_at(self, indices: Tensor, factors: Factors, weight: float) -> None:
-        for name, total in self.factors.items():
-            most = min(weight, torch.finfo(total.dtype).max)
-            rows = getattr(factors, name).to(total.dtype)
-            total.index_add_(0 if name == "a" else 1, indices, rows, alpha=most)
-        self.weight[indices] += weight
-        self.owners[indices] += 1
+            rows = getattr(factors, name)
+            if indices is None:
+                _first(total, name, factors.rank).add_(rows, alpha=most)
+            else:
+                total.index_add_(0 if name == "a" else 1, indices, rows.to(total.dtype), alpha=most)
+        self.weight[own] += weight
+        self.owners[own] += 1
 
     def add_sums(self, other: RowSums) -> None:
         """Add narrower sums, in place."""

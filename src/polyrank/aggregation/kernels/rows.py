@@ -58,6 +58,11 @@ class Rows:
         """The kernel's formula for one fill ``f``."""
         return (self.total + (self.weight - self.owned) * fill) / self.weight
 
+    def tempered(self, gamma: float) -> Tensor:
+        """Between the previous rows and the owners' mean, by ``theta_j = (W(j) / W) ** gamma``."""
+        theta = (self.owned / self.weight) ** gamma
+        return (1 - theta) * self.previous + theta * self.owners_mean()
+
 
 def _mean(total: Tensor, weight: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(weight > 0, total / weight.clamp(min=torch.finfo(weight.dtype).tiny), otherwise)

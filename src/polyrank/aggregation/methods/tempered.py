@@ -39,5 +39,4 @@ class Tempered(RareRows):
             raise ConfigError(f"tempered: gamma is {self.gamma}; expected a number of 0 or more")
 
     def combine(self, rows: Rows) -> Tensor:
-        theta = (rows.owned / rows.weight) ** self.gamma
-        return (1 - theta) * rows.previous + theta * rows.owners_mean()
+        return rows.tempered(self.gamma)

@@ -68,8 +68,7 @@ class Validated(RareRows):
         return update.weight * math.exp(-self.sharpness * update.excess) if math.isfinite(update.excess) else 0.0
 
     def combine(self, rows: Rows) -> Tensor:
-        theta = (rows.owned / rows.weight) ** self.gamma
-        return (1 - theta) * rows.previous + theta * rows.owners_mean()
+        return rows.tempered(self.gamma)
 
 
 class _Candidates(RowMean):
@@ -77,12 +76,15 @@ class _Candidates(RowMean):
 
     def __init__(self, server: ServerState, levels: Levels, method: Validated) -> None:
         super().__init__(server, levels, method)
-        self._each = {gamma: RowMean(server, levels, replace(method, gamma=gamma)) for gamma in GAMMAS}
+        gammas = dict.fromkeys((*GAMMAS, method.gamma))
+        self._own = method.gamma
+        self._each = {gamma: RowMean(server, levels, replace(method, gamma=gamma)) for gamma in gammas}
 
     def conclude(self, sums: Sums) -> Aggregate:
         """The result for the method's own gamma, and those of which the server takes the best."""
-        found = []
+        found: dict[float, Aggregate] = {}
         for gamma, kernel in self._each.items():
             own = Sums({name: torch.clone(tensor) for name, tensor in sums.tensors.items()})
-            found.append(replace(kernel.conclude(own), metrics={"gamma": gamma}))
-        return replace(super().conclude(sums), candidates=tuple(found))
+            found[gamma] = kernel.conclude(own)
+        candidates = tuple(replace(found[gamma], metrics={"gamma": gamma}) for gamma in GAMMAS)
+        return replace(found[self._own], candidates=candidates)

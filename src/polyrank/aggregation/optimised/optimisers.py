@@ -139,7 +139,7 @@ class Adam(Adaptive):
 
 
 @dataclass(frozen=True)
-class Yogi(Adaptive):
+class Yogi(Adam):
     """Adam with a ``v`` that moves by no more than the squared change: FedYogi.
 
     Args:
@@ -149,9 +149,6 @@ class Yogi(Adaptive):
     """
 
     name: ClassVar[str] = "yogi"
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
 
     def second(self, v: Tensor, squared: Tensor) -> Tensor:
         return v - (1 - self.beta2) * squared * torch.sign(v - squared)

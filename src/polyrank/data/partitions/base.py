@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from polyrank.core.errors import ConfigError, DataError
+from polyrank.core.shares import part_of
 from polyrank.data.dataset import TextDataset
 
 
@@ -102,3 +103,18 @@ def positive(name: str, value: float | None, *, whole: bool = False) -> None:
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < np.inf:
         raise ConfigError(f"partition option {name} is {value!r}; expected a {'whole ' * whole}number above 0")
+
+
+def share(name: str, value: float) -> None:
+    """Refuse an option that is no share.
+
+    Raises:
+        ConfigError: it is not from 0 to 1.
+    """
+    if not 0 <= value <= 1:
+        raise ConfigError(f"partition option {name} is {value}; expected a share from 0 to 1")
+
+
+def some_of(clients: int, part: float) -> int:
+    """How many of the clients a share is: rounded half up, and at least one if it is above zero."""
+    return max(part_of(clients, part), 1) if part > 0 else 0

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.core.errors import ConfigError
-from polyrank.core.shares import part_of
 from polyrank.data.dataset import TextDataset
-from polyrank.data.partitions.base import Partition, even_sizes, named, positive, required
+from polyrank.data.partitions.base import Partition, even_sizes, named, positive, required, share, some_of
 from polyrank.data.partitions.deck import Deck
 from polyrank.data.partitions.dirichlet import draw_proportions
 
@@ -42,8 +40,7 @@ class QualityGroups:
         positive("alpha", self.alpha)
         positive("balanced_alpha", self.balanced_alpha)
         positive("size", self.size, whole=True)
-        if not 0 <= self.balanced_share <= 1:
-            raise ConfigError(f"partition option balanced_share is {self.balanced_share}; expected a share from 0 to 1")
+        share("balanced_share", self.balanced_share)
 
     def __call__(self, dataset: TextDataset, clients: int | None, generator: np.random.Generator) -> Partition:
         """The partition, with groups."""
@@ -52,7 +49,7 @@ class QualityGroups:
         sizes = even_sizes(len(dataset), count, self.size, generator)
         prior = dataset.label_counts() / len(dataset)
         uniform = (prior > 0) / np.count_nonzero(prior)
-        n_balanced = max(part_of(count, self.balanced_share), 1) if self.balanced_share > 0 else 0
+        n_balanced = some_of(count, self.balanced_share)
 
         deck = Deck(labels, len(prior), generator)
         parts = [np.empty(0, np.int64)] * count

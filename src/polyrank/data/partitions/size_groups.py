@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.core.errors import ConfigError, DataError
-from polyrank.core.shares import part_of
+from polyrank.core.errors import DataError
 from polyrank.data.dataset import TextDataset
-from polyrank.data.partitions.base import Partition, named, positive, required
+from polyrank.data.partitions.base import Partition, named, positive, required, share, some_of
 from polyrank.data.partitions.deck import Deck
 from polyrank.data.partitions.dirichlet import draw_proportions
 
@@ -36,14 +35,13 @@ class SizeGroups:
         positive("alpha", self.alpha)
         positive("size", self.size, whole=True)
         positive("times", self.times, whole=True)
-        if not 0 <= self.large_share <= 1:
-            raise ConfigError(f"partition option large_share is {self.large_share}; expected a share from 0 to 1")
+        share("large_share", self.large_share)
 
     def __call__(self, dataset: TextDataset, clients: int | None, generator: np.random.Generator) -> Partition:
         """The partition, with groups."""
         labels = dataset.kinds("partition size-groups")
         count = required(clients, len(dataset))
-        large = max(part_of(count, self.large_share), 1) if self.large_share > 0 else 0
+        large = some_of(count, self.large_share)
         order = generator.permutation(count)
         groups = np.full(count, SMALL, dtype=object)
         groups[order[:large]] = LARGE
