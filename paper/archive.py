@@ -35,6 +35,7 @@ LATER = {
     "training": {
         "gradient_checkpointing": False,
         "accumulate": 1,
+        "cuda_graphs": False,
         "cluster": "none",
         "rounds_decay": "none",
         "proximal": 0.0,

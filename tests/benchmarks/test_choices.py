@@ -28,15 +28,27 @@ def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
     monkeypatch.setattr(choices, "RESULT", tmp_path / "choices.json")
     for _ in range(2):  # the second time nothing is missing
         choices.main(["--jobs", "classification", "--work", str(tmp_path / "work"), "--repeats", "2"])
-    # float32 alone takes more than twice the best, which is known when two processes are tried
-    tried = [cell for cell in choices.CELLS if cell.precision == "bfloat16" or cell.processes == 1]
+    # float32 alone takes more than twice the best, which is known when it would be tried in lanes
+    tried = [cell for cell in choices.CELLS if cell.precision == "bfloat16" or (cell.lanes, cell.processes) == (1, 1)]
     assert timed == [*tried, *(cell for cell in choices.CELLS if cell.precision == "bfloat16")]
     (found,) = json.loads((tmp_path / "choices.json").read_text(encoding="utf-8"))["jobs"]
-    assert (found["best"], found["per_round"]) == (str(BEST), 1.0)
-    assert [one["times"] for one in found["choices"]] == [1.5, None]
+    assert (found["best"], found["per_round"], found["took"]) == (str(BEST), 1.0, 25.0)
+    assert [one["times"] for one in found["choices"]] == [(25 * 1.5 + choices.STARTING_SECONDS) / 25, None]
     shown = capsys.readouterr().out
-    chosen = "bfloat16 sdpa 2 in 2 processes, float32 sdpa 50 | 1.50, not in the grid | 9, 8"
-    assert f"| classification | bfloat16 eager 5 in 2 lanes | 1.00 | {chosen} |" in shown
+    chosen = "bfloat16 sdpa 2 in 2 processes, float32 sdpa 50 | 1.90, not in the grid | 9, 8"
+    assert f"| classification | bfloat16 eager 5 in 2 lanes | 1.00 | 25 | {chosen} |" in shown
+
+
+def test_a_form_far_behind_is_not_tried_wider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    timed: list[Cell] = []
+    monkeypatch.setattr(
+        choices, "timed", lambda _, cell, __: timed.append(cell) or (9.0 if cell.precision == "float32" else 1.0)
+    )
+    monkeypatch.setattr(choices, "choice", lambda _: (BEST, 1.0))
+    places = Places(tmp_path, None, None, None, 2, ())
+    choices.measure("classification", places, 1)
+    assert {cell.width for cell in timed if cell.precision == "float32"} == {1}
+    assert {cell.width for cell in timed if cell.precision == "bfloat16"} == set(choices.WIDTHS)
 
 
 @pytest.mark.parametrize("name", ["J2", "classification", "generative", *choices.DECODERS])

@@ -11,8 +11,9 @@ from torch.nn.functional import dropout, scaled_dot_product_attention
 from polyrank.config import TrainingConfig
 from polyrank.core.adapter import Adapter
 from polyrank.training.batched.engine import Batched
-from polyrank.training.dropout import LEVELS, ClientDropout, Stream, UnbatchableError, stream
+from polyrank.training.dropout import ClientDropout, UnbatchableError
 from polyrank.training.sequential import Sequential
+from polyrank.training.streams import LEVELS, Stream, stream
 from polyrank.training.work import Work
 from tests.models import TASK, Checkpoints, examples, random_adapter, resident, updates
 

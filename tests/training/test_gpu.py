@@ -14,10 +14,12 @@ from polyrank.config import TrainingConfig
 from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.runs.runner import run
+from polyrank.training.batched.recorded import Pool, Recording
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.planner import choose
 from tests.models import TASK, Checkpoints, resident, updates
 from tests.training.batched.test_engine import ARCHITECTURES, DROPOUT, RECIPES, asked, batched, both, distance, held
+from tests.training.batched.test_recorded import off, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICE = "cuda"
@@ -55,6 +57,30 @@ def test_the_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoints, architecture:
     (model, here), (_, there) = trained("cpu"), trained(DEVICE)
     for work, one, other in zip(asked(model), here, there, strict=True):
         assert distance(other.adapter, one.adapter, work.adapter) < 1e-6  # rotary embeddings are computed in float32
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_graph_gives_what_its_pass_gives(
+    checkpoint: Checkpoints, monkeypatch: pytest.MonkeyPatch, architecture: str, attention: str
+):
+    """In float64 to 1e-10, with dropout; and passes are captured, and replayed for other batches and values."""
+    captured: list[Recording] = []
+    original = Recording.capture
+
+    def capture(self: Recording, pool: Pool) -> None:
+        original(self, pool)
+        captured.append(self)
+
+    monkeypatch.setattr(Recording, "capture", capture)
+    model = resident(
+        checkpoint(architecture),
+        **{"dtype": torch.float64, "attention": attention, "device": DEVICE},
+        **{"dropout": 0.1, "config": DROPOUT[architecture]},
+    )
+    works = asked(model)
+    assert off(trained(model, works), works) < 1e-10
+    assert captured
 
 
 def test_a_client_with_nan_does_not_touch_the_others(checkpoint: Checkpoints):

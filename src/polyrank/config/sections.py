@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from polyrank.config.section import Count, Section, Share
 
 PLANNED = ("engine", "clients_per_pass", "lanes", "workers")
-HOW = (*PLANNED, "cluster", "gradient_checkpointing")
+HOW = (*PLANNED, "cluster", "gradient_checkpointing", "cuda_graphs")
 """Keys of ``[training]`` that say how clients are trained, and not what comes out: every engine gives the same."""
 MEASURED = (*PLANNED, "precision", "attention")
 """Keys of ``[training]`` that are measured on this machine where they are ``auto``."""
@@ -234,6 +234,10 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     """Whether layers keep only their inputs and are computed once more in the backward pass: less memory, about a third
     more time, the same result."""
+    cuda_graphs: bool = False
+    """batched, on a GPU: whether a pass whose shape is met again is recorded as a CUDA graph and replayed: the same
+    result, sooner where steps are small. Not yet tried on a GPU; of tasks whose passes are all alike, as
+    classification's are, and not beside ``gradient_checkpointing``."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of all trained values, decoupled from the gradient in adamw."""
     momentum: float = Field(default=0.0, ge=0, lt=1)

@@ -23,7 +23,7 @@ from polyrank.training.tuning import remembered
 from polyrank.training.tuning.planner import Plan, choose
 from polyrank.training.work import Work
 
-MATTERS = (*MEASURED, "optimizer", "epochs", "batch_size", "accumulate", "gradient_checkpointing")
+MATTERS = (*MEASURED, "optimizer", "epochs", "batch_size", "accumulate", "gradient_checkpointing", "cuda_graphs")
 """Keys of ``[training]`` on which it depends what is fast."""
 TEXTS = "training texts"
 """Whose digest stands for how long they are; the rows that clients hold differ by seed."""

@@ -228,6 +228,11 @@ class ResidentModel:
     def _transformer(self) -> PreTrainedModel:
         return self.model.encoder if isinstance(self.model, MeanPoolClassifier) else self.model
 
+    @property
+    def attention(self) -> str:
+        """How it attends: ``eager`` or ``sdpa``."""
+        return str(self._transformer.config._attn_implementation)
+
     def set_attention(self, implementation: str) -> bool:
         """Switch to ``eager`` or ``sdpa`` attention; False where the architecture lacks it."""
         try:
@@ -235,9 +240,7 @@ class ResidentModel:
                 self._transformer.set_attn_implementation(implementation)
         except (ValueError, ImportError):
             return False
-        return bool(
-            self._transformer.config._attn_implementation == implementation
-        )  # where it cannot switch, it only warns
+        return self.attention == implementation  # where it cannot switch, it only warns
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -37,6 +37,7 @@ class Classification(Task):
     )
     labelled: ClassVar = True
     classifies: ClassVar = True
+    fixed: ClassVar = True
 
     def outputs(self, dataset: TextDataset) -> tuple[str, ...]:
         """The classes."""

@@ -124,6 +124,9 @@ class Task(ABC):
     """Whether every example must have a label; else it has one where the data do."""
     classifies: ClassVar[bool] = False
     """Whether a text has one class, of which `probabilities` are known; labels are the classes' names."""
+    fixed: ClassVar[bool] = False
+    """Whether `losses` does the same operations for all batches of one shape, so that a GPU can replay them
+    (``training.cuda_graphs``)."""
     writes: ClassVar[bool] = False
     """Whether the model writes: rows may be prompts and answers, and are read as ``data.format`` says; what is measured
     is measured of each kind of text too, and of the model as it is before the first round."""

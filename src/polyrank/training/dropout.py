@@ -8,19 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from polyrank.core.errors import ModelError
-
-LEVELS = 2**16
-"""A mask is drawn from 16 random bits: p is met to 1 / 131,072, and the scale makes up for the rest."""
+from polyrank.training.streams import LEVELS, Stream
 
 
 class UnbatchableError(ModelError):
@@ -37,76 +34,6 @@ def refuse_layer_drop(model: nn.Module) -> None:
         share = getattr(module, "layerdrop", 0)
         if isinstance(share, int | float) and share > 0:
             raise UnbatchableError(f"{name or 'the model'} leaves out layers at random (its layerdrop is {share})")
-
-
-class Bits(Protocol):
-    """A seeded source of masks on one device."""
-
-    def draw(self, keep: Tensor, threshold: int) -> None:
-        """Fill booleans, True with probability ``threshold / LEVELS``; the same for the same shape, in any memory."""
-
-    def copy(self) -> Bits:
-        """A source that gives what this one will give from here on."""
-
-
-class HostBits:
-    """A stream on the CPU: SFC64, the fastest of numpy's generators."""
-
-    def __init__(self, seed: int, *draw: int) -> None:
-        self._bits = np.random.SFC64(np.random.SeedSequence([seed, *draw]))
-
-    def draw(self, keep: Tensor, threshold: int) -> None:
-        raw = self._bits.random_raw(-(-keep.numel() // 4)).view(np.uint16)[: keep.numel()]
-        np.less(raw.reshape(keep.shape), threshold, out=keep.numpy())
-
-    def copy(self) -> HostBits:
-        other = HostBits(0)
-        other._bits.state = self._bits.state
-        return other
-
-
-class DeviceBits:
-    """A stream on an accelerator: torch's counter-based generator there."""
-
-    def __init__(self, seed: int, *draw: int, device: torch.device) -> None:
-        mixed = int(np.random.SeedSequence([seed, *draw]).generate_state(1, np.uint64)[0]) >> 1
-        self._generator = torch.Generator(device).manual_seed(mixed)
-
-    def draw(self, keep: Tensor, threshold: int) -> None:
-        if keep.is_contiguous():
-            keep.bernoulli_(threshold / LEVELS, generator=self._generator)
-        else:  # which number goes where depends on strides
-            keep.copy_(
-                torch.empty_like(keep, memory_format=torch.contiguous_format).bernoulli_(
-                    threshold / LEVELS, generator=self._generator
-                )
-            )
-
-    def copy(self) -> DeviceBits:
-        other = DeviceBits(0, device=self._generator.device)
-        other._generator.set_state(self._generator.get_state())
-        return other
-
-
-@dataclass(frozen=True, eq=False)
-class Stream:
-    """One client's randomness in one forward pass.
-
-    Args:
-        bits: where its masks come from.
-        rows: examples of the client in this pass.
-        tokens: to how many tokens they would be padded alone.
-    """
-
-    bits: Bits
-    rows: int
-    tokens: int
-
-
-def stream(seed: int, step: int, part: int, rows: int, tokens: int, *, device: torch.device) -> Stream:
-    """The stream of (client's seed, step, part of the step)."""
-    on_cpu = device.type == "cpu"
-    return Stream(HostBits(seed, step, part) if on_cpu else DeviceBits(seed, step, part, device=device), rows, tokens)
 
 
 class ClientDropout(TorchFunctionMode):
@@ -189,24 +116,40 @@ class ClientDropout(TorchFunctionMode):
 
     def _mask(self, x: Tensor, threshold: int) -> Tensor:
         """What is added to 1 to give a mask: -1 where a value is dropped, scale - 1 where it is kept."""
-        first = self.streams[0]
-        if len(self.streams) == 1 and (first.rows, first.tokens) == (self.rows, self.tokens):
-            keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-            first.bits.draw(keep, threshold)  # all of it is the client's own
-            return _as_factor(keep, threshold, x)
-        if x.shape[0] != len(self.streams) * self.rows:
+        return _as_factor(self.kept(x, threshold), threshold, x)
+
+    def kept(self, x: Tensor, threshold: int) -> Tensor:
+        """Which values of x are kept, each with probability ``threshold / LEVELS``, in the shape of x.
+
+        Raises:
+            UnbatchableError: its first axis is not that of the examples.
+        """
+        if not self._whole and x.shape[0] != len(self.streams) * self.rows:
             raise UnbatchableError(
                 f"the model drops values of a tensor of shape {tuple(x.shape)}, whose rows are not examples"
             )
-        where = (1,) if x.ndim == 3 else (2, 3) if x.ndim == 4 else ()
-        padded = [axis for axis in where if x.shape[axis] == self.tokens]
-        keep = torch.ones(x.shape, dtype=torch.bool, device=x.device)
+        keep = (torch.empty if self._whole else torch.ones)(x.shape, dtype=torch.bool, device=x.device)
+        self.draw(keep, threshold)
+        return keep
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all of the pass is one client's own."""
+        first = self.streams[0]
+        return len(self.streams) == 1 and (first.rows, first.tokens) == (self.rows, self.tokens)
+
+    def draw(self, keep: Tensor, threshold: int) -> None:
+        """Fill what is the clients' own; what is padded stays as it is."""
+        if self._whole:
+            self.streams[0].bits.draw(keep, threshold)
+            return
+        where = (1,) if keep.ndim == 3 else (2, 3) if keep.ndim == 4 else ()
+        padded = [axis for axis in where if keep.shape[axis] == self.tokens]
         for k, one in enumerate(self.streams):
             own = keep[k * self.rows : k * self.rows + one.rows]
             for axis in padded:
                 own = own.narrow(axis, 0, one.tokens)
             one.bits.draw(own, threshold)
-        return _as_factor(keep, threshold, x)
 
     def _attention(  # noqa: PLR0917  # torch's signature
         self,

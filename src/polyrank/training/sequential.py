@@ -9,11 +9,12 @@ from torch import Tensor
 
 from polyrank.tasks.task import Batch, Examples
 from polyrank.training.batches import limit, parts, plan
-from polyrank.training.dropout import ClientDropout, stream
+from polyrank.training.dropout import ClientDropout
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.proximal import Pull
 from polyrank.training.schedule import multiplier
+from polyrank.training.streams import stream
 from polyrank.training.work import Outcome, Penalty, Work
 
 

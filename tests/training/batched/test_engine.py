@@ -17,8 +17,9 @@ from polyrank.core.state import ClientUpdate
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
 from polyrank.training import batches as training_batches
+from polyrank.training.batched.adapters import StackedAdapters
 from polyrank.training.batched.engine import Batched
-from polyrank.training.batched.stacked import StackedAdapters, StackedModel
+from polyrank.training.batched.stacked import StackedModel
 from polyrank.training.dropout import UnbatchableError
 from polyrank.training.sequential import Sequential
 from polyrank.training.work import Penalty, Proximal, Work, in_passes
@@ -254,7 +255,7 @@ def test_padding_stays_zero(checkpoint: Checkpoints):
     original = StackedAdapters.extract
 
     def extract(self: StackedAdapters) -> list[Adapter]:
-        for place, buffer in itertools.product(self._trained, (self._buffer, self._gradient)):
+        for place, buffer in itertools.product(self.layout.trained, (self._buffer, self._gradient)):
             for whole, adapter in zip(place.view(buffer), self.adapters, strict=True):
                 rank = adapter.modules[place.module].rank if place.module in self.model.lora else None
                 beyond = {"a": whole[rank:], "b": whole[..., rank:]}.get(place.attribute)

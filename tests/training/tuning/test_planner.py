@@ -153,8 +153,9 @@ F32, BF16 = "float32 with sdpa attention", "bfloat16 with sdpa attention"
         ({1: 1.0, 2: 1.0}, {1: 1.02, 2: 1.02}, ("bfloat16", 1)),
         ({1: 1.0, 2: 1.0}, {1: 1.4}, ("float32", 1)),
         ({1: 1.4}, {1: 1.0, 2: 1.0}, ("bfloat16", 1)),
+        ({1: 1.0, 2: 0.5, 5: 0.25}, {1: 1.2, 2: 0.8}, ("float32", 5)),
     ],
-    ids=["wide passes decide", "for either", "the likelier stays", "hopeless", "likely"],
+    ids=["wide passes decide", "for either", "the likelier stays", "hopeless", "likely", "far behind as wide"],
 )
 def test_form_and_width_are_chosen_together(
     checkpoint: Checkpoints,
@@ -458,6 +459,33 @@ def test_what_is_timed_is_as_long_as_the_clients_texts():
     assert planner.typical(lengths[:1], options).tolist() == [0]
 
 
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 1), (1e9, 2)], ids=["long", "short"])
+def test_fewer_long_steps_are_timed(bert: ResidentModel, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int):
+    timed: list[int] = []
+    original = search.trained
+
+    def trained(engine: Local, works: list[Work]) -> int:
+        timed.append(original(engine, works) // len(works))
+        return timed[-1] * len(works)
+
+    monkeypatch.setattr(search, "trained", trained)
+    monkeypatch.setattr(search, "LONG", seconds)
+    options = TrainingConfig(batch_size=4, clients_per_pass=1, lanes=1, workers="auto", **SETTLED)
+    choose(lambda *_: bert, TASK, held(bert, 2), options, lambda base: asked(base, 2), rounds=1)
+    assert set(timed[1:]) == {steps}
+
+
+def test_when_much_time_has_gone_nothing_new_is_tried(
+    bert: ResidentModel, measure: Measure, monkeypatch: pytest.MonkeyPatch
+):
+    """But two lanes, which are worth the most."""
+    torch.set_num_threads(2)
+    monkeypatch.setattr(Trials, "over", property(lambda _: True))
+    found = measure(batched({1: 1.0}, 2) | {(1, 1, 2): 0.5})
+    assert chosen(bert, TrainingConfig(batch_size=4), 12) == Plan("batched", 1, 1, 2)
+    assert found == [(1, 2), (1, 1, 2)]
+
+
 def test_lanes_that_wait_at_the_end_are_counted(bert: ResidentModel, monkeypatch: pytest.MonkeyPatch):
     """Five clients in passes of two are three passes: in two lanes one of four places stays empty."""
     monkeypatch.setattr(search, "trained", lambda *_: 12)
@@ -465,7 +493,7 @@ def test_lanes_that_wait_at_the_end_are_counted(bert: ResidentModel, monkeypatch
     works, model = asked(bert, 5), bert
     bases = forms.Bases(lambda *_: model, TrainingConfig(**SETTLED))
 
-    def make(base: ResidentModel) -> Batched:
+    def make(base: ResidentModel, _: int) -> Batched:
         return Batched(base, TASK, held(bert, 5), TrainingConfig(batch_size=4), 1)
 
     found = search.Search(bases, make, works, 1, search.Settled(None, None, None))

@@ -71,6 +71,14 @@ def test_hopeless_ones_are_not_repeated(make: Make):
     assert [trained.count(way) for way in (A, B, C)] == [trials.REPEATS, 2, 1]
 
 
+def test_after_some_budgets_it_is_over(make: Make):
+    found, _ = make({A: [2.0], B: [4.0]}, budget=4.0)
+    found.compare([A])
+    assert not found.over
+    found.compare([B])
+    assert found.over
+
+
 def test_after_the_budget_all_are_warmed_up_and_timed_once(make: Make):
     found, trained = make({A: [2.0], B: [4.0], C: [10.0]}, budget=3.0)
     assert found.compare([A, B]) == [1.0, 1.0]

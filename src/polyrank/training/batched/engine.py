@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,36 +12,21 @@ from torch import Tensor
 from polyrank.config import TrainingConfig
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks import Task
-from polyrank.tasks.task import Batch, Examples
-from polyrank.training.batched.stacked import StackedAdapters, StackedModel
+from polyrank.tasks.task import Examples
+from polyrank.training.batched.adapters import StackedAdapters
+from polyrank.training.batched.padded import Padded, together
+from polyrank.training.batched.recorded import Recordings
+from polyrank.training.batched.stacked import StackedModel
 from polyrank.training.batches import limit, parts, plan
-from polyrank.training.dropout import ClientDropout, stream
+from polyrank.training.dropout import ClientDropout
 from polyrank.training.local import Local
 from polyrank.training.optimizer import make_optimizer
 from polyrank.training.profile import Clock
 from polyrank.training.proximal import Pull
 from polyrank.training.schedule import multiplier
 from polyrank.training.sequential import penalty
+from polyrank.training.streams import Stream, stream
 from polyrank.training.work import Outcome, Work, in_order
-
-
-@dataclass(frozen=True, eq=False)
-class Padded:
-    """The same part of the clients' steps as one batch.
-
-    Args:
-        batch: ``(clients * rows, tokens)``; a client with fewer examples has rows of padding at its end.
-        weights: of each row's loss in its client's mean over the step, ``(clients * rows,)``; 0 for padding.
-        rows: per client.
-        chosen: indices of the examples, per client.
-        longest: tokens of the longest of them, per client.
-    """
-
-    batch: Batch
-    weights: Tensor
-    rows: int
-    chosen: Sequence[np.ndarray]
-    longest: Sequence[int]
 
 
 class Batched(Local):
@@ -78,6 +62,11 @@ class Batched(Local):
         self.clients_per_pass = clients_per_pass
         self._model = StackedModel(resident)
         self._drops = True  # until a step has shown otherwise
+        self._recordings: Recordings | None = None
+        if options.cuda_graphs and examples and not options.gradient_checkpointing:
+            pad = next(iter(examples.values())).pad_id
+            longest = max(int(own.lengths.max(initial=1)) for own in examples.values())
+            self._recordings = Recordings(task, longest, pad)
 
     def run(self, works: Sequence[Work]) -> Iterator[Outcome]:
         """One outcome per work, in the order of the works; metrics as of the sequential engine."""
@@ -115,11 +104,10 @@ class Batched(Local):
                     units = [self.task.units(held, own) for held, own in zip(examples, chosen, strict=False)]
                 for number in range(max(map(len, cut))):
                     with clock("data"):
-                        batch = self._together(examples[:active], [_at(own, number) for own in cut], units)
+                        own = [_at(pieces, number) for pieces in cut]
+                        part = together(self.task, examples[:active], own, units, resident.device)
                     with clock("arithmetic"):
-                        losses = self._losses(works, (step, number), batch)
-                        totals[:active] += losses.detach()
-                        torch.autograd.backward(losses.sum())
+                        totals[:active] += self._part(works, (step, number), adapters, part)
                 with clock("arithmetic"):
                     for k, work in enumerate(works[:active]):
                         if work.penalty is not None:
@@ -129,10 +117,10 @@ class Batched(Local):
                         if pull is not None:
                             pull.add()
                 with clock("optimiser"):
-                    for k, row in enumerate(adapters.rows[:active]):
-                        optimizer.param_groups[k]["lr"] = options.lr * works[k].lr_share * factors[k](step)
-                        if options.clip > 0:
-                            torch.nn.utils.clip_grad_norm_(row, options.clip)
+                    for k, work in enumerate(works[:active]):
+                        optimizer.param_groups[k]["lr"] = options.lr * work.lr_share * factors[k](step)
+                    if options.clip > 0:
+                        adapters.clip(options.clip)
                     optimizer.step()
             trained = [adapter.parts(works[0].trains) for adapter in adapters.extract()]
             return [
@@ -140,36 +128,33 @@ class Batched(Local):
                 for work, own, held, total, count in zip(works, trained, examples, totals.tolist(), steps, strict=True)
             ]
 
-    def _losses(self, works: Sequence[Work], part: tuple[int, int], batch: Padded) -> Tensor:
-        """What a part of a step adds to each client's mean loss, ``(clients,)``."""
-        rows, tokens = batch.rows, batch.batch.input_ids.shape[1]
-        drop: ClientDropout | None = None
-        if self._drops:
-            streams = [
-                stream(work.seed, *part, len(own), longest, device=self.resident.device)
-                for work, own, longest in zip(works, batch.chosen, batch.longest, strict=False)
-            ]
-            drop = ClientDropout(streams, rows, tokens, alone=self.alone)
-        with drop or nullcontext(), self.resident.computing():
-            each = self.task.losses(self.resident.model, batch.batch)
-        self._drops = drop is not None and drop.used
-        return (each * batch.weights.to(each.dtype)).view(-1, rows).sum(dim=1)
-
-    def _together(self, examples: Sequence[Examples], chosen: Sequence[np.ndarray], units: Sequence[int]) -> Padded:
-        """A part of the clients' steps.
+    def _part(self, works: Sequence[Work], step: tuple[int, int], adapters: StackedAdapters, part: Padded) -> Tensor:
+        """What a part of a step adds to each client's mean loss, ``(clients,)``; the gradients go to the adapters.
 
         Args:
-            examples: of the clients.
-            chosen: indices of the examples, per client.
-            units: of each client's whole step, by which its losses are divided.
+            works: of the clients.
+            step: its number, and the part's.
+            adapters: the clients'.
+            part: of the active clients' steps.
         """
-        rows, device = max(len(indices) for indices in chosen), self.resident.device
-        batch = self.task.collate(list(zip(examples, chosen, strict=True)), device)
-        weights = np.zeros((len(examples), rows), dtype=np.float64)
-        for own, indices, count in zip(weights, chosen, units, strict=True):
-            own[: len(indices)] = 1 / count
-        longest = [int(held.lengths[own].max(initial=1)) for held, own in zip(examples, chosen, strict=True)]
-        return Padded(batch, torch.from_numpy(weights.ravel()).to(device), rows, chosen, longest)
+
+        def streams() -> list[Stream]:
+            return [
+                stream(work.seed, *step, count, longest, device=self.resident.device)
+                for work, count, longest in zip(works, part.counts, part.longest, strict=False)
+            ]
+
+        if self._recordings is not None and self.alone:
+            recorded = self._recordings.run(adapters, part, streams if self._drops else None)
+            if recorded is not None:
+                return recorded
+        drop = ClientDropout(streams(), part.rows, part.tokens, alone=self.alone) if self._drops else None
+        with drop or nullcontext(), self.resident.computing():
+            each = self.task.losses(self.resident.model, part.batch)
+        self._drops = drop is not None and drop.used
+        losses = part.mean(each)
+        torch.autograd.backward(losses.sum())
+        return losses.detach()
 
 
 def _at(cut: Sequence[np.ndarray], number: int) -> np.ndarray:

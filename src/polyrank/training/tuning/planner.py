@@ -21,13 +21,10 @@ from polyrank.training.dropout import UnbatchableError
 from polyrank.training.local import Local
 from polyrank.training.sequential import Sequential
 from polyrank.training.tuning.forms import Bases, Form, Load
-from polyrank.training.tuning.search import Search, Settled, room_for_lanes
+from polyrank.training.tuning.search import STEPS, Search, Settled, room_for_lanes
 from polyrank.training.work import Work
 
 log = logging.getLogger(__name__)
-
-STEPS = 2
-"""Steps per client that are timed, of batches of typical lengths."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,14 @@ def choose(
     bases = Bases(load, options)
     asked = works(bases.base(bases.forms[0]))
     held = {work.client: examples[work.client] for work in asked}
-    samples = {client: own.subset(typical(own.lengths, options)) for client, own in held.items()}
     steps = rounds * sum(options.epochs * steps_per_epoch(len(own), options.batch_size) for own in held.values())
 
     once = options.model_copy(update={"epochs": 1})
     on_gpu = bases.base(bases.forms[0]).device.type == "cuda"
 
     def found(engine: str) -> Choice:
-        def make(base: ResidentModel) -> Local:
+        def make(base: ResidentModel, timed: int) -> Local:
+            samples = {client: own.subset(typical(own.lengths, options, timed)) for client, own in held.items()}
             common = (base, task, samples, once)
             return Batched(*common, 1) if engine == "batched" else Sequential(*common)
 
@@ -117,7 +114,7 @@ def choose(
         said = engine in ("sequential", options.engine) and len(bases.forms) == 1
         if said and settled.width and settled.lanes and settled.workers:
             only = bases.base(bases.forms[0])
-            make(only)  # which says where it cannot be had
+            make(only, STEPS)  # which says where it cannot be had
             return Choice(bases.forms[0], only, Plan(engine, settled.width, settled.workers, settled.lanes))
         search = Search(bases, make, asked, steps, settled)
         way, processes = search.best()
@@ -134,12 +131,12 @@ def choose(
         return replace(choice, plan=replace(choice.plan, reason=str(error)))
 
 
-def typical(lengths: np.ndarray, options: TrainingConfig) -> np.ndarray:
+def typical(lengths: np.ndarray, options: TrainingConfig, steps: int = STEPS) -> np.ndarray:
     """Rows of a few batches that are as long as the client's examples are, at even distances by length.
 
     The last batch is one short: a tensor that has as many rows as one batch by chance is not taken for one of examples.
     """
-    count = min(len(lengths), max(STEPS * options.batch_size - 1, STEPS))
+    count = min(len(lengths), max(steps * options.batch_size - 1, steps))
     by_length = np.argsort(lengths, kind="stable")
     places = np.linspace(0, len(lengths) - 1, count).round().astype(np.int64)
     return np.asarray(by_length[places])

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,13 +25,17 @@ from polyrank.training.work import Engine, Work
 log = logging.getLogger(__name__)
 
 WIDTHS = (1, 2, 5, 10, 20, 50, 100)
+STEPS = 2
+"""Steps per client that are timed, of batches of typical lengths."""
+LONG = 0.25
+"""Where one takes so many seconds, one is timed."""
 FIRST_SECONDS = 0.3
 """Forms are compared in the widest pass that takes no longer: short steps in a wide one, since there they differ."""
 WIDER = 1.04
 """Measured gain below which a wider pass is not worth the activations that it keeps, nor a likely form another one's
 place; there the search ends, since a trial takes memory and time."""
 NEAR = 1.3
-"""A form so near the best in one pass is tried in others too."""
+"""A form so near the best in one pass is tried in wider ones and in lanes too."""
 MEMORY_SHARE = 0.5
 """Of what is free, for what a pass keeps for its backward pass."""
 GAIN = 1.1
@@ -73,7 +77,7 @@ class Search:
 
     Args:
         bases: the forms.
-        make: a base -> the engine on it.
+        make: a base, and how many of a client's steps are timed -> the engine on it.
         works: a cohort's.
         steps: of the whole training, all clients' together.
         settled: what is not searched for.
@@ -82,13 +86,14 @@ class Search:
     def __init__(
         self,
         bases: Bases,
-        make: Callable[[ResidentModel], Local],
+        make: Callable[[ResidentModel, int], Local],
         works: Sequence[Work],
         steps: int,
         settled: Settled,
     ) -> None:
         self.bases, self.make, self.works, self.steps, self.settled = bases, make, works, steps, settled
-        self.engines = {form.precision: make(bases.base(form)) for form in bases.forms}
+        self.timed = STEPS
+        self.engines = {form.precision: make(bases.base(form), STEPS) for form in bases.forms}
         self.on_gpu = next(iter(self.engines.values())).resident.device.type == "cuda"
         self.cores = cores(settled.workers or 1)
         self._beside: tuple[tuple[str, int], SideBySide] | None = None
@@ -98,6 +103,9 @@ class Search:
         workers, lanes = self.settled.workers or 1, self.settled.lanes or 1
         forms = self.bases.forms
         self.fitting, step = self._looked_at()
+        if step > LONG:
+            self.timed = 1
+            self.engines = {form.precision: self.make(self.bases.base(form), 1) for form in forms}
         trials = Trials(self._run, max(BUDGET[0], BUDGET[1] * self.steps * step))
         first = max(int(FIRST_SECONDS / step), 1)
         best = self._fastest(trials, forms, lanes, workers, first)
@@ -120,7 +128,8 @@ class Search:
             except UnbatchableError as error:
                 log.info("one pass at a time: %s", error)
                 break
-            gain = trials.best[best] / trials.best[more]
+            here, beside = trials.compare([best, more])  # once more, in turn: much hangs on it
+            gain = here / beside
             log.info("%d passes at a time: %.2f times as fast", lanes, gain)
             if gain < WIDER:
                 break
@@ -139,6 +148,8 @@ class Search:
         return (alone, self.cores) if gain > GAIN else (best, 1)
 
     def _near(self, trials: Trials, best: Way) -> list[Form]:
+        if trials.over:
+            return [best.form]
         shortest = {form: min((s for way, s in trials.best.items() if way.form == form)) for form in self.bases.forms}
         return [form for form in self.bases.forms if shortest[form] <= NEAR * trials.best[best]]
 
@@ -157,13 +168,16 @@ class Search:
         common = min(max((w for w in own if w <= first), default=own[0]) for own in widths.values())
         starts = [Way(form, common, threads, lanes) for form in widths]
         times = trials.compare(starts)
-        found = [
-            _climb(trials, start, widths[start.form])
-            for start, seconds in zip(starts, times, strict=True)
-            if seconds <= NEAR * min(times)
-        ]
-        times = trials.compare(found) if len(found) > 1 else [trials.best[found[0]]]
-        return next(way for way, seconds in zip(found, times, strict=True) if seconds <= WIDER * min(times))
+        near = [start for start, seconds in zip(starts, times, strict=True) if seconds <= NEAR * min(times)]
+        found: list[Way] = []
+        for start in sorted(near, key=lambda way: trials.best[way]):
+            if not (found and trials.over):
+                found.append(_climb(trials, start, widths[start.form]))
+        least = min(trials.best[way] for way in found)
+        found = [way for way in found if trials.best[way] <= NEAR * least]
+        times = trials.compare(found) if len(found) > 1 else [least]
+        likely = sorted(zip(found, times, strict=True), key=lambda pair: forms.index(pair[0].form))
+        return next(way for way, seconds in likely if seconds <= WIDER * min(times))
 
     def _widths(self, form: Form, lanes: int, workers: int) -> list[int]:
         """Clients to a pass that fit, and leave no lane of any process without one."""
@@ -216,7 +230,7 @@ class Search:
             self._let_go()
             with _threads(way.threads * way.lanes):
                 lanes = Lanes(self.bases.base(way.form), way.lanes)
-            made = [self.make(resident) for resident in lanes.residents]
+            made = [self.make(resident, self.timed) for resident in lanes.residents]
             self._beside = asked, SideBySide(lanes, made, made[0].clock)
         for resident in self._beside[1].lanes.residents:
             resident.set_attention(way.form.attention)
@@ -229,10 +243,18 @@ class Search:
 
 
 def _climb(trials: Trials, start: Way, widths: Sequence[int]) -> Way:
-    """Wider as long as each is faster by `WIDER`; where the first is not, narrower as long as nothing is lost by it."""
+    """Wider as long as each is faster by `WIDER`; where the first is not, narrower as long as nothing is lost by it.
+
+    It ends where another form, tried before, is far ahead in a pass as wide.
+    """
     at = best = widths.index(start.width)
-    ways = [Way(start.form, width, start.threads, start.lanes) for width in widths]
-    while best + 1 < len(ways):
+    ways = [replace(start, width=width) for width in widths]
+
+    def far_behind() -> bool:
+        others = (seconds for way, seconds in trials.best.items() if replace(way, form=start.form) == ways[best])
+        return trials.best[ways[best]] > NEAR * min(others)
+
+    while best + 1 < len(ways) and not trials.over and not far_behind():
         here, wider = trials.compare(ways[best : best + 2])
         if here < WIDER * wider:
             break
