@@ -72,10 +72,12 @@ def test_hopeless_ones_are_not_repeated(make: Make):
 
 
 def test_after_some_budgets_it_is_over(make: Make):
-    found, _ = make({A: [2.0], B: [4.0]}, budget=4.0)
+    found, _ = make({A: [2.0], B: [8.0]}, budget=8.0)
     found.compare([A])
     assert not found.over
     found.compare([B])
+    assert not found.over  # 22 s are more than the least, but no three budgets
+    found.compare([A, B])
     assert found.over
 
 

@@ -17,8 +17,8 @@ REPEATS = 3
 ENOUGH = 0.2
 """Seconds of one way after which it is timed often enough; short steps are timed more often, since they are noisy."""
 MOST = 10
-PATIENCE = 3.0
-"""After so many times the budget nothing new is tried, but what is worth the most."""
+PATIENCE = (20.0, 3.0)
+"""After so many seconds and so many times the budget nothing new is tried, but what is worth the most."""
 HOPELESS = (2.5, 1.5)
 """A way that takes so many times the best one is not timed again: when it was timed once, warming up, and later."""
 
@@ -60,7 +60,8 @@ class Trials:
     @property
     def over(self) -> bool:
         """Whether enough time has gone, whatever could still be found."""
-        return self.spent > PATIENCE * self._budget
+        least, times = PATIENCE
+        return self.spent > max(least, times * self._budget)
 
     def compare(self, ways: Sequence[Way]) -> list[float]:
         """Time these ways in turn; what each takes, in their order."""
