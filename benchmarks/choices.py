@@ -49,7 +49,7 @@ SIDE_BY_SIDE = ((1, 1), (2, 1), (1, 2))
 HOPELESS = 2.0
 FAR = 3.0
 """A form that takes so many times the best is not tried in wider passes."""
-TEXTS = {"J1": 64, "J3": 32, "generative": 24, "llama": 24, "gpt2": 24}
+TEXTS = {"J1": 64, "J3": 32, "generative": 24, "llama": 12, "gpt2": 12}
 """Of a client, where they are not all of the job's."""
 AUTO = tuple(f"training.{name}=auto" for name in MEASURED)
 DECODERS: Mapping[str, Mapping[str, Any]] = {  # Any: values of a model's configuration
@@ -171,7 +171,7 @@ def choice(config: Config) -> tuple[Cell, float]:
     return Cell(found.precision, found.attention, found.clients_per_pass, found.lanes, found.workers), seconds
 
 
-def measure(name: str, places: Places, repeats: int) -> dict[str, Any]:
+def measure(name: str, places: Places, repeats: int, chosen: int) -> dict[str, Any]:
     """A job's grid and its choices; what is finished is read from the folder."""
     path = places.work / f"{name}.json"
     found: dict[str, Any] = {"grid": {}, "choices": []}
@@ -202,10 +202,10 @@ def measure(name: str, places: Places, repeats: int) -> dict[str, Any]:
                 continue
             own.append(timed(config, cell, 1))
             keep()
-        if len(found["choices"]) <= repeat:
-            cell, seconds = choice(config)
-            found["choices"].append({"chosen": str(cell), "seconds": seconds})
-            keep()
+    while len(found["choices"]) < chosen:
+        cell, seconds = choice(config)
+        found["choices"].append({"chosen": str(cell), "seconds": seconds})
+        keep()
     return found
 
 
@@ -237,11 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ag-news", type=Path)
     parser.add_argument("--minilm", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--choices", type=int, default=3, help="of each job")
     chosen = parser.parse_args(arguments)
     chosen.work.mkdir(parents=True, exist_ok=True)
     places = Places(chosen.work.absolute(), chosen.ag_news, chosen.minilm, None, 2, ())
     for name in chosen.jobs:
-        measure(name, places, chosen.repeats)
+        measure(name, places, chosen.repeats, chosen.choices)
     rows = [
         row(name, json.loads((chosen.work / f"{name}.json").read_text(encoding="utf-8")))
         for name in JOBS

@@ -28,7 +28,7 @@ from benchmarks.fuzz import __main__ as fuzz  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 from tools.pages import dilution, keys, public  # noqa: E402
 
-from benchmarks import attacks, cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
+from benchmarks import attacks, choices, cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
 from paper import advice, cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
@@ -143,6 +143,7 @@ GENERATED = {
     "flower_rounds": lambda: flower.table(_measured("flower.json")),
     "tree_fold": lambda: tree.fold_table(_measured("tree.json")),
     "tree_plan": lambda: tree.plan_table(_measured("tree.json")),
+    "choices": lambda: choices.table(_measured("choices.json")["jobs"]),
     "neighbour": lambda: neighbour.table(_measured("neighbour.json")),
     "cluster": lambda: cluster.tables(_measured("cluster.json")),
     "secure_rounds": lambda: secure.tables(_measured("secure.json")),

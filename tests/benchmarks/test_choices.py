@@ -27,7 +27,7 @@ def test_the_grid_is_timed_in_turn_and_a_choice_is_held_against_its_best(
     monkeypatch.setattr(choices, "choice", lambda _: next(made))
     monkeypatch.setattr(choices, "RESULT", tmp_path / "choices.json")
     for _ in range(2):  # the second time nothing is missing
-        choices.main(["--jobs", "classification", "--work", str(tmp_path / "work"), "--repeats", "2"])
+        choices.main(["--jobs", "classification", "--work", str(tmp_path / "work"), "--repeats", "2", "--choices", "2"])
     # float32 alone takes more than twice the best, which is known when it would be tried in lanes
     tried = [cell for cell in choices.CELLS if cell.precision == "bfloat16" or (cell.lanes, cell.processes) == (1, 1)]
     assert timed == [*tried, *(cell for cell in choices.CELLS if cell.precision == "bfloat16")]
@@ -46,7 +46,7 @@ def test_a_form_far_behind_is_not_tried_wider(tmp_path: Path, monkeypatch: pytes
     )
     monkeypatch.setattr(choices, "choice", lambda _: (BEST, 1.0))
     places = Places(tmp_path, None, None, None, 2, ())
-    choices.measure("classification", places, 1)
+    choices.measure("classification", places, 1, 1)
     assert {cell.width for cell in timed if cell.precision == "float32"} == {1}
     assert {cell.width for cell in timed if cell.precision == "bfloat16"} == set(choices.WIDTHS)
 
