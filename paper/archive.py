@@ -90,7 +90,7 @@ def append(path: Path, name: str, run: Run) -> None:
         "scoring": run.scoring,
         "summary": {k: run.summary[k] for k in (f"{TEST}{primary}", f"constant/{primary}", "seconds", "dropped")},
         "high": _high(run),
-        "lines": [{k: _short(line[k]) for k in kept if k in line} for line in run.lines],
+        "lines": [{k: short(line[k]) for k in kept if k in line} for line in run.lines],
     }
     _write(path, line)
 
@@ -132,9 +132,10 @@ def _high(run: Run) -> dict[str, int]:
     return groups
 
 
-def _short(value: Any) -> Any:  # Any: JSON values
+def short(value: Any) -> Any:  # Any: JSON values
+    """A value with the digits that are kept."""
     if isinstance(value, list):
-        return [_short(one) for one in value]
+        return [short(one) for one in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 

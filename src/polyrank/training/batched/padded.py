@@ -33,11 +33,11 @@ class Padded:
 
     @property
     def tokens(self) -> int:
-        """Of a row."""
+        """How many a row has."""
         return self.batch.input_ids.shape[1]
 
     def mean(self, each: Tensor) -> Tensor:
-        """Of each row's loss, what the part adds to each client's mean over the step, ``(clients,)``."""
+        """What the part adds to each client's mean over the step, ``(clients,)``, by each row's loss."""
         return (each * self.weights.to(each.dtype)).view(-1, self.rows).sum(dim=1)
 
 

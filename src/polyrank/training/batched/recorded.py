@@ -51,7 +51,7 @@ class Refilled(ClientDropout):
         self._next = 0
 
     def kept(self, x: Tensor, threshold: int) -> Tensor:
-        """As of any; in another pass, the mask that was met in this place."""
+        """What any pass keeps; in another pass, the mask that was met in this place."""
         if self._next == len(self._met):
             if x.shape[0] != len(self.streams) * self.rows:
                 raise UnbatchableError(f"a tensor of shape {tuple(x.shape)} has values dropped, not rows of examples")
@@ -129,7 +129,7 @@ class Recording:
         self.losses.copy_(losses.detach())
 
     def capture(self, pool: Pool) -> None:
-        """As a CUDA graph, whose memory is that of the other recordings: none runs beside another."""
+        """Make it a CUDA graph, whose memory is that of the other recordings: none runs beside another."""
         here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -207,7 +207,7 @@ class Recordings:
         return recording.losses.clone()
 
     def _number(self, adapters: StackedAdapters) -> int:
-        """Of the kind of adapters that are active, in the base's attention; a kind has many parts, and is long."""
+        """The number of the active adapters' kind, in the base's attention; a kind has many parts, and is long."""
         attention = adapters.model.resident.attention
         last, of, number = self._last
         if adapters.kind is not last or attention != of:
