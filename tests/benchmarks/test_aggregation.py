@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux's /proc")
 @pytest.mark.slow
+@pytest.mark.long
 def test_aggregation_runs_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """By hand: rank 4 on q and v of one layer, 16 wide, is 2 * 4 * (16 + 16) floats, 1024 bytes; clients of ranks 4, 2,
     1, 1 stack to 8; thirty of ranks 1, 2, 4 in turns to 70, and with ``compress`` to no more than the layer's 16.

@@ -30,11 +30,15 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, objec
     return recorded
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_bits(short: dict[str, dict[str, object]]):
     assert short["kills"]["wrong"] == []
     assert short["kills"]["trials"] == sum(round(0.015 * count) for count in WAYS.values())
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_fails_is_one_clear_line_and_the_run_goes_on_to_the_same_bits(short: dict[str, dict[str, object]]):
     found = short["disk"]
     assert found["wrong"] == []
@@ -42,6 +46,8 @@ def test_a_disk_that_fails_is_one_clear_line_and_the_run_goes_on_to_the_same_bit
     assert any(one["refused"] for one in found["by_kind"].values())  # type: ignore[attr-defined]  # JSON
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_clients_that_fail_leave_no_files_open_and_every_round_in_the_metrics(short: dict[str, dict[str, object]]):
     found = short["soak"]
     assert found["rounds"] == 30

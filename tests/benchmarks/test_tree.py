@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux's /proc")
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A plan for 1000 clients: flat one server has them all, two edges have 500 each, and the root two messages."""
     from benchmarks import tree

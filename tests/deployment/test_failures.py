@@ -31,10 +31,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_the_second_round(federation: Federation, out: Path) -> None:
-    federation.wait(lambda: len(lines(out)) == 1, 120, "no first round")
-    federation.wait(lambda: running("flwr-clientapp", federation.nodes[2].pid), 60, "no second round")
+    federation.wait(lambda: len(lines(out)) == 1, 300, "no first round")
+    federation.wait(lambda: running("flwr-clientapp", federation.nodes[2].pid), 300, "no second round")
 
 
+@pytest.mark.long
 def test_the_superlink_is_killed_and_the_run_goes_on(federation: Federation, expected: Path):
     """It is started again with its database: no reply is lost, and nobody notices."""
     out, number = federation.begin("link")
@@ -59,7 +60,7 @@ def test_the_serverapp_is_killed_and_its_run_resumed(federation: Federation, exp
     assert killed
     federation.wait(
         lambda: federation.deployment.status(number).startswith("finished:fail"),
-        120,
+        300,
         "the run is not said to have failed",
     )
     assert len(lines(out)) == 1
@@ -72,9 +73,9 @@ def test_the_serverapp_is_killed_and_its_run_resumed(federation: Federation, exp
 def test_a_sites_daemon_is_killed_and_started_again(federation: Federation):
     """Its node says so, the round counts without it, and a later one has it again."""
     out, _ = federation.begin("site", "federation.rounds=5")
-    federation.wait(lambda: len(lines(out)) == 1, 120, "no first round")
+    federation.wait(lambda: len(lines(out)) == 1, 300, "no first round")
     federation.processes.kill(federation.sites[0])
-    federation.wait(lambda: len(lines(out)) == 2, 120, "no second round")
+    federation.wait(lambda: len(lines(out)) == 2, 300, "no second round")
     federation.sites[0] = federation.start_site(0)
     federation.ended(out)
     second, last = lines(out)[1], lines(out)[-1]

@@ -36,7 +36,7 @@ def test_a_deployment_gives_what_a_local_run_gives_and_a_killed_node_comes_back(
     again with its key, is the same client in a later one."""
     out, _ = federation.begin("run", "federation.rounds=5")
     expected = state(local(tmp_path))
-    federation.wait(lambda: len(lines(out)) == 2, 120, "no second round")
+    federation.wait(lambda: len(lines(out)) == 2, 300, "no second round")
     federation.wait(lambda: state(out).round == 2, 10, "no second checkpoint")
     same(expected, state(out))
     federation.wait(lambda: running("flwr-clientapp", federation.nodes[2].pid), 60, "the third node did not train")

@@ -44,8 +44,8 @@ class Federation:
         for i in range(3):
             self.deployment.register(i)
         self.nodes = [self.start_node(i) for i in range(3)]
-        self.wait(lambda: self.deployment.online() == 3, 120, "three nodes were not online")
-        self.wait(lambda: all(socket.exists() for socket in self.sockets), 120, "the sites did not load")
+        self.wait(lambda: self.deployment.online() == 3, 300, "three nodes were not online")
+        self.wait(lambda: all(socket.exists() for socket in self.sockets), 300, "the sites did not load")
 
     def start_site(self, i: int) -> Process:
         return self.deployment.site(self.sockets[i], SMALL)
@@ -62,7 +62,7 @@ class Federation:
             time.sleep(5)
             return self.nodes[i].poll() is None
 
-        self.wait(stays, 120, f"node {i} was not let in again")
+        self.wait(stays, 300, f"node {i} was not let in again")
 
     def begin(self, name: str, *sets: str, **settings: Any) -> tuple[Path, int]:
         """A run; its folder and its number."""

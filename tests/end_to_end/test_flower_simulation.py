@@ -57,7 +57,10 @@ def test_what_leaves_is_seen(machine: Machine):
     assert {"192.0.2.7:443 tcp", "10.77.0.53:53 udp"} <= set(machine.left())
 
 
-@pytest.mark.slow  # tests/flower has the same rounds on nodes in this process, with methods of each kernel
+# tests/flower has the same rounds on nodes in this process, with methods of each kernel; README's study is simulated in
+# test_readme_commands.py
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["flexlora"])
 def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str):
     """To 1e-5; and neither run, with the switches set, sends anything away, where the system can tell."""
@@ -67,7 +70,7 @@ def test_a_simulation_gives_what_a_local_run_gives(machine: Machine, method: str
     assert machine.left() == []
 
 
-@pytest.mark.slow  # as above
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_simulation_of_a_model_that_writes(machine: Machine):
     """Without labels; the app says which task the data are of."""

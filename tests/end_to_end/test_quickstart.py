@@ -70,7 +70,8 @@ def test_the_adapter_works_in_plain_peft(done: Path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow  # tests/runs/test_resuming.py stops runs of a tiny model in every round
+@pytest.mark.slow
+@pytest.mark.long  # tests/runs/test_resuming.py stops runs of a tiny model in every round
 @pytest.mark.parametrize(
     "how", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted")]
 )
