@@ -28,7 +28,18 @@ from benchmarks.fuzz import __main__ as fuzz  # noqa: E402
 from paper.studies import TABLES  # noqa: E402
 from tools.pages import dilution, keys, public  # noqa: E402
 
-from benchmarks import attacks, choices, cluster, flower, neighbour, secure, tree, versus_flower, writers  # noqa: E402
+from benchmarks import (  # noqa: E402
+    attacks,
+    choices,
+    cluster,
+    flower,
+    neighbour,
+    privacy,
+    secure,
+    tree,
+    versus_flower,
+    writers,
+)
 from paper import advice, cost, diagnostic, tables  # noqa: E402
 
 PAGES = (
@@ -147,6 +158,7 @@ GENERATED = {
     "neighbour": lambda: neighbour.table(_measured("neighbour.json")),
     "cluster": lambda: cluster.tables(_measured("cluster.json")),
     "secure_rounds": lambda: secure.tables(_measured("secure.json")),
+    "privacy": lambda: privacy.accuracy_table(_measured("privacy.json")["accuracy"]).rstrip(),
     "attacks": lambda: attacks.tables(_measured("attacks.json")),
     "fuzz": lambda: fuzz.table(_measured("fuzz.json")["hypothesis"]),
     "writers": lambda: writers.table(_measured("writers.json")),
