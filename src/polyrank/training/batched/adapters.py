@@ -144,7 +144,7 @@ class StackedAdapters:
     def where(self, parts: frozenset[Part]) -> Tensor:
         """Which numbers of a row are of these parts, ``(numbers,)``."""
         own = [(span, span.attribute if span.attribute in ("a", "b") else "head") for span in self.layout.trained]
-        chosen = [torch.full((torch.Size(span.shape).numel(),), part in parts) for span, part in own]
+        chosen = [torch.full((span.end - span.start,), part in parts) for span, part in own]
         return torch.cat(chosen).to(self._buffer.device)
 
     def tails(self, client: int, kept: int) -> list[tuple[Tensor, Tensor]]:

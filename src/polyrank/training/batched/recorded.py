@@ -101,21 +101,23 @@ class Recording:
         self._leaves = Leaves(adapters.layout, self._trained, self._kept, by_name)
         batch = like.batch
         ids, mask = (functional.pad(own, (0, tokens - like.tokens)) for own in (batch.input_ids, batch.attention_mask))
-        self._batch = Batch(ids, mask, batch.targets.clone())
-        self._part = Padded(self._batch, like.weights.clone(), like.rows, like.counts, like.longest)
+        self._part = Padded(
+            Batch(ids, mask, batch.targets.clone()), like.weights.clone(), like.rows, like.counts, like.longest
+        )
         self.losses, self.gradient = trained.new_empty(clients), torch.empty_like(trained)
         self.replay: Callable[[], None] = self.compute
 
     def load(self, adapters: StackedAdapters, part: Padded) -> None:
         """Other values and another batch to the places of the first ones."""
-        for place, own in zip((self._trained, self._kept, self._scales), adapters.values(), strict=True):
-            place.copy_(own)
-        ids, mask = self._batch.input_ids, self._batch.attention_mask
+        for place, value in zip((self._trained, self._kept, self._scales), adapters.values(), strict=True):
+            place.copy_(value)
+        own = self._part.batch
+        ids, mask = own.input_ids, own.attention_mask
         ids[:, part.tokens :] = self._pad
         mask[:, part.tokens :] = 0
         ids[:, : part.tokens].copy_(part.batch.input_ids)
         mask[:, : part.tokens].copy_(part.batch.attention_mask)
-        self._batch.targets.copy_(part.batch.targets)
+        own.targets.copy_(part.batch.targets)
         self._part.weights.copy_(part.weights)
 
     def compute(self) -> None:
@@ -123,7 +125,7 @@ class Recording:
         resident = self._model.resident
         self._leaves.put(self._model)
         with self.dropout.again() if self.dropout else nullcontext(), resident.computing():
-            each = self._task.losses(resident.model, self._batch)
+            each = self._task.losses(resident.model, self._part.batch)
         losses = self._part.mean(each)
         self._leaves.gather(torch.autograd.grad(losses.sum(), self._leaves.tensors, allow_unused=True), self.gradient)
         self.losses.copy_(losses.detach())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -102,10 +103,13 @@ def choose(
     once = options.model_copy(update={"epochs": 1})
     on_gpu = bases.base(bases.forms[0]).device.type == "cuda"
 
+    @cache
+    def samples(timed: int) -> dict[str, Examples]:
+        return {client: own.subset(typical(own.lengths, options, timed)) for client, own in held.items()}
+
     def found(engine: str) -> Choice:
         def make(base: ResidentModel, timed: int) -> Local:
-            samples = {client: own.subset(typical(own.lengths, options, timed)) for client, own in held.items()}
-            common = (base, task, samples, once)
+            common = (base, task, samples(timed), once)
             return Batched(*common, 1) if engine == "batched" else Sequential(*common)
 
         width = options.clients_per_pass if engine == "batched" else 1

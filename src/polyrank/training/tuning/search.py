@@ -92,8 +92,7 @@ class Search:
         settled: Settled,
     ) -> None:
         self.bases, self.make, self.works, self.steps, self.settled = bases, make, works, steps, settled
-        self.timed = STEPS
-        self.engines = {form.precision: make(bases.base(form), STEPS) for form in bases.forms}
+        self._time(STEPS)
         self.on_gpu = next(iter(self.engines.values())).resident.device.type == "cuda"
         self.cores = cores(settled.workers or 1)
         self._beside: tuple[tuple[str, int], SideBySide] | None = None
@@ -104,8 +103,7 @@ class Search:
         forms = self.bases.forms
         self.fitting, step = self._looked_at()
         if step > LONG:
-            self.timed = 1
-            self.engines = {form.precision: self.make(self.bases.base(form), 1) for form in forms}
+            self._time(1)
         trials = Trials(self._run, max(BUDGET[0], BUDGET[1] * self.steps * step))
         first = max(int(FIRST_SECONDS / step), 1)
         best = self._fastest(trials, forms, lanes, workers, first)
@@ -117,6 +115,11 @@ class Search:
         log.info("trials took %.1f s; chosen: %s", trials.spent, best)
         self._let_go()
         return best, workers
+
+    def _time(self, steps: int) -> None:
+        """So many of a client's steps from here on."""
+        self.timed = steps
+        self.engines = {form.precision: self.make(self.bases.base(form), steps) for form in self.bases.forms}
 
     def _more_lanes(self, trials: Trials, best: Way, workers: int) -> Way:
         """Twice as many as long as that pays, each with its share of the cores."""
