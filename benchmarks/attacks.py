@@ -372,6 +372,23 @@ def table(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     return "\n".join(lines)
 
 
+def over_attacks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: for each share, the mean accuracy over all attacks but ``absent``, and the lowest of one of them.
+
+    A defence that was not measured against all of them has a dash.
+    """
+    attacks = [name for name, attack in ATTACKS.items() if not attack.silent]
+    lines = [f"| hostile | {' | '.join(DEFENCES)} |", "|" + "---|" * (1 + len(DEFENCES))]
+    for share in sorted({row["share"] for row in rows} - {0.0}):
+        shown = []
+        for name in DEFENCES:
+            of = {row["attack"]: row for row in rows if (row["share"], row["defence"]) == (share, name)}
+            own = [100 * of[attack]["means"]["accuracy"] for attack in attacks if attack in of]
+            shown.append(f"{mean(own):.1f} ({min(own):.1f})" if len(own) == len(attacks) else "-")
+        lines.append(f"| {100 * share:.0f} % | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def _shown(row: Mapping[str, Any] | None, metric: str) -> str:
     if row is None:
         return "-"
@@ -386,6 +403,8 @@ def tables(result: Mapping[str, Any]) -> str:
         [
             f"Accuracy in %, the seeds' mean and range; of the best constant answer {constant}:",
             table(rows, "accuracy"),
+            "Mean accuracy over the six attacks, and the lowest under one of them:",
+            over_attacks(rows),
             "Texts of other classes that the trigger word turns into the attacker's, in %:",
             table(rows, "success"),
         ]

@@ -2,7 +2,8 @@
 
 - ``kills``: SIGKILL at 200 random moments of a run and its report; each goes on to the same adapter, bit for bit;
 - ``disk``: each change of a file fails, the folder vanishes, the file system is full or becomes read-only, clocks jump;
-- ``soak``: 2,000 rounds in one process, in which clients fail at random: memory, open files, metrics.
+- ``soak``: 2,000 rounds in one process, in which clients fail at random: memory, open files, metrics;
+- ``deployment``: an hour of a Flower deployment whose nodes come and go, and whose server is killed (extra ``flower``).
 
 Each trial is written down when it is over, and a part that was stopped goes on where it was; what was wrong is tried
 again. What is wrong is listed under ``wrong``; the command ends with 1 then. It needs Linux; file systems are mounted
@@ -81,7 +82,14 @@ def soak(_done: Record, scratch: Path, _save: Callable[[Record], None], share: f
     return run(round(2000 * share), scratch / "soak")
 
 
-PARTS = {"kills": kills, "disk": disk, "soak": soak}
+def deployment(_done: Record, scratch: Path, _save: Callable[[Record], None], share: float) -> Record:
+    """See the module; ``share`` of the hour."""
+    from benchmarks.trouble.coming import coming
+
+    return coming(3600 * share, scratch / "deployment")
+
+
+PARTS = {"kills": kills, "disk": disk, "soak": soak, "deployment": deployment}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -142,6 +142,22 @@ def test_what_is_finished_is_not_played_again_and_the_tables_say_it(
     assert len(played) == 16 + 8  # other settings
 
 
+def test_a_mean_over_attacks_is_of_all_of_them():
+    """0.3 under one of six attacks and 0.6 under the others: 55.0, at worst 30.0. absent and clean are no attacks."""
+    names = [name for name in attacks.ATTACKS if name != "absent"]
+    values = {"clean": 0.9, "absent": 0.9, **dict.fromkeys(names, 0.6), names[2]: 0.3}
+
+    def rows(defence: str, names: list[str]) -> list[dict[str, object]]:
+        share = {"clean": 0.0}
+        return [
+            {"attack": name, "share": share.get(name, 0.2), "defence": defence, "means": {"accuracy": values[name]}}
+            for name in names
+        ]
+
+    shown = attacks.over_attacks([*rows("none", list(values)), *rows("krum", names[:3])])
+    assert shown.splitlines()[2:] == ["| 20 % | 55.0 (30.0) | - | - | - | - | - |"]
+
+
 def test_settings_of_another_run_are_not_mixed_in(tmp_path: Path):
     kept = {"settings": json.loads(json.dumps(attacks.asdict(replace(attacks.FULL, rounds=3))))}
     (tmp_path / "one.json").write_text(json.dumps({**kept, "cell": {}, "found": {}}), encoding="utf-8")

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 from benchmarks.faults import RESULT, ROOT
+from benchmarks.trouble import coming
 from benchmarks.trouble.kills import WAYS
 from benchmarks.trouble.same import brought_to_its_end, differences
 
@@ -57,6 +59,39 @@ def test_clients_that_fail_leave_no_files_open_and_every_round_in_the_metrics(sh
     assert found["dropped"]
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_deployment_outlives_that_its_nodes_come_and_go(tmp_path: Path):
+    """Minutes of it, in which each kind of process dies; ``benchmarks.faults deployment`` is the hour."""
+    found = coming.coming(240, tmp_path / "deployment")
+    assert found["wrong"] == []
+    assert found["rounds"] >= 3
+    assert found["runs_begun"] == 3
+
+
+class NoDeployment:
+    """In whose place nothing is started: a node that is never looked at."""
+
+
+def test_a_node_was_there_or_away_throughout_a_round_or_neither():
+    """There from 100 to 200 and since 300; it counts as there 30 seconds after it was started."""
+    node = coming.Node(NoDeployment(), 0, Random(0), 0.0, there=[(100.0, 200.0)], since=300.0)  # type: ignore[arg-type]
+    assert node.was_there(131, 199)
+    assert not node.was_there(129, 199)
+    assert not node.was_there(131, 201)
+    assert node.was_there(331, 1000)
+    assert not node.was_there(150, 350)
+    assert node.was_away(201, 299)
+    assert not node.was_away(150, 250)
+    assert not node.was_away(250, 301)
+    assert node.was_away(0, 99)
+
+
+def test_reasons_are_of_one_kind_whatever_their_numbers():
+    one, other = (f"/tmp/a{i}/site.sock did not answer within {i}.5 s" for i in (1, 20))
+    assert coming.kind_of(one) == coming.kind_of(other) == "PATH did not answer within N s"
+
+
 def test_the_record_is_of_runs_that_all_went_on():
     recorded = json.loads(RESULT.read_text(encoding="utf-8"))
     assert recorded["kills"]["trials"] >= 200
@@ -66,6 +101,8 @@ def test_the_record_is_of_runs_that_all_went_on():
     assert recorded["disk"]["trials"] == recorded["disk"]["same"]
     assert recorded["soak"]["rounds"] >= 2000
     assert recorded["soak"]["metrics_complete"]
+    assert recorded["deployment"]["seconds"] >= 3600
+    assert recorded["deployment"]["wrong"] == []
 
 
 def test_a_run_that_cannot_go_on_is_wrong():

@@ -122,6 +122,6 @@ class Site(Participant):
     def _own(self, client: str) -> str:
         """The client as it is called here."""
         if len(self.examples) > 1 and client not in self.examples:
-            known = ", ".join(sorted(self.examples)[:5])
-            raise ConfigError(f"there is no client {client!r} here; this site holds {known}, ...")
+            known = ", ".join(sorted(self.examples)[:5]) + ", ..." * (len(self.examples) > 5)
+            raise ConfigError(f"there is no client {client!r} here; this site holds {known}")
         return client if len(self.examples) > 1 else next(iter(self.examples))
