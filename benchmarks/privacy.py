@@ -47,8 +47,8 @@ PLAN: Mapping[str, tuple[float, tuple[float, float, float]]] = {
     "owner_mean": (3e-2, (1.0, 0.3, 0.1)),
     "replication": (3e-2, (1.0, 0.3, 0.1)),
 }
-"""Method -> learning rate, and the bound at epsilon 8, 3 and 1: the best on the quickstart's data, seed 0, of 0.1, 0.3, 1,
-3 and 10, as far as docs/trust.md says that they were tried; learning rates are not tuned."""
+"""Method -> learning rate, and the bound at epsilon 8, 3 and 1: the best on the quickstart's data, seed 0, of 0.1, 0.3,
+1, 3 and 10, as far as docs/trust.md says that they were tried; learning rates are not tuned."""
 DATA = ("stdlib-docs", "AG News")
 COMMON = (
     *("data.partition=iid", "data.max_tokens=32", "data.limit_train=12000", "data.limit_test=1000"),

@@ -16,6 +16,8 @@ WHEN = (
     "zero_padding:keep_unowned=true",  # dilution without wiping
     *("validated", "fedhl", "flexlora", "raflora"),
 )
+CHECKED = ("replication", "tempered", "zero_padding_delta", "zero_padding", "validated", "fedhl")
+"""By methods that lead in some setting of ``WHEN``."""
 THREE_LAYERS = "model.config.num_hidden_layers=3"
 GAMMAS = (*(f"tempered:gamma={gamma}" for gamma in (0, 0.1, 0.25, 0.5, 0.75, 1)), "shrinkage", "replication")
 """From owner mean to zero padding, with a gamma that is fixed and one that follows from the owners' variance."""
@@ -63,6 +65,20 @@ def _when(data: str, overrides: Sequence[str]) -> list[Study]:
     return [Study(name, data, WHEN, (*overrides, *change), range(5)) for name, change in changes.items()]
 
 
+def _check() -> list[Study]:
+    """What was chosen on AG News and the quickstart, on data that had no part in it."""
+    changes: dict[str, Sequence[str]] = {
+        "": (),
+        "-ranks-random": ("ranks.policy=random",),
+        "-lr-1e-2": ("training.lr=1e-2",),
+    }
+    return [
+        Study(f"{data}{name}", data, CHECKED, (THREE_LAYERS, *change))
+        for data in ("trec6", "dbpedia")
+        for name, change in changes.items()
+    ]
+
+
 TABLES: Mapping[str, Sequence[Study]] = {
     "quickstart": [Study("quickstart", "quickstart", QUICKSTART)],
     "curves": [Study(data, data, SEED_PAPER) for data in ("ag_news", "dbpedia")],
@@ -91,6 +107,7 @@ TABLES: Mapping[str, Sequence[Study]] = {
     ],
     "when_quickstart": _when("quickstart", ()),
     "when_ag_news": _when("ag_news", (THREE_LAYERS,)),
+    "check": _check(),
     "gamma": [
         Study("quickstart", "quickstart", GAMMAS, seeds=range(5)),
         Study("ag_news", "ag_news", GAMMAS, (THREE_LAYERS,), range(5)),
