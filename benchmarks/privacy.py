@@ -60,7 +60,7 @@ COMMON = (
 )
 CROWDED = (
     *("data.partition=iid", "data.max_tokens=32", "data.limit_train=2000", "federation.clients=20"),
-    *("federation.participation=0.5", "federation.rounds=40", "training.epochs=4", "training.lr=1e-2"),
+    *("federation.participation=1.0", "federation.rounds=30", "training.epochs=4", "training.lr=2e-3"),
 )
 """Few clients that see their texts again and again: what leaks most."""
 
@@ -196,7 +196,7 @@ def membership(work: Path) -> list[dict[str, Any]]:
     plain = tuple(one for one in COMMON if not one.startswith("data.limit_"))
     many = (*plain, "federation.clients=500", "aggregation.method=ffa", f"training.lr={lr}")
     ways = {
-        "20 clients, 40 rounds of 4 epochs, replication": (*CROWDED, "ranks.policy=random"),
+        "20 clients, 30 rounds of 4 epochs, replication": (*CROWDED, "ranks.policy=random"),
         "500 clients, 20 rounds, ffa": many,
         "500 clients, 20 rounds, ffa, epsilon 8": (*many, *privately(8.0, bound("ffa", 8.0))),
         "500 clients, 20 rounds, ffa, epsilon 1": (*many, *privately(1.0, bound("ffa", 1.0))),
@@ -229,7 +229,7 @@ def membership_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder of finished runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/privacy"), help="folder of finished runs")
     parser.add_argument("--ag-news", type=Path, help="folder with train.csv and test.csv")
     parser.add_argument("--parts", nargs="*", default=["accuracy", "membership"])
     parser.add_argument("--on", nargs="*", default=list(DATA), help="some of the data sets")

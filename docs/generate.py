@@ -159,6 +159,7 @@ GENERATED = {
     "cluster": lambda: cluster.tables(_measured("cluster.json")),
     "secure_rounds": lambda: secure.tables(_measured("secure.json")),
     "privacy": lambda: privacy.accuracy_table(_measured("privacy.json")["accuracy"]).rstrip(),
+    "membership": lambda: privacy.membership_table(_measured("privacy.json")["membership"]),
     "attacks": lambda: attacks.tables(_measured("attacks.json")),
     "fuzz": lambda: fuzz.table(_measured("fuzz.json")["hypothesis"]),
     "writers": lambda: writers.table(_measured("writers.json")),

@@ -16,10 +16,10 @@ Tables:
 
 Without further options models and data come from the Hub. Where it cannot be reached, ``--model`` names a local
 model folder and ``--data`` a folder that holds ``ag_news``, ``dbpedia`` and ``trec6``, each with train.csv and test.csv
-(columns ``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again; ``--minutes`` ends
-the work after the run that exceeds it, so a study can be made in pieces. Engine, precision and attention (``--set``)
-are no part of what a run is; each result says which it had, and on what data and model it was measured: a run is never
-put beside one of others.
+(columns ``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again;
+``--minutes`` ends the work after the run that exceeds it, so a study can be made in pieces. Engine, precision and
+attention (``--set``) are no part of what a run is; each result says which it had, and on what data and model it was
+measured: a run is never put beside one of others.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def load_config(data: str, overrides: Sequence[str], model: str | None, folder: 
         local += [f"model.name={model}", *(() if data == "dolly" else ("model.targets=default",))]
     if folder:
         files, suffix = folder / data, "jsonl" if data == "dolly" else "csv"
-        local += [f"data.train={files / f'train.{suffix}'}", f"data.test={files / f'test.{suffix}'}", "data.text=text", "data.label=label"]
+        local += [
+            f"data.train={files / f'train.{suffix}'}",
+            f"data.test={files / f'test.{suffix}'}",
+            "data.text=text",
+            "data.label=label",
+        ]
     return configuration.load(HERE / "configs" / f"{data}.toml", [*local, *overrides])
 
 

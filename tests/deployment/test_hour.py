@@ -86,7 +86,7 @@ def test_the_page_works_as_it_is_written(tmp_path: Path):
     settings = (tmp_path / "nginx.conf").read_text(encoding="utf-8")
     settings = settings.replace("18443", str(link)).replace("listen 8443", f"listen 127.0.0.1:{public}")
     (tmp_path / "nginx.conf").write_text(settings, encoding="utf-8")
-    environment = {**QUIET, "FLWR_HOME": str(tmp_path / "flwr"), "OMP_NUM_THREADS": "1"}
+    environment = {**QUIET, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}  # FLWR_HOME is the page's matter
     results = tmp_path / "app" / "runs" / "flower"
     with Processes(tmp_path / "logs") as processes:
         for block in blocks("bash"):

@@ -32,6 +32,11 @@ def _updates(*losses: float) -> list[ClientUpdate]:
     return [ClientUpdate(f"client-{i}", Adapter({}), 1.0) for i in range(len(losses))]
 
 
+def test_a_head_that_nobody_shares_is_not_measured(configure: Configure):
+    with pytest.raises(ConfigError, match="the server has no head that was trained"):
+        build_server(configure(*VALIDATED, "federation.head=local"))
+
+
 def test_the_best_of_a_round_has_no_excess_and_what_is_not_finite_has_no_end_of_it():
     losses = (2.0, math.nan, 0.5, math.inf)
     found = [update.excess for update in with_excess(_updates(*losses), losses)]
@@ -161,15 +166,13 @@ def test_a_run_judges_every_round_and_goes_on_to_the_bit(configure: Configure, t
     [
         ("secure.enabled=true", "has the server measure each client's model"),
         ("aggregation.robust=median", "under aggregation.robust all of them count alike"),
-        ("privacy.model=central", "weighs clients by what they learned"),
+        ("privacy={model='central', clip=1, noise=1}", "weighs clients by what they learned"),
     ],
 )
 def test_what_hides_clients_from_the_server_is_refused(configure: Configure, override: str, reason: str):
     extra = (
         override,
         "aggregation.weights=uniform",
-        "privacy.clip=1",
-        "privacy.noise=1",
         "evaluation.diagnostics=false",
     )
     with pytest.raises(ConfigError, match=reason):

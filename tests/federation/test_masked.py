@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from polyrank import config as configuration
+from polyrank.aggregation import METHODS, build
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import ConfigError, SecureError
 from polyrank.core.state import ServerState
 from polyrank.federation.contribution import Plan
-from polyrank.federation.masked import Here, Masked, contributed
+from polyrank.federation.masked import Here, Masked, check_secure, contributed
 from polyrank.federation.server import Server
+from polyrank.ranks.registry import policy
 from polyrank.runs import checkpoint
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.runner import run
@@ -217,6 +219,19 @@ def test_what_needs_a_clients_own_factors_is_refused(secure: Configure, tmp_path
     with pytest.raises(ConfigError, match=f"secure.enabled: .*{why}"):
         run(secure(*values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_is_said_of_a_method_is_what_a_run_does(secure: Configure, name: str):
+    """`polyrank methods` says "yes" where a secure sum is not refused."""
+    config = secure(f"aggregation.method={name}")
+    method = build(name, {})
+    try:
+        check_secure(config, method, policy(config.ranks), 6)
+    except ConfigError:
+        assert not method.secure
+    else:
+        assert method.secure
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ def test_without_a_secret_from_outside_the_client_has_one_of_its_own():
     assert "secret" not in repr(Guard(0.5, 1.0, 1.5, secret="s"))
 
 
+def test_what_stays_with_the_client_is_neither_clipped_nor_noised_and_takes_nothing_of_the_bound():
+    trained = moved(0.0) | {"q.a": START.modules["q"].a + 1e-3, "head": START.dense["head"] + 100.0}
+    sent = Guard(0.5, 1e-9, 1.5, keeps=frozenset({"head"}), secret="s").hide(trained, START, ("ann", 1))
+    assert torch.equal(sent["head"], trained["head"])
+    assert torch.allclose(sent["q.a"], trained["q.a"], atol=1e-6)
+
+
 def test_an_outcome_leaves_without_what_was_measured():
     outcome = Outcome("ann", moved(1.0), 7.0, {"loss": 0.25, "steps": 3}, scores={"accuracy": 0.5})
     work = Work("ann", 1, START, 0, guard=Guard(0.5, 1.0, 1.5, secret="s"))

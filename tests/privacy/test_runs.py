@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from dp_accounting.pld import privacy_loss_distribution
 
 from polyrank import config as configuration
 from polyrank.core.errors import ConfigError
 from polyrank.federation import server
+from polyrank.privacy import Guard
 from polyrank.report import page
 from polyrank.report.runs import find, grouped
 from polyrank.report.statistics import compare
@@ -168,6 +171,7 @@ def test_the_report_of_a_private_run_is_written(configure: Configure, tmp_path: 
         (("secure.enabled=true",), "it sees none"),
         (("aggregation.robust=median",), "clients are compared with one another"),
         (("aggregation.weights=examples",), "numbers of examples are the clients' own"),
+        (("privacy.most_examples=10",), "aggregation.weights is uniform; expected one of them"),
         (("ranks.policy=validation",), "validation looks at the clients' data"),
         (("ranks.policy=self_pruning",), "self_pruning looks at the clients' data"),
         (("aggregation.method=owner_mean", 'aggregation.options={align="rectangular"}'), "every client owns all rows"),
@@ -181,6 +185,45 @@ def test_what_cannot_be_kept_private_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [["federation.head=local"], ["aggregation.method=fedsa"]])
+@pytest.mark.parametrize("model", [CENTRAL, LOCAL])
+def test_models_that_no_noise_hides_are_not_measured(
+    configure: Configure, tmp_path: Path, options: list[str], model: tuple[str, ...]
+):
+    """What stays with each client has no noise, so what is measured of it tells of who came."""
+    with pytest.raises(ConfigError, match="would stay with each client, and what is measured"):
+        run(configure(*model, *options), tmp_path / "run")
+    accepted = ['privacy.accept=["metrics"]', *(["privacy.sampling=fixed"] if model is CENTRAL else [])]
+    run(configure(*model, *options, *accepted, "federation.rounds=1"), tmp_path / "run")
+
+
+def test_a_head_that_stays_is_as_it_was_trained_under_local_noise(configure: Configure, tmp_path: Path):
+    options = ("federation.head=local", 'privacy.accept=["metrics"]', "privacy.noise=1e6", "federation.rounds=1")
+    run(configure(*LOCAL, *options), tmp_path)
+    heads = final(tmp_path).personal
+    assert heads
+    assert all(float(t.abs().max()) < 10 for own in heads.values() for t in own.values())
+
+
+def test_the_scoring_round_is_a_release_that_epsilon_counts(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each update that a client hides counts: with one round beside the scoring round, two."""
+    hidden: Counter[str] = Counter()
+    hide = Guard.hide
+
+    def counted(self: Guard, trained: object, start: object, purpose: tuple[str, int]) -> object:
+        hidden[purpose[0]] += 1
+        return hide(self, trained, start, purpose)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Guard, "hide", counted)
+    options = ("ranks.policy=validation", 'privacy.accept=["ranks"]', "federation.rounds=1", "privacy.delta=1e-3")
+    summary = run(configure(*LOCAL, *options), tmp_path)
+    assert max(hidden.values()) == 2
+    twice = privacy_loss_distribution.from_gaussian_mechanism(10.0).self_compose(2)
+    assert summary["privacy/epsilon"] == pytest.approx(twice.get_epsilon_for_delta(1e-3), rel=1e-5)
+
+
 def test_ranks_by_data_can_be_accepted(configure: Configure, tmp_path: Path):
     accepted = ("ranks.policy=validation", "ranks.validation_per_label=10", 'privacy.accept=["ranks"]')
     run(configure(*CENTRAL, *accepted, "federation.rounds=1"), tmp_path)
@@ -192,6 +235,7 @@ def test_ranks_by_data_can_be_accepted(configure: Configure, tmp_path: Path):
         (["privacy.model=central"], "neither noise nor budget"),
         (["privacy.model=central", "privacy.noise=0"], "expected a number above 0, or auto"),
         (["privacy.model=central", "privacy.noise=1.0", "privacy.delta=1"], "less than 1"),
+        (["privacy.budget=8", "privacy.clip=0.1"], "model is none, and clip, budget is set: nothing would be private"),
     ],
 )
 def test_a_configuration_that_says_too_little_is_refused(options: list[str], message: str):

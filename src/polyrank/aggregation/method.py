@@ -184,11 +184,6 @@ class MethodInfo:
         """Whether a client of rank r has the first r rank indices."""
         return not (self.draws_indices or self.chooses_indices)
 
-    @property
-    def secure(self) -> bool:
-        """Whether a secure sum can compute it, whose plan knows by ranks alone who owns which rows."""
-        return self.fixed_sums and self.first_indices
-
 
 class Method(ABC):
     """An aggregation method: a frozen dataclass whose fields are its options."""
@@ -203,6 +198,12 @@ class Method(ABC):
     def hides_who_came(self) -> bool:
         """Whether a round is concluded though nobody counts in it, so that nobody can see that."""
         return False
+
+    @property
+    def secure(self) -> bool:
+        """Whether a secure sum can compute it: a plan by ranks alone, weights that need no look, nothing that stays."""
+        info, stays = self.info, self.parts(1).keeps | self.parts(2).keeps
+        return info.fixed_sums and info.first_indices and not (info.own_weights or info.judges or stays)
 
     def options(self) -> Mapping[str, Any]:  # Any: of the method
         """Its options, as all nodes of a tree must have them."""

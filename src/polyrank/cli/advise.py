@@ -24,7 +24,7 @@ def advise(
     """Say in three sentences which method, ranks and learning rate to take, on what evidence, and what it costs.
 
     A pilot compares on a validation set that it holds out of the training data; the test set is not looked at, and
-    nothing is written. Without one the advice follows from the configuration and from what docs/methods.md measured.
+    nothing is written. Without one the advice follows from the configuration and from what paper/FINDINGS.md found.
     """
     from polyrank import config as configuration
     from polyrank.advice import advise as advised

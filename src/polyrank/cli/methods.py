@@ -56,7 +56,7 @@ def facts(method: Method) -> dict[str, Any]:
         changes = "rest"
     return {
         **asdict(method.info),
-        "secure": method.info.secure,
+        "secure": method.secure,
         "base_change": changes,
         "options": options(method.info.name),
         "sends": sorted(first.sends),

@@ -133,7 +133,7 @@ class RanksConfig(Section):
     """``[ranks]``: who trains how wide."""
 
     policy: str = "validation"
-    """``fixed``: in the order of the clients' names; ``random``: drawn; ``validation``: the seed paper's scoring;
+    """``fixed``: in the order of the clients' names; ``random``: drawn; ``validation``: scored as Byun and Lee do;
     ``self_pruning``: as fixed, then clients shrink (HetLoRA)."""
     options: dict[str, Any] = {}  # Any: each policy has options of its own
     """Options of a policy that has no keys of its own here."""

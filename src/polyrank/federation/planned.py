@@ -135,6 +135,12 @@ def check_method(config: Config, method: Method, policy: RankPolicy, first: Mapp
             f"{config.ranks.policy} they may shrink; give ranks.levels one value, or take a method for different ranks "
             "(see: polyrank methods)"
         )
+    if method.info.judges and config.federation.head == "local":
+        raise ConfigError(
+            f"aggregation.method {method.info.name} measures models on the server's validation set, and with "
+            "federation.head local the server has no head that was trained; expected federation.head mean, or another "
+            "method"
+        )
     if not method.info.first_indices and policy.prunes:
         raise ConfigError(
             f"ranks.policy {config.ranks.policy} prunes a client's last rank indices, and with aggregation.method "

@@ -100,7 +100,9 @@ def _key(server: Server, downloads: Mapping[str, Download]) -> str:
     config = server.config
     sections = (config.model, config.data, config.task, config.federation, config.ranks, config.training)
     settings = (*sections, sorted(server.site.digests.items()))
-    digest = hashlib.sha256(repr((settings, sorted(server.parts(1).trains))).encode())
+    parts = server.parts(1)
+    near = sorted(parts.trains & parts.sends) if config.training.proximal else []
+    digest = hashlib.sha256(repr((settings, config.privacy, sorted(parts.trains), near)).encode())
     for download in {id(sent): sent for sent in downloads.values()}.values():
         digest.update(repr([factors.scale for factors in download.adapter.modules.values()]).encode())
         for name, tensor in download.adapter.tensors():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from polyrank import aggregation, privacy, ranks
 from polyrank.aggregation import Download, Method, Parts
 from polyrank.config import Config
+from polyrank.core.adapter import Part
 from polyrank.core.seeds import derive
 from polyrank.core.state import ServerState
 from polyrank.federation.gathering import Gather, in_the_clear
@@ -131,7 +132,7 @@ class Server:
             base_change=start.base_change,
             trains=parts.trains,
             penalty=Penalty(kept, self.config.ranks.prune_weight) if kept < rank else None,
-            guard=self._guard(state),
+            guard=self._guard(state, parts.keeps if number else frozenset()),  # a score is of all that was trained
             proximal=Proximal(training.proximal, parts.trains & parts.sends) if training.proximal else None,
             lr_share=over_rounds(training, number, rounds),
             chooses=state.adapter.budget(rank) if self.method.info.chooses_indices else None,
@@ -145,13 +146,13 @@ class Server:
         works = [self.work(state, client, number, start) for client, start in starts.items()]
         return Begun(sent, starts, works)
 
-    def _guard(self, state: ServerState) -> Guard | None:
+    def _guard(self, state: ServerState, keeps: frozenset[Part]) -> Guard | None:
         options = self.config.privacy
         if options.model != "local":
             return None
         assert options.noise != "auto"
         scale = next(iter(state.adapter.modules.values())).scale
-        return Guard(options.clip, options.noise, scale, "metrics" in options.accept, self.secret)
+        return Guard(options.clip, options.noise, scale, "metrics" in options.accept, keeps, self.secret)
 
 
 def drawn(config: Config, clients: Sequence[str], number: int, secret: str) -> tuple[str, ...]:
@@ -168,7 +169,9 @@ def _accountant(config: Config, clients: Sequence[str], secret: str) -> Accounta
     size = config.federation.participation * len(clients)
     if config.privacy.sampling == "fixed":
         size = cohort_size(len(clients), config.federation.participation)
-    return Accountant(config.privacy, len(clients), size, partial(drawn, config, clients, secret=secret))
+    scored = config.privacy.model == "local" and ranks.policy(config.ranks).scores and len(config.ranks.levels) > 1
+    cohorts = partial(drawn, config, clients, secret=secret)
+    return Accountant(config.privacy, len(clients), size, cohorts, before=int(scored))
 
 
 def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 import tomllib
@@ -75,6 +76,7 @@ def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = 
         return make(_parsed(text), node)
 
     def done(asked: Asked, context: Context) -> Outcome:
+        check_noise(asked.work.noise, context.node_config)
         own = held.participant(name, made, asked.config, context.node_config)
         scored = asked.work.round > 0 and scores_own(context.node_config)
         return own.do(replace(asked.work, scored=scored))
@@ -84,6 +86,7 @@ def make_client_app(make_site: MakeSite | None = None, *, make_worker: object = 
         """What the node says of itself."""
         with _only_what_may_leave():
             scores_own(context.node_config)  # refused now, and not in the first round
+            least_noise(context.node_config)
             if make_site is None:
                 check_keys(context.node_config)
             text = str(message.content.config_records[RECORD]["config"])
@@ -196,6 +199,35 @@ def scores_own(node: NodeConfig) -> bool:
     if not isinstance(chosen, bool):
         raise FlowerError(f"the node's evaluate is {chosen!r}; expected true or false")
     return chosen
+
+
+def least_noise(node: NodeConfig) -> float:
+    """The noise without which a node sends nothing: ``least-noise``, in units of the clip; 0 where it asks for none.
+
+    Raises:
+        FlowerError: it is no number above 0.
+    """
+    found = node.get("least-noise", 0.0)
+    try:
+        least = float(found)
+    except (TypeError, ValueError):
+        least = math.nan
+    if isinstance(found, bool) or ("least-noise" in node and not 0 < least < math.inf) or math.isnan(least):
+        raise FlowerError(f"the node's least-noise is {shown(found)}; expected a number above 0")
+    return least
+
+
+def check_noise(asked: float, node: NodeConfig) -> None:
+    """Refuse to train for a server that asks for less noise than the node wants, or for none.
+
+    Raises:
+        FlowerError: as said.
+    """
+    if asked < (least := least_noise(node)):
+        raise FlowerError(
+            f"the node sends what it trained with noise of {least:g} clips or more (least-noise), and {asked:g} was "
+            "asked for; set privacy.model local, and privacy.noise or a lower privacy.budget"
+        )
 
 
 def served(own: Participant, node: NodeConfig, federation: Config) -> tuple[str | Place, Sequence[str]]:

@@ -165,6 +165,10 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
     nodes.wait(settings.min_nodes, settings.wait, clients=0 if settings.min_nodes else len(server.clients))
     members = nodes.here()
     declared = {client: member.rank for client, member in members.items() if member.rank is not None}
+    repeats = settings.repeats
+    if server.config.privacy.model == "local" and repeats:
+        flower_log(INFO, "privacy.model local: no round is repeated, as epsilon does not count a second answer")
+        repeats = 0
     engine = FlowerEngine(
         nodes,
         text,
@@ -172,7 +176,7 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
         wire=settings.wire,
         timeout=settings.timeout,
         least=settings.min_replies,
-        repeats=settings.repeats,
+        repeats=repeats,
     )
     from polyrank.federation.population import Population  # imports transformers
 
@@ -184,7 +188,7 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
     gather = server.gather
     if server.config.secure.enabled:
         check_apart(members)
-        gather = Masked(carried(engine), repeats=settings.repeats, least=settings.min_replies)
+        gather = Masked(carried(engine), repeats=repeats, least=settings.min_replies)
 
     own = any(member.own for member in members.values())
     population = Population(

@@ -39,12 +39,14 @@ class Accountant:
         clients: in the federation.
         cohort: clients of a round; with ``poisson`` expected.
         cohorts: round -> its clients, where it matters who took part.
+        before: local: updates that every client sends before the first round, so that it can be scored.
     """
 
     options: PrivacyConfig
     clients: int
     cohort: float
     cohorts: Callable[[int], Iterable[str]] = field(default=lambda _: (), compare=False)
+    before: int = 0
 
     @property
     def delta(self) -> float:
@@ -52,7 +54,7 @@ class Accountant:
         return self.options.delta or self.clients**-1.1
 
     def epsilon(self, rounds: int) -> float:
-        """Epsilon after the first ``rounds`` rounds, at ``delta``; 0 before them."""
+        """Epsilon after the first ``rounds`` rounds and what was sent before them, at ``delta``; 0 of nothing."""
         count = self._times(rounds)
         if count == 0:
             return 0.0
@@ -93,7 +95,7 @@ class Accountant:
         if self.options.model == "central":
             return rounds
         times = Counter(client for number in range(1, rounds + 1) for client in self.cohorts(number))
-        return max(times.values(), default=0)
+        return self.before + max(times.values(), default=0)
 
     def _epsilon(self, noise: float, count: int) -> float:
         dpa, options = _library(self.options.model), self.options

@@ -72,8 +72,28 @@ def check(config: Config, method: Method) -> None:
             f"privacy.model {options.model}: ranks.policy {config.ranks.policy} looks at the clients' data, and ranks "
             'are no secret; expected fixed or random, or privacy.accept = ["ranks"]'
         )
+    if options.model == "central" and options.most_examples is not None and config.aggregation.weights == "uniform":
+        raise ConfigError(
+            "privacy.most_examples weighs clients by their examples, and aggregation.weights is uniform; expected "
+            "one of them"
+        )
+    _check_what_stays(config, method)
     if options.model == "local" and (options.quantile is not None or options.most_examples is not None):
         raise ConfigError("privacy.model local: found quantile or most_examples, which the central model has alone")
+
+
+def _check_what_stays(config: Config, method: Method) -> None:
+    """Refuse what is measured of models that no noise hides: those of which a part stays with each client."""
+    options = config.privacy
+    stays = {part for number in (1, 2) for part in method.parts(number).keeps}
+    stays |= {"head"} if config.federation.head == "local" else set()
+    if stays and ("metrics" not in options.accept or (options.model == "central" and options.sampling == "poisson")):
+        fixed = " and privacy.sampling fixed, as a round of nobody has no such models" * (options.model == "central")
+        raise ConfigError(
+            f"privacy.model {options.model}: {' and '.join(sorted(stays))} would stay with each client, and what is "
+            "measured of a round are the models of those who came, which no noise hides; expected federation.head mean "
+            f'and a method that keeps nothing, or privacy.accept = ["metrics"]{fixed}'
+        )
 
 
 def adds_up(method: Method) -> bool:

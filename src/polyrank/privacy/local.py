@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from polyrank.core.adapter import Adapter
+from polyrank.core.adapter import Adapter, Part
 from polyrank.privacy.noise import add_gaussian, generator, new_secret
 
 
@@ -21,6 +21,7 @@ class Guard:
         noise: standard deviation of the noise on each value, in units of ``clip``.
         scale: of the global adapter.
         metrics: whether what was measured in training may be sent too.
+        keeps: parts of the adapter that are not sent, and stay as they were trained.
         secret: that the noise is drawn from; empty for one of the client's own, which nobody else knows.
     """
 
@@ -28,10 +29,11 @@ class Guard:
     noise: float
     scale: float
     metrics: bool = False
+    keeps: frozenset[Part] = frozenset()
     secret: str = field(default="", repr=False)
 
     def hide(self, trained: Mapping[str, Tensor], start: Adapter, purpose: tuple[str, int]) -> dict[str, Tensor]:
-        """What was trained, as it may be sent: what it began with, the clipped change, and noise.
+        """What was trained, as it may be sent: what it began with, the clipped change, and noise; what stays, as it is.
 
         Args:
             trained: tensors by the names of `Adapter.tensors`.
@@ -39,10 +41,12 @@ class Guard:
             purpose: whose update it is, and of which round.
         """
         began, secret = dict(start.tensors()), self.secret or new_secret()
+        stays = {name: tensor for name, tensor in trained.items() if name in start.parts(self.keeps)}
         units = {name: self._unit(name, start) for name in trained}
-        changes = {name: (tensor.double() - began[name].double()) * units[name] for name, tensor in trained.items()}
+        leaves = {name: tensor.double() for name, tensor in trained.items() if name not in stays}
+        changes = {name: (tensor - began[name].double()) * units[name] for name, tensor in leaves.items()}
         norm = math.sqrt(sum(float(change.square().sum()) for change in changes.values()))
-        sent = {}
+        sent = dict(stays)
         for name, change in changes.items():
             hidden = change * min(1.0, self.clip / norm) if norm > 0 else change
             add_gaussian(hidden, self.noise * self.clip, generator(secret, "local", *purpose, name))

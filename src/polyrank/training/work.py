@@ -81,6 +81,11 @@ class Work:
     lr_share: Finite = 1.0
     chooses: Count | None = None
 
+    @property
+    def noise(self) -> float:
+        """Of the noise on what the client sends, in units of the clip; 0 without any."""
+        return 0.0 if self.guard is None else self.guard.noise
+
 
 @dataclass(frozen=True)
 class Moved:
