@@ -9,7 +9,7 @@ from polyrank.config import Config
 
 SECTIONS = {name: field.annotation for name, field in Config.model_fields.items()}
 NAMES = [(section, key) for section, kind in SECTIONS.items() for key in getattr(kind, "model_fields", {})]
-BESIDE = {("secure", "bits"): {}, ("privacy", "model"): {"noise": 1.0}}
+BESIDE = {"privacy": {"model": "central", "noise": 1.0}}
 """What a key's example needs beside it in its section."""
 
 
@@ -19,7 +19,7 @@ def test_the_example_of_a_key_is_read(section: str, key: str):
     about = keys.about(section, key)
     assert "example" in about, f"docs/keys.toml: found no example of {section}.{key}, whose default is none; add one"
     example = about["example"]
-    read = Config.model_validate({section: {key: example, **BESIDE.get((section, key), {})}})
+    read = Config.model_validate({section: {**BESIDE.get(section, {}), key: example}})
     assert getattr(getattr(read, section), key) == example
 
 

@@ -83,7 +83,7 @@ class Work:
 
     @property
     def noise(self) -> float:
-        """Of the noise on what the client sends, in units of the clip; 0 without any."""
+        """How much is on what the client sends, in units of the clip; 0 without any."""
         return 0.0 if self.guard is None else self.guard.noise
 
 
