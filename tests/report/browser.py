@@ -46,8 +46,11 @@ class Visit:
     answers: list[Any] = field(default_factory=list)
 
 
-def visit(page: Path, *, width: int = 1200, scripts: tuple[str, ...] = ()) -> Visit:
-    """Open a page from disk; without a browser the test is skipped, but not where CI has to install one."""
+def visit(page: Path | str, *, width: int = 1200, scripts: tuple[str, ...] = ()) -> Visit:
+    """Open a page from disk, or an address.
+
+    Without a browser the test is skipped, but not where CI has to install one.
+    """
     try:
         return asyncio.run(_visit(page, width, scripts))
     except ChromeNotFoundError:
@@ -56,7 +59,7 @@ def visit(page: Path, *, width: int = 1200, scripts: tuple[str, ...] = ()) -> Vi
         pytest.skip("there is no Chromium or Chrome; Debian: apt install chromium")
 
 
-async def _visit(page: Path, width: int, scripts: tuple[str, ...]) -> Visit:
+async def _visit(page: Path | str, width: int, scripts: tuple[str, ...]) -> Visit:
     made = Visit()
 
     async def requested(event: Any) -> None:
@@ -88,7 +91,9 @@ async def _visit(page: Path, width: int, scripts: tuple[str, ...]) -> Visit:
         size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
         await tab.send_command("Emulation.setDeviceMetricsOverride", params=size)
         loaded = tab.subscribe_once("Page.loadEventFired")
-        await tab.send_command("Page.navigate", params={"url": page.resolve().as_uri()})
+        await tab.send_command(
+            "Page.navigate", params={"url": page if isinstance(page, str) else page.resolve().as_uri()}
+        )
         await asyncio.wait_for(loaded, 120)
         made.seen = json.loads(await _evaluate(tab, LOOK))
         made.answers = [await _evaluate(tab, script) for script in scripts]

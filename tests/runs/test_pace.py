@@ -9,7 +9,7 @@ from polyrank import config as configuration
 from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.state import ServerState
-from polyrank.runs.pace import Pace
+from polyrank.runs.pace import Pace, recorded
 
 
 def state(number: int, ranks: Sequence[int] = ()) -> ServerState:
@@ -48,6 +48,19 @@ def test_recent_rounds_count():
         pace.played(seconds, 0.0, measured=False)
     assert pace.left(state(6), config("federation.rounds=9", "evaluation.every=100")) == 3.0
     assert Pace().left(state(1), config("federation.rounds=9")) == 0
+
+
+def test_the_lines_of_a_run_say_how_long_it_goes_on():
+    """Of three rounds to come each takes 2 s, and one test of 1 s is due, with one for each of two ranks."""
+    lines = [
+        {"round": 0, "test/loss": 5.0, "seconds": 100.0},
+        {"round": 1, "seconds": 2.0, "time/evaluation": 0.0},
+        {"round": 2, "seconds": 3.0, "time/evaluation": 1.0, "test/loss": 4.0},
+        {"round": 3, "seconds": None},
+    ]
+    pace, chosen = recorded(lines), config("federation.rounds=6", "evaluation.every=4")
+    assert pace.left_after(3, (4, 8, 8), chosen) == pytest.approx(3 * 2.0 + (2 + 2) * 1.0)
+    assert recorded([]).left_after(0, (4,), chosen) == 0
 
 
 def test_stages_stand_around_the_phases(clock: list[float]):

@@ -26,6 +26,7 @@ from polyrank.cli import (
     run,
     schema,
     site,
+    watch,
 )
 from polyrank.cli.console import errors
 from polyrank.core.errors import PolyRankError
@@ -44,6 +45,7 @@ app.command("plan")(plan.plan)
 app.command("advise")(advise.advise)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("watch")(watch.watch)
 app.command("merge")(merge.merge)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)

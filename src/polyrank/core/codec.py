@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import AdapterError, CodecError
+from polyrank.core.strict import Kind, checked
 
 MAGIC = b"PRP2"
 SHARED = "="
@@ -30,8 +31,6 @@ SHARED = "="
 _PREFIX = struct.Struct(">4sI")
 
 T = TypeVar("T")
-Kind: TypeAlias = Any
-"""A type, or what ``typing`` makes of one."""
 Take: TypeAlias = Callable[[str, tuple[int, ...]], Tensor]
 """The tensor of a name, which must have this shape, from whatever carried it; raises if there is none."""
 
@@ -162,22 +161,6 @@ def unpack(data: bytes, elsewhere: Mapping[str, Tensor] | None = None) -> tuple[
     return header, tensors | {name: known[other] for name, other in shared.items()}
 
 
-def checked(kind: Kind, value: object, where: str) -> Any:  # Any: of the kind
-    """JSON that must be of a kind, strictly: no text for a number, nothing left over.
-
-    Raises:
-        CodecError: it is not.
-    """
-    try:
-        return _validator(kind).validate_json(json.dumps(value), strict=True)  # as JSON: an array is a tuple then
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join([where, *(str(part)[:60] for part in first["loc"][:4])])
-        raise CodecError(f"{place}: {first['msg'][:200]}") from None
-    except (ValueError, RecursionError) as error:  # JSON in JSON, as deep as Python just about reads it
-        raise CodecError(f"{where}: {type(error).__name__}") from None
-
-
 # One value -----------------------------------------------------------------------------------------------------------
 
 _Size = Annotated[int, Field(ge=0, lt=2**40)]
@@ -283,8 +266,3 @@ def _holds_tensors(kind: Kind) -> bool:
     fields = isinstance(kind, type) and dataclasses.is_dataclass(kind)
     inner = _hints(kind).values() if fields else get_args(kind)
     return kind in (Adapter, Tensor) or any(_holds_tensors(one) for one in inner)
-
-
-@cache
-def _validator(kind: Kind) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

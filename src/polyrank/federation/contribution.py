@@ -12,11 +12,11 @@ from polyrank.aggregation.method import Kernel
 from polyrank.core.adapter import Adapter, Factors
 from polyrank.core.errors import SecureError
 from polyrank.core.state import ClientUpdate, ServerState
+from polyrank.core.strict import Count
 from polyrank.federation.round import accepted, parts_of
 from polyrank.federation.tree import levels
 from polyrank.secure.ring import Ring
 from polyrank.secure.values import Together
-from polyrank.training.work import Count
 
 Owned = Mapping[str, torch.Tensor]
 """Name of a tensor of owners -> which of its rows a client owns, 0 or 1."""

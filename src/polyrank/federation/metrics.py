@@ -113,11 +113,6 @@ def named(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{TEST}{name}": value for name, value in scores.items()}
 
 
-def is_due(number: int, every: int, rounds: int) -> bool:
-    """Whether a run of so many rounds evaluates after this one."""
-    return number % every == 0 or number == rounds
-
-
 def own_scores(outcomes: Sequence[Outcome], task: Task) -> dict[str, Any]:
     """What clients measured on test sets of their own, of what they were sent: means in which each client counts 1.
 

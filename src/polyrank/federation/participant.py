@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from polyrank.training.work import Count, Outcome, Work
+from polyrank.core.strict import Count
+from polyrank.training.work import Outcome, Work
 
 OF_THE_BASE = ("model's weights", "vocabulary", "chat template")
 """Digests (`polyrank.hf.digest`) by which two sides know whether they hold the same base."""

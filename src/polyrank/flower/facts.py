@@ -11,10 +11,10 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from polyrank.core.errors import FlowerError
+from polyrank.core.strict import Count
 from polyrank.federation.participant import Facts
 from polyrank.flower.records import shown
 from polyrank.tasks import Task
-from polyrank.training.work import Count
 
 RECORD = "facts"
 MOST_EXAMPLES = 10_000_000

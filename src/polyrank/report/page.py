@@ -35,8 +35,8 @@ PAGE = """<!DOCTYPE html>
 {main}
 </main>
 <noscript><p>The figures need JavaScript; it is in this page, and nothing is loaded.</p></noscript>
-<script>{plotly}</script>
-<script>
+<script{nonce}>{plotly}</script>
+<script{nonce}>
 {script}</script>
 </body>
 </html>
@@ -64,8 +64,37 @@ def write(page: Path, groups: Groups, comparison: Comparison) -> None:
 
 def html(page: Path, groups: Groups, comparison: Comparison) -> str:
     """The report as text; folders are named as seen from the file ``page``."""
+    header = element("h1", "PolyRank report") + "\n" + about(groups, comparison)
+    return framed(f"PolyRank: {', '.join(groups)}", header, body(page, groups, comparison), policy=POLICY)
+
+
+def framed(title: str, header: str, main: str, *, policy: str, nonce: str = "", more: str = "") -> str:
+    """A whole page, with style, scripts and Plotly inside.
+
+    Args:
+        title: as text.
+        header: HTML.
+        main: HTML.
+        policy: what the browser may load and run.
+        nonce: of the scripts, where the policy asks for one.
+        more: a script after that of the page.
+    """
     from plotly.offline import get_plotlyjs
 
+    return PAGE.format(
+        policy=escape(policy),
+        title=escape(title),
+        style=beside("page.css"),
+        header=header,
+        main=main,
+        nonce=f' nonce="{nonce}"' if nonce else "",
+        plotly=get_plotlyjs(),
+        script=beside("page.js") + more,
+    )
+
+
+def body(page: Path, groups: Groups, comparison: Comparison) -> str:
+    """The tables and figures, below the answer; arguments as of `html`."""
     look = looks(groups)
     below = {
         "ranks": details.ranks_table(groups),
@@ -86,25 +115,17 @@ def html(page: Path, groups: Groups, comparison: Comparison) -> str:
         wrapped("section", f"\n{element('h2', title, id=name)}\n{inner}\n", aria_labelledby=name)
         for name, title, inner in blocks
     ]
-    return PAGE.format(
-        policy=escape(POLICY),
-        title=escape(f"PolyRank: {', '.join(groups)}"),
-        style=_beside("page.css"),
-        header=_header(groups, comparison),
-        main="\n".join(main),
-        plotly=get_plotlyjs(),
-        script=_beside("page.js"),
-    )
+    return "\n".join(main)
 
 
-def _header(groups: Groups, comparison: Comparison) -> str:
+def about(groups: Groups, comparison: Comparison) -> str:
+    """Which runs, the answer, and what must be known before believing it."""
     runs = [run for group in groups.values() for run in group]
     data, models = ({run.config.data.train for run in runs}, {run.config.model.name for run in runs})
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {listed(list(groups))}"
     notices = bullets(answer.notices(groups))
     return "\n".join(
         [
-            element("h1", "PolyRank report"),
             element("p", f"{count}; data {listed(sorted(data))}; model {listed(sorted(models))}", class_="about"),
             element("p", answer.sentence(groups, comparison), class_="answer"),
             wrapped("div", notices, class_="notices") if notices else "",
@@ -162,5 +183,6 @@ def _square(colour: str) -> str:
     return f'<svg width="12" height="12" aria-hidden="true"><path d="M0 0h12v12h-12z" fill="{colour}"/></svg>'
 
 
-def _beside(name: str) -> str:
+def beside(name: str) -> str:
+    """The text of a file of this package."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")

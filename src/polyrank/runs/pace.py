@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from polyrank.config import Config
-from polyrank.core.state import ServerState
-from polyrank.federation.metrics import is_due
+from polyrank.tasks.metric import is_due, is_evaluated
+
+if TYPE_CHECKING:  # whoever reads a run folder does without torch
+    from polyrank.core.state import ServerState
 
 RECENT = 5
 """Rounds by which those to come are judged."""
@@ -53,10 +56,14 @@ class Pace:
 
     def left(self, state: ServerState, config: Config) -> float:
         """Seconds from this state to the end, rank groups included."""
+        return self.left_after(state.round, state.ranks.values(), config)
+
+    def left_after(self, done: int, ranks: Collection[int], config: Config) -> float:
+        """Seconds to the end of a run that has played its first ``done`` rounds, and whose clients have these ranks."""
         rounds, evaluation = config.federation.rounds, config.evaluation
-        to_come = range(state.round + 1, rounds + 1)
+        to_come = range(done + 1, rounds + 1)
         due = sum(is_due(number, evaluation.every, rounds) for number in to_come)
-        due += len(set(state.ranks.values())) if evaluation.rank_groups else 0
+        due += len(set(ranks)) if evaluation.rank_groups else 0
         each = _recent(self._others) + _recent(self.stages["saving"])
         return len(to_come) * each + due * _recent(self._measuring)
 
@@ -65,6 +72,18 @@ class Pace:
         own = {name: round(sum(seconds), 2) for name, seconds in self.stages.items()}
         before = {name: own.pop(name) for name in ("loading", "scoring")}
         return {**before, **phases, **own}
+
+
+def recorded(lines: Sequence[Mapping[str, Any]]) -> Pace:  # Any: JSON values
+    """The pace of a run by its lines of metrics.jsonl.
+
+    They say how long a round took, saving left out, and what of it was evaluation where the run was profiled.
+    """
+    pace = Pace()
+    for line in lines:
+        if line["round"] and line.get("seconds") is not None:
+            pace.played(line["seconds"], line.get("time/evaluation") or 0.0, measured=is_evaluated(line))
+    return pace
 
 
 def _recent(seconds: list[float]) -> float:

@@ -10,13 +10,13 @@ from polyrank.config import ModelConfig
 from polyrank.core.errors import RunFolderError
 from polyrank.core.state import ServerState
 from polyrank.federation.evaluation import score_global
-from polyrank.federation.metrics import is_due, named
+from polyrank.federation.metrics import named
 from polyrank.federation.server import Server
 from polyrank.hf.digest import TEMPLATE, model_digests
 from polyrank.runs.agreement import differences
 from polyrank.runs.folder import RunFolder
 from polyrank.runs.shapes import check_played
-from polyrank.tasks.metric import TEST, is_evaluated
+from polyrank.tasks.metric import TEST, is_due, is_evaluated
 
 log = logging.getLogger(__name__)
 

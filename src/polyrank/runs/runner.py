@@ -15,7 +15,7 @@ from polyrank.config import Config
 from polyrank.core.machine import about_this_machine
 from polyrank.core.state import ClientUpdate, ServerState
 from polyrank.federation.evaluation import rank_groups, score_global
-from polyrank.federation.metrics import Played, is_due, line_of, summarise, untrained_line
+from polyrank.federation.metrics import Played, line_of, summarise, untrained_line
 from polyrank.federation.round import global_model, with_ranks
 from polyrank.federation.scoring import Known, score_clients
 from polyrank.federation.server import Server
@@ -32,6 +32,7 @@ from polyrank.runs.opening import opening
 from polyrank.runs.pace import Pace
 from polyrank.runs.patience import is_spent
 from polyrank.runs.resume import check_goes_on, lines_until
+from polyrank.tasks.metric import is_due
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,9 @@ from typing import Annotated, Any, NotRequired, TypeAlias
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic's own, which it wants before Python 3.12
 
-from polyrank.core import codec
 from polyrank.core.errors import RunFolderError
+from polyrank.core.strict import Count, checked
 from polyrank.tasks.metric import BY_KIND
-from polyrank.training.work import Count
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)] | None
 """What was measured; null stands for a number that is not finite."""
@@ -106,7 +105,7 @@ def check(name: str, value: Mapping[str, Any]) -> None:  # Any: JSON values
     """
     if name not in FILES:
         return
-    codec.checked(FILES[name], value, f"{name}.json")
+    checked(FILES[name], value, f"{name}.json")
     _check_numbers(value)
     for group in value.get("rank_groups", ()):
         _check_numbers({f"rank_groups/{key}": number for key, number in group.items()})
@@ -118,7 +117,7 @@ def check_line(line: Mapping[str, Any]) -> None:  # Any: JSON values
     Raises:
         CodecError: one does; with its name.
     """
-    codec.checked(Line, line, "a line")
+    checked(Line, line, "a line")
     _check_numbers(line)
 
 
@@ -139,7 +138,7 @@ def check_played(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:  # Any
 def _check_numbers(values: Mapping[str, Any]) -> None:  # Any: JSON values
     """Refuse what is no number under keys of measurements, which have a slash in them."""
     for kind, found in _by_kind(values).items():
-        codec.checked(_KINDS[kind], found, "it")
+        checked(_KINDS[kind], found, "it")
 
 
 _KINDS: Mapping[str, Any] = {  # Any: types

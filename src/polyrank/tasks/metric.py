@@ -139,6 +139,11 @@ def is_evaluated(line: Mapping[str, object]) -> bool:
     return any(key.startswith(TEST) for key in line)
 
 
+def is_due(number: int, every: int, rounds: int) -> bool:
+    """Whether a run of so many rounds evaluates after this one."""
+    return number % every == 0 or number == rounds
+
+
 def best(metric: Metric, values: Sequence[float]) -> int:
     """Where the best of some values stands: the first one of equals."""
     return max(range(len(values)), key=lambda i: metric.merit(values[i]))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from polyrank.core.adapter import PARTS, Adapter, Part
 from polyrank.core.state import ClientUpdate
+from polyrank.core.strict import Count
 from polyrank.privacy.local import Guard
 from polyrank.training.batches import steps_per_epoch
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

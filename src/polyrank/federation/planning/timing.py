@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from polyrank.config.sections import NO_CLUSTER
-from polyrank.federation.metrics import is_due
 from polyrank.federation.round import cohort, personalise, read_outs
 from polyrank.federation.server import Server
+from polyrank.tasks.metric import is_due
 from polyrank.tasks.task import Examples
 from polyrank.training.batches import steps_per_epoch
 from polyrank.training.engines import engine_in_lanes

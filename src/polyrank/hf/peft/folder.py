@@ -15,10 +15,10 @@ from torch import Tensor
 
 from polyrank import config as configuration
 from polyrank.config import ModelConfig
-from polyrank.core import codec
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import AdapterError, CodecError
 from polyrank.core.files import read_whole
+from polyrank.core.strict import checked
 from polyrank.hf.beside import Beside, generation_of
 from polyrank.hf.load import BaseModel, load_base
 from polyrank.hf.peft import shared
@@ -182,7 +182,7 @@ def read_target(folder: Path) -> Target:
     if reason := shared.what_is_missing(folder):
         raise AdapterError(reason)
     try:
-        ours: _Ours = codec.checked(_Ours, json.loads(read_whole(path)), "it")
+        ours: _Ours = checked(_Ours, json.loads(read_whole(path)), "it")
         model = configuration.parse({"model": ours.model}, str(path)).model
         return Target(model, ours.labels, ours.head_modules, ours.task.name, ours.task.options)
     except FileNotFoundError:

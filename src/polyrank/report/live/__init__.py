@@ -1,0 +1,1 @@
+"""Runs that go on, as a page on loopback that grows with them."""
