@@ -174,7 +174,7 @@ def test_what_is_asked_for_stays(polyrank: Polyrank, own_things: Path):
     table(Path("d.csv"))
     asked = {
         **{"data.text": "review", "data.partition": "iid", "data.max_tokens": 9, "data.limit_train": 40},
-        **{"federation.clients": 4, "ranks.levels": [3], "training.lr": 0.5, "privacy.clip": 2.0},
+        **{"federation.clients": 4, "ranks.levels": [3], "training.lr": 0.5, "secure.min_owners": 3},
     }
     chosen = [part for key, value in asked.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     assert polyrank("init", "--data", "d.csv", "--model", own_things / "bert", *chosen).code == 0
