@@ -162,16 +162,16 @@ def test_a_run_judges_every_round_and_goes_on_to_the_bit(configure: Configure, t
 
 
 @pytest.mark.parametrize(
-    ("override", "reason"),
+    ("overrides", "reason"),
     [
-        ("secure.enabled=true", "has the server measure each client's model"),
-        ("aggregation.robust=median", "under aggregation.robust all of them count alike"),
-        ("privacy={model='central', clip=1, noise=1}", "weighs clients by what they learned"),
+        (["secure.enabled=true"], "has the server measure each client's model"),
+        (["aggregation.robust=median"], "under aggregation.robust all of them count alike"),
+        (["privacy.model=central", "privacy.clip=1", "privacy.noise=1"], "weighs clients by what they learned"),
     ],
 )
-def test_what_hides_clients_from_the_server_is_refused(configure: Configure, override: str, reason: str):
+def test_what_hides_clients_from_the_server_is_refused(configure: Configure, overrides: list[str], reason: str):
     extra = (
-        override,
+        *overrides,
         "aggregation.weights=uniform",
         "evaluation.diagnostics=false",
     )

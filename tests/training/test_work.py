@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import polyrank
-from polyrank.core import codec
+from polyrank.core import codec, strict
 from polyrank.core.adapter import PARTS, Adapter, Factors
 from polyrank.privacy import Guard
 from polyrank.site import requests as frames
@@ -117,7 +117,7 @@ def more(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for carrier in (remote, frames, flower):
         monkeypatch.setattr(carrier, "Work", More)
     monkeypatch.setitem(frames._KINDS, "work", More)
-    cached = (codec._hints, codec._holds_tensors, codec._validator)
+    cached = (codec._hints, codec._holds_tensors, strict._validator)
     for one in cached:
         one.cache_clear()
     yield
