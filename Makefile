@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := pyproject.toml constraints.txt
 
-.PHONY: quickstart test slow lint format docs clean help
+.PHONY: quickstart test slow lint format docs package release-check clean help
 
 help:
 	@echo "make quickstart  install what running needs, then: polyrank run"
@@ -14,6 +14,8 @@ help:
 	@echo "make slow        the tests that take minutes of real processes"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation as a site that opens from disk: site/index.html"
+	@echo "make package     wheel, source distribution and bill of materials in dist/, checked and tried"
+	@echo "make release-check  the wheel in empty environments, on several Pythons and the lowest dependencies; gigabytes"
 	@echo "make clean       remove the environment and caches (runs/ stays)"
 
 quickstart: $(VENV)/.run
@@ -41,6 +43,17 @@ format: $(VENV)/.lint
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# both are built twice and have to be the same
+package: $(VENV)/.release
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m tools.package
+
+# make release-check PYTHONS='python3.11 python3.13'
+PYTHONS := $(PYTHON)
+release-check: package
+	$(BIN)/python -m tools.release $(PYTHONS)
+	$(BIN)/python -m tools.release --lowest $(PYTHON)
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "PolyRank needs Python 3.11 or newer, found " + v + "; name another one: make quickstart PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +73,10 @@ $(VENV)/.lint: $(VENV)/.test
 
 $(VENV)/.docs: $(VENV)/.run
 	$(PIP) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.run
+	$(PIP) -e '.[release]'
 	@touch $@
 
 clean:

@@ -41,10 +41,12 @@ from benchmarks import (  # noqa: E402
     writers,
 )
 from paper import advice, cost, diagnostic, tables  # noqa: E402
+from tools import release  # noqa: E402
 
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
     *("docs/merging.md", "docs/secure.md", "docs/trust.md", "docs/writing.md", "docs/why.md", "paper/RESULTS.md"),
+    "docs/releases.md",
 )
 PICTURES = {"docs/images/why.svg": dilution.svg}
 
@@ -163,6 +165,7 @@ GENERATED = {
     "attacks": lambda: attacks.tables(_measured("attacks.json")),
     "fuzz": lambda: fuzz.table(_measured("fuzz.json")["hypothesis"]),
     "writers": lambda: writers.table(_measured("writers.json")),
+    "releases": release.table,
     "cost": cost.table,
     "diagnostic": _diagnostic,
     "paper_advice": lambda: advice.table(advice.score()),
