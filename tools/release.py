@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, default=ROOT / "dist")
     parser.add_argument("--result", type=Path, default=RESULT)
     chosen = parser.parse_args(arguments)
-    wheels = sorted(chosen.wheels.glob(f"polyrank-{version()}-*.whl"))
+    wheels = sorted(chosen.wheels.resolve().glob(f"polyrank-{version()}-*.whl"))
     if not wheels:
         parser.error(f"{chosen.wheels} has no wheel of {version()}: make package")
     failed = 0
