@@ -45,7 +45,6 @@ docs: $(VENV)/.docs
 
 # both are built twice and have to be the same
 package: $(VENV)/.release
-	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m tools.package
 
 # make release-check PYTHONS='python3.11 python3.13'

@@ -133,8 +133,12 @@ class Processes:
 
     def kill(self, process: Process) -> None:
         """SIGKILL, to it and all that it has started."""
-        os.killpg(process.pid, signal.SIGKILL)
+        self.signal(process, signal.SIGKILL)
         process.wait()
+
+    def signal(self, process: Process, sent: signal.Signals) -> None:
+        """A signal, to it and all that it has started."""
+        os.killpg(process.pid, sent)
 
     def end(self, process: Process) -> None:
         """SIGTERM, and SIGKILL for what is left of its group after ten seconds."""

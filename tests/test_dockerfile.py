@@ -41,7 +41,7 @@ def test_it_takes_the_wheel_and_the_tested_versions_and_no_secret():
     assert not re.search(r"(?i)token|password|secret|api_?key", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
 
 
-@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed; make package")
+@pytest.mark.skipif(sys.platform != "linux", reason="hadolint comes with the extra test on Linux")
 def test_a_linter_has_nothing_to_say():
     assert HADOLINT
     done = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60, check=False)

@@ -6,15 +6,16 @@ compares the file with pyproject.toml, and ``python -m tools.release --lowest`` 
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "constraints-lowest.txt"
 HEAD = "# The lowest versions that pyproject.toml allows: python -m tools.lowest\n"
-REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(.*)")
 
 
 def bounds(requirements: Iterable[str]) -> dict[str, str]:
@@ -28,17 +29,18 @@ def bounds(requirements: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for requirement in requirements:
-        parts = REQUIREMENT.fullmatch(requirement)
-        if parts is None:
-            raise ValueError(f"{requirement!r} is no requirement; expected NAME>=VERSION")
-        name = parts[1].lower().replace("_", "-")
+        try:
+            wanted = Requirement(requirement)
+        except InvalidRequirement:
+            raise ValueError(f"{requirement!r} is no requirement; expected NAME>=VERSION") from None
+        name = canonicalize_name(wanted.name)
         if name == "polyrank":
             continue
-        lowest = re.search(r">=\s*([0-9][\w.]*)", parts[2])
+        lowest = next((bound.version for bound in wanted.specifier if bound.operator == ">="), None)
         if lowest is None:
             raise ValueError(f"{requirement!r} has no lower bound; expected NAME>=VERSION")
-        if found.setdefault(name, lowest[1]) != lowest[1]:
-            raise ValueError(f"{name} has two lower bounds, {found[name]} and {lowest[1]}; make them one")
+        if found.setdefault(name, lowest) != lowest:
+            raise ValueError(f"{name} has two lower bounds, {found[name]} and {lowest}; make them one")
     return dict(sorted(found.items()))
 
 

@@ -19,13 +19,15 @@ import tempfile
 import time
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.parser import BytesParser
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TypeVar
 
 from packaging.requirements import Requirement
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 METADATA = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
 SHORT = (
@@ -53,6 +55,14 @@ def run(command: Sequence[str | Path], where: Path, **environment: str) -> str:
     if done.returncode:
         raise PackageError(f"{' '.join(words)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
+
+
+def timed(seconds: dict[str, float], name: str, work: Callable[[], T]) -> T:
+    """What a piece of work gives; how long it took is noted under its name."""
+    begin = time.monotonic()
+    value = work()
+    seconds[name] = round(time.monotonic() - begin, 1)
+    return value
 
 
 def version(root: Path = ROOT) -> str:
@@ -104,12 +114,10 @@ def smoke(python: Path, command: Path, where: Path) -> dict[str, float]:
         PackageError: a step fails, or it is not the installed package that answers.
     """
     where.mkdir(parents=True, exist_ok=True)
-    seconds = {}
+    seconds: dict[str, float] = {}
 
     def step(name: str, words: Sequence[str | Path], expected: str) -> None:
-        begin = time.monotonic()
-        said = run(words, where)
-        seconds[name] = round(time.monotonic() - begin, 1)
+        said = timed(seconds, name, lambda: run(words, where))
         if expected not in said:
             raise PackageError(f"{' '.join(map(str, words))} says {said[-500:]!r}, expected {expected!r} in it")
 

@@ -14,13 +14,13 @@ import json
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.package import ROOT, PackageError, run, smoke, version
+from tools.package import ROOT, PackageError, run, smoke, timed, version
 
 RESULT = ROOT / "tools" / "release.json"
 SUITE = ("tests/core", "tests/aggregation", "tests/ranks", "tests/test_config.py")
@@ -62,11 +62,10 @@ def suite(python: Path, where: Path) -> str:
 
 def whole(command: Path, where: Path) -> dict[str, float]:
     """Seconds of both quickstarts, as README gives them."""
-    seconds = {}
+    seconds: dict[str, float] = {}
     for name in ("classification", "generative"):
-        begin = time.monotonic()
-        run([command, "run", "--quickstart", name, "--out", f"whole-{name}"], where)
-        seconds[f"{name}, whole"] = round(time.monotonic() - begin, 1)
+        words = [command, "run", "--quickstart", name, "--out", f"whole-{name}"]
+        timed(seconds, f"{name}, whole", partial(run, words, where))
     return seconds
 
 
@@ -94,23 +93,16 @@ def trial(
         "suite": "not run",
         "failed": None,
     }
-    seconds = found["seconds"]
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:  # Any: what the step gives
-        begin = time.monotonic()
-        value = work()
-        seconds[name] = round(time.monotonic() - begin, 1)
-        return value
-
-    where = work / "elsewhere"
+    seconds, where = found["seconds"], work / "elsewhere"
     try:
-        own = kept / "bin" / "python" if kept else timed("install", lambda: install(python, wheel, pins, work / "own"))
+        made = partial(install, python, wheel, pins, work / "own")
+        own = kept / "bin" / "python" if kept else timed(seconds, "install", made)
         asked = f"from importlib.metadata import version; print(*map(version, {LISTED!r}))"
         found["versions"] = dict(zip(LISTED, run([own, "-c", asked], work).split(), strict=True))
         seconds.update(smoke(own, own.with_name("polyrank"), where))
         if not short:
             seconds.update(whole(own.with_name("polyrank"), where))
-        found["suite"] = timed("suite", lambda: suite(own, where))
+        found["suite"] = timed(seconds, "suite", partial(suite, own, where))
     except PackageError as error:
         found["failed"] = str(error)[-1500:]
     return found

@@ -16,18 +16,19 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
-import numpy as np
 import psutil
 
 from benchmarks.deployment import Deployment, Process, Processes, wait
+from benchmarks.trouble.use import Use
 from polyrank.runs import checkpoint
 from polyrank.runs.folder import RunFolder
 
@@ -88,7 +89,7 @@ class Node:
         if self.process is None or self.process.poll() is not None:
             if self.process is not None:
                 self.happened["not let in yet"] += now - self.since < SETTLED
-            own = "partition-id=4"
+            own = f"partition-id={self.number}"
             if self.daemon is not None:
                 own = f'site-socket="{self.deployment.folder / f"site{self.number}" / "site.sock"}" evaluate=false'
             config = f'client="{self.client}" lora-rank={RANKS[self.number]} {own}'
@@ -103,16 +104,14 @@ class Node:
         processes, kind = self.deployment.processes, self.next[1]
         self.happened[kind] += 1
         if kind == "thaws":
-            for one in group(self.process):
-                one.send_signal(SIGCONT)
+            processes.signal(self.process, SIGCONT)
             self.since, self.next = now, (now + 20 + self.random.expovariate(1 / THERE), "killed")
             return
         self.there.append((self.since, now))
         self.since = math.inf
         away = self.random.expovariate(1 / (FROZEN if kind == "frozen" else AWAY))
         if kind == "frozen":
-            for one in group(self.process):
-                one.send_signal(SIGSTOP)
+            processes.signal(self.process, SIGSTOP)
             self.next = now + away, "thaws"
         elif kind == "daemon killed":
             assert self.daemon is not None
@@ -123,56 +122,29 @@ class Node:
             processes.kill(self.process) if kind == "killed" else processes.end(self.process)
             self.process, self.begins = None, now + away
 
+    def times(self) -> Sequence[tuple[float, float]]:
+        """From when to when it was there, as of now."""
+        return [*self.there, (self.since, math.inf)]
+
     def was_there(self, start: float, end: float) -> bool:
         """From well before a moment to another one."""
-        times = [*self.there, (self.since, math.inf)]
-        return any(since + SETTLED < start and end < until for since, until in times)
+        return any(since + SETTLED < start and end < until for since, until in self.times())
 
     def was_away(self, start: float, end: float) -> bool:
         """All the time between."""
-        times = [*self.there, (self.since, math.inf)]
-        return not any(since < end and start < until for since, until in times)
+        return not any(since < end and start < until for since, until in self.times())
 
 
-def group(process: Process) -> list[psutil.Process]:
-    """A process and all below it."""
-    try:
-        top = psutil.Process(process.pid)
-        return [top, *top.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-@dataclass
-class Use:
-    """What a process uses, now and then."""
-
-    moments: list[float] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
-    files: list[int] = field(default_factory=list)
-
-    def look(self, process: psutil.Process) -> None:
-        """Once."""
-        try:
-            memory, files = process.memory_info().rss, process.num_fds()
-        except psutil.Error:
-            return
-        self.moments.append(time.monotonic())
-        self.memory.append(memory)
-        self.files.append(files)
-
-    def told(self) -> dict[str, Any]:
-        """Memory in MB, and its slope by least squares over the second half."""
-        half = len(self.moments) // 2
-        if half < 2 or self.moments[-1] - self.moments[0] < SHORTEST:
-            return {}
-        slope, _ = np.polyfit(np.array(self.moments[half:]) / 3600, np.array(self.memory[half:]) / 1e6, 1)
-        return {
-            "minutes": round((self.moments[-1] - self.moments[0]) / 60, 1),
-            "mb_start_half_end": [round(self.memory[at] / 1e6, 1) for at in (0, half, -1)],
-            "mb_per_hour_of_second_half": round(float(slope), 1),
-            "open_files_half_end_most": [self.files[half], self.files[-1], max(self.files)],
-        }
+def told(use: Use) -> dict[str, Any]:
+    """What a process used, in MB and hours; nothing of one that lived shortly."""
+    if use.half < 2 or use.at[-1] - use.at[0] < SHORTEST:
+        return {}
+    return {
+        "minutes": round((use.at[-1] - use.at[0]) / 60, 1),
+        "mb_start_half_end": [round(memory / 1e6, 1) for memory in use.start_half_end],
+        "mb_per_hour_of_second_half": round(3600 * use.slope / 1e6, 1),
+        "open_files_half_end_most": [use.files[use.half], use.files[-1], max(use.files)],
+    }
 
 
 class Hour:
@@ -191,9 +163,9 @@ class Hour:
             self.deployment.register(i)
         self.app = self.deployment.init(folder / "app", self.out, SETTINGS)
         self.start = time.monotonic()
-        first = {LATE: math.inf}
-        self.nodes = [Node(self.deployment, i, Random(i), first.get(i, 0.0)) for i in range(len(RANKS))]
-        self.uses: list[tuple[str, int, Use]] = []
+        begins = [math.inf if i == LATE else 0.0 for i in range(len(RANKS))]
+        self.nodes = [Node(self.deployment, i, Random(i), begins[i]) for i in range(len(RANKS))]
+        self.uses = defaultdict[tuple[str, int], Use](Use)
         self.rounds: list[tuple[float, float]] = []
         self.begun, self.run, self.notes = 0, -1, list[str]()
 
@@ -212,9 +184,8 @@ class Hour:
         while len(self.rounds) < lines:
             self.rounds.append((self.rounds[-1][1] if self.rounds else now, now))
         for name, process in (("SuperLink", psutil.Process(self.deployment.link.pid)), *self._apps()):
-            if not any(pid == process.pid for _, pid, _ in self.uses):
-                self.uses.append((name, process.pid, Use()))
-            next(use for _, pid, use in self.uses if pid == process.pid).look(process)
+            with suppress(psutil.Error):
+                self.uses[name, process.pid].look(now, process)
 
     def _apps(self) -> Iterator[tuple[str, psutil.Process]]:
         for process in psutil.process_iter(["cmdline", "environ"]):
@@ -308,7 +279,7 @@ class Hour:
             "notes": self.notes,
             "runs_begun": self.begun,
             "missing": dict(why.most_common()),
-            "use": [{"of": name, **told} for name, _, use in self.uses if (told := use.told())],
+            "use": [{"of": name, **used} for (name, _), use in self.uses.items() if (used := told(use))],
             "test_loss_first_last": [measured[0], measured[-1]],
             "wrong": wrong,
         }

@@ -15,11 +15,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
 from benchmarks.tiny import tiny
+from benchmarks.trouble.use import Use
 from polyrank.federation.server import Server
 from polyrank.runs.listener import Listener
 from polyrank.runs.runner import run
@@ -74,16 +74,12 @@ def _spoilt(trained: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.T
 class Watch(Listener):
     """Looks at this process after some rounds."""
 
-    rounds: list[int] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
-    files: list[int] = field(default_factory=list)
+    use: Use = field(default_factory=Use)
 
     def on_round(self, metrics: Mapping[str, Any]) -> None:
         """See `Listener`."""
         if metrics["round"] % EVERY == 0:
-            self.rounds.append(metrics["round"])
-            self.memory.append(psutil.Process().memory_info().rss)
-            self.files.append(len(list(Path("/proc/self/fd").iterdir())))
+            self.use.look(metrics["round"], psutil.Process())
 
 
 def soak(rounds: int, folder: Path) -> dict[str, Any]:
@@ -99,8 +95,6 @@ def soak(rounds: int, folder: Path) -> dict[str, Any]:
     config = config.model_copy(update={"ranks": config.ranks.model_copy(update={"counts": [3, 3]})})
     summary = run(config, folder, listener=watch, over=over, overwrite=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    half = len(watch.rounds) // 2
-    slope, _ = np.polyfit(watch.rounds[half:], watch.memory[half:], 1)
     dropped = sum(len(line["dropped"]) for line in lines)
     return {
         "rounds": rounds,
@@ -108,9 +102,9 @@ def soak(rounds: int, folder: Path) -> dict[str, Any]:
         "failures": dict(engines[0].happened),
         "dropped": dropped,
         "all_failures_named": dropped == sum(engines[0].happened.values()),
-        "rss_bytes_per_round": round(float(slope), 1),
-        "rss_start_half_end": [watch.memory[0], watch.memory[half], watch.memory[-1]],
-        "open_files": sorted(set(watch.files[1:])),
+        "rss_bytes_per_round": round(watch.use.slope, 1),
+        "rss_start_half_end": watch.use.start_half_end,
+        "open_files": sorted(set(watch.use.files[1:])),
         "metrics_complete": [line["round"] for line in lines] == list(range(1, rounds + 1)),
         "final": {key: summary[key] for key in ("test/accuracy", "test/loss") if key in summary},
         "seconds": round(sum(line["seconds"] for line in lines), 1),

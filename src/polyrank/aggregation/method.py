@@ -202,8 +202,17 @@ class Method(ABC):
     @property
     def secure(self) -> bool:
         """Whether a secure sum can compute it: a plan by ranks alone, weights that need no look, nothing that stays."""
-        info, stays = self.info, self.parts(1).keeps | self.parts(2).keeps
-        return info.fixed_sums and info.first_indices and not (info.own_weights or info.judges or stays)
+        info = self.info
+        return info.fixed_sums and info.first_indices and not (info.own_weights or info.judges or self.keeps())
+
+    def keeps(self, *, local_head: bool = False) -> frozenset[Part]:
+        """What stays with a client in some round, and is never sent.
+
+        Args:
+            local_head: whether heads stay too.
+        """
+        head: frozenset[Part] = frozenset({"head"} if local_head else ())
+        return self.parts(1).keeps | self.parts(2).keeps | head
 
     def options(self) -> Mapping[str, Any]:  # Any: of the method
         """Its options, as all nodes of a tree must have them."""

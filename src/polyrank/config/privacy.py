@@ -54,8 +54,8 @@ class PrivacyConfig(Section):
     def _says_enough(self) -> Self:
         if self.model != "none" and self.noise == "auto" and self.budget is None:
             raise ValueError("neither noise nor budget is given; expected one of them")
-        fields = type(self).model_fields.items()
-        given = [name for name, field in fields if getattr(self, name) != field.get_default(call_default_factory=True)]
+        fields = type(self).model_fields
+        given = [key for key in fields if getattr(self, key) != fields[key].get_default(call_default_factory=True)]
         if self.model == "none" and given:
             raise ValueError(
                 f"model is none, and {', '.join(given)} is set: nothing would be private; expected model central or "

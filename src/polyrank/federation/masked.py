@@ -232,8 +232,7 @@ def check_secure(config: Config, method: Method, policy: RankPolicy, clients: in
     check_installed()
     name, info = config.aggregation.method, method.info
     ranks, align = config.ranks, config.aggregation.options.get("align", "none")
-    local_head = config.federation.head == "local"
-    keeps = {part for number in (1, 2) for part in parts_of(method, number, local_head=local_head).keeps}
+    keeps = method.keeps(local_head=config.federation.head == "local")
     reasons = (
         (
             not info.fixed_sums,
@@ -248,7 +247,7 @@ def check_secure(config: Config, method: Method, policy: RankPolicy, clients: in
         ),
         (bool(keeps), f"{' and '.join(sorted(keeps))} would stay with each client, and be scored by the server"),
         (
-            policy.scores and len(ranks.levels) > 1,
+            policy.scores_clients,
             f"ranks.policy {ranks.policy} scores each client's adapter",
         ),
         (policy.prunes, f"ranks.policy {ranks.policy} looks at each client's update"),

@@ -43,7 +43,7 @@ def score_clients(
         for client in server.clients
     }
     traffic = Moved()
-    if server.policy.scores and len(server.config.ranks.levels) > 1:
+    if server.policy.scores_clients:
         downloads = read_outs(state, server.clients, server.method)
         traffic = scoring(server.parts(1), downloads.values())
         key = _key(server, downloads)

@@ -169,7 +169,7 @@ def _accountant(config: Config, clients: Sequence[str], secret: str) -> Accounta
     size = config.federation.participation * len(clients)
     if config.privacy.sampling == "fixed":
         size = cohort_size(len(clients), config.federation.participation)
-    scored = config.privacy.model == "local" and ranks.policy(config.ranks).scores and len(config.ranks.levels) > 1
+    scored = config.privacy.model == "local" and ranks.policy(config.ranks).scores_clients
     cohorts = partial(drawn, config, clients, secret=secret)
     return Accountant(config.privacy, len(clients), size, cohorts, before=int(scored))
 

@@ -207,12 +207,14 @@ def least_noise(node: NodeConfig) -> float:
     Raises:
         FlowerError: it is no number above 0.
     """
-    found = node.get("least-noise", 0.0)
+    if "least-noise" not in node:
+        return 0.0
+    found = node["least-noise"]
     try:
-        least = float(found)
+        least = math.nan if isinstance(found, bool) else float(found)
     except (TypeError, ValueError):
         least = math.nan
-    if isinstance(found, bool) or ("least-noise" in node and not 0 < least < math.inf) or math.isnan(least):
+    if not 0 < least < math.inf:
         raise FlowerError(f"the node's least-noise is {shown(found)}; expected a number above 0")
     return least
 

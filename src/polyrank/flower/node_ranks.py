@@ -71,7 +71,7 @@ class NodeRanks:
     @property
     def scores(self) -> bool:
         """Whether clients are scored before the first round."""
-        return self._policy.scores and len(self.config.levels) > 1
+        return self._policy.scores_clients
 
     def scale(self, rank: int) -> float:
         """That goes with a rank."""

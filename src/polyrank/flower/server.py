@@ -147,7 +147,7 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
         ConfigError: something would stay with the clients, which have no memory between messages; or they would choose
             rank indices; or a secure sum is asked for, and a node has several clients.
     """
-    if keeps := server.parts(1).keeps | server.parts(2).keeps:
+    if keeps := server.method.keeps(local_head=server.local_head):
         raise ConfigError(
             f"with {server.method.info.name} and federation.head {server.config.federation.head}, "
             f"{' and '.join(sorted(keeps))} would stay with each client; on Flower clients keep nothing between rounds"
@@ -165,10 +165,10 @@ def over_flower(server: Server, grid: Grid, settings: Settings) -> Server:
     nodes.wait(settings.min_nodes, settings.wait, clients=0 if settings.min_nodes else len(server.clients))
     members = nodes.here()
     declared = {client: member.rank for client, member in members.items() if member.rank is not None}
-    repeats = settings.repeats
-    if server.config.privacy.model == "local" and repeats:
+    local = server.config.privacy.model == "local"
+    if local and settings.repeats:
         flower_log(INFO, "privacy.model local: no round is repeated, as epsilon does not count a second answer")
-        repeats = 0
+    repeats = 0 if local else settings.repeats
     engine = FlowerEngine(
         nodes,
         text,

@@ -96,7 +96,7 @@ class RankStrategy(Strategy):
     ) -> None:
         self.method = aggregation.build(method, options)
         info = self.method.info
-        if info.changes_base or not info.first_indices or any(self._parts(number).keeps for number in (1, 2)):
+        if info.changes_base or not info.first_indices or self.method.keeps():
             raise ConfigError(
                 f"aggregation method {method} needs clients that know of it (it keeps something with them, changes "
                 "the base, or gives them others than the first rank indices): take polyrank.flower.make_server_app and "
@@ -112,7 +112,7 @@ class RankStrategy(Strategy):
             if value < least:
                 raise ConfigError(f"{name} is {value}, expected {least} or more")
         chosen = policy(ranks) if ranks else None
-        if ranks and chosen and chosen.scores and len(ranks.levels) > 1 and validate is None:
+        if ranks and chosen and chosen.scores_clients and validate is None:
             raise ConfigError(f"ranks.policy is {ranks.policy}; expected validate, the loss of an adapter, beside it")
         if self.method.info.judges and validate is None:
             raise ConfigError(

@@ -85,8 +85,7 @@ def check(config: Config, method: Method) -> None:
 def _check_what_stays(config: Config, method: Method) -> None:
     """Refuse what is measured of models that no noise hides: those of which a part stays with each client."""
     options = config.privacy
-    stays = {part for number in (1, 2) for part in method.parts(number).keeps}
-    stays |= {"head"} if config.federation.head == "local" else set()
+    stays = method.keeps(local_head=config.federation.head == "local")
     if stays and ("metrics" not in options.accept or (options.model == "central" and options.sampling == "poisson")):
         fixed = " and privacy.sampling fixed, as a round of nobody has no such models" * (options.model == "central")
         raise ConfigError(

@@ -41,12 +41,11 @@ class Guard:
             purpose: whose update it is, and of which round.
         """
         began, secret = dict(start.tensors()), self.secret or new_secret()
-        stays = {name: tensor for name, tensor in trained.items() if name in start.parts(self.keeps)}
-        units = {name: self._unit(name, start) for name in trained}
-        leaves = {name: tensor.double() for name, tensor in trained.items() if name not in stays}
-        changes = {name: (tensor - began[name].double()) * units[name] for name, tensor in leaves.items()}
+        kept = start.parts(self.keeps)
+        units = {name: self._unit(name, start) for name in trained if name not in kept}
+        changes = {name: (trained[name].double() - began[name].double()) * unit for name, unit in units.items()}
         norm = math.sqrt(sum(float(change.square().sum()) for change in changes.values()))
-        sent = dict(stays)
+        sent = {name: tensor for name, tensor in trained.items() if name in kept}
         for name, change in changes.items():
             hidden = change * min(1.0, self.clip / norm) if norm > 0 else change
             add_gaussian(hidden, self.noise * self.clip, generator(secret, "local", *purpose, name))

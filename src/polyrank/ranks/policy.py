@@ -27,6 +27,11 @@ class RankPolicy(ABC):
         return False
 
     @property
+    def scores_clients(self) -> bool:
+        """Whether a run scores its clients: a policy that goes by scores has more than one rank to give."""
+        return self.scores and len(self.config.levels) > 1
+
+    @property
     def prunes(self) -> bool:
         """Whether clients train under HetLoRA's regulariser and may shrink (see `shrunk` and `adapt`)."""
         return False

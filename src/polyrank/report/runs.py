@@ -15,7 +15,7 @@ from polyrank.data.digest import CUT
 from polyrank.report.bounds import check_bounds, check_labels
 from polyrank.runs import shapes
 from polyrank.runs.agreement import SOURCES, differences
-from polyrank.runs.folder import FIRST, RunFolder, task_of
+from polyrank.runs.folder import FIRST, RunFolder, folders_in, task_of
 from polyrank.tasks import Metric, Task
 from polyrank.tasks.metric import TEST, is_evaluated
 
@@ -125,8 +125,7 @@ def find(paths: Sequence[Path]) -> list[Run]:
     """
     found: dict[Path, Run] = {}
     for path in paths:
-        folders = sorted(file.parent.resolve() for file in path.rglob("config.toml")) if path.is_dir() else []
-        folders = [folder for folder in folders if (folder / "run.json").is_file()]
+        folders = sorted(folder.resolve() for folder in folders_in(path, ["run.json"]))
         if not folders:
             raise RunFolderError(f"{path} is no run folder and holds none; expected a folder that polyrank run wrote")
         for folder in folders:

@@ -37,6 +37,12 @@ SCRATCH = {f".{name}.writing" for name in OWN_FILES}
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
 
+def folders_in(path: Path, marks: Sequence[str]) -> list[Path]:
+    """A folder and those below it that hold a configuration and, of a run, one of the files ``marks``."""
+    folders = sorted(file.parent for file in path.rglob("config.toml")) if path.is_dir() else []
+    return [folder for folder in folders if any((folder / name).is_file() for name in marks)]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run.

@@ -8,7 +8,7 @@ from polyrank.config import Config
 from polyrank.core.adapter import Adapter
 from polyrank.core.errors import RunFolderError, did_you_mean
 from polyrank.core.state import ServerState
-from polyrank.federation.round import joined, parts_of, personalise, read_out
+from polyrank.federation.round import joined, personalise, read_out
 
 _WORDS = {"a": "A", "b": "B", "head": "head"}
 
@@ -16,8 +16,7 @@ _WORDS = {"a": "A", "b": "B", "head": "head"}
 def stay_with_clients(config: Config) -> tuple[str, ...]:
     """What of its model every client keeps to itself (``"B"``, ``"head"``); nothing where all have one model."""
     method = aggregation.configured(config.aggregation)
-    local = config.federation.head == "local"
-    keeps = {part for number in (1, 2) for part in parts_of(method, number, local_head=local).keeps}
+    keeps = method.keeps(local_head=config.federation.head == "local")
     return tuple(_WORDS[part] for part in sorted(keeps))
 
 

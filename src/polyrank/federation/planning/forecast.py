@@ -84,7 +84,7 @@ def forecast(ahead: Outlook) -> Forecast:
     fewest, most = (_Played(ahead, levels, most=most) for most in (False, True))
     head = sum(tensor.numel() for tensor in ahead.adapter.dense.values())
     scoring = Moved()
-    if clients.policy.scores and len(ahead.config.ranks.levels) > 1:
+    if clients.policy.scores_clients:
         sent = read_outs(ahead.state(1, clients.start), clients.start, ahead.method)
         scoring = traffic.scoring(ahead.parts(1), sent.values())
     counts = Counter(clients.first.values())

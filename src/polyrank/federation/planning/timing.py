@@ -69,7 +69,7 @@ def seconds(server: Server, played: int = 0) -> Seconds | None:
     measured = sum(is_due(number, evaluation.every, rounds) for number in to_come) + ranks
     measured += site.task.writes and played == 0
     scoring = 0.0
-    if played == 0 and server.policy.scores and len(config.ranks.levels) > 1:
+    if played == 0 and server.policy.scores_clients:
         scoring = step * _steps(server, server.clients)
         scoring += token * len(server.clients) * _tokens(site.validation or site.test)
     return Seconds(step * steps, token * measured * _tokens(site.test), scoring)

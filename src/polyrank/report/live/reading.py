@@ -11,7 +11,7 @@ from pathlib import Path
 from polyrank.core.errors import PolyRankError, RunFolderError
 from polyrank.core.text import size
 from polyrank.report.runs import Run, read
-from polyrank.runs.folder import RunFolder
+from polyrank.runs.folder import RunFolder, folders_in
 
 FILES = ("config.toml", "run.json", "clients.json", "metrics.jsonl", "summary.json", "samples.json")
 LARGEST = 2**28
@@ -126,7 +126,4 @@ class Search:
 
 def _inside(path: Path) -> list[Path]:
     """The run folders below one that is none itself."""
-    if RunFolder(path).exists() or not path.is_dir():
-        return []
-    folders = sorted(file.parent for file in path.rglob("config.toml"))
-    return [folder for folder in folders if any((folder / name).is_file() for name in ("run.json", "requested.toml"))]
+    return [] if RunFolder(path).exists() else folders_in(path, ["run.json", "requested.toml"])
