@@ -27,8 +27,9 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --no-loadscope-reo
 test: $(VENV)/.test
 	$(PYTEST)
 
+# of the files that have such tests: to collect all the others takes half a minute
 slow: $(VENV)/.test
-	$(PYTEST) -m 'slow and not long'
+	$(PYTEST) -m 'slow and not long' $$(grep -rl --include='test_*.py' 'pytest.mark.slow' tests)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROTOCOLS = {6: "tcp", 17: "udp", 1: "icmp"}
+HERE = "POLYRANK_TESTED_AIRTIGHT"
+"""Set in the environment of what runs in such a network."""
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 

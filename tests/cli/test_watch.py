@@ -18,7 +18,9 @@ from tests.report.folders import write_run
 def start(*arguments: str | Path) -> tuple[subprocess.Popen[str], str]:
     """The command, and the address that it printed."""
     line = [sys.executable, "-m", "polyrank", "watch", *map(str, arguments)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     return process, process.stdout.readline().removeprefix("page: ").strip()
 

@@ -1,3 +1,4 @@
+import functools
 import json
 from dataclasses import replace
 
@@ -11,7 +12,11 @@ from polyrank.quickstart.stdlib_docs import split
 from tools import distill
 
 TINY = Recipe(vocabulary=300, hidden=16, layers=1, heads=2, feed_forward=32, positions=32, epochs=1, batch=8)
-TEXTS = [document.text for document in split()[0][:16]]
+
+
+@functools.cache  # read when a test asks, and not when tests are collected
+def sample() -> list[str]:
+    return [document.text for document in split()[0][:16]]
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def files(tmp_path):
 @pytest.fixture
 def teacher(tmp_path):
     """A random BERT of hidden size 24: wider than the student, as a teacher is."""
-    tokenizer = distill.train_tokenizer(TEXTS, TINY)
+    tokenizer = distill.train_tokenizer(sample(), TINY)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
@@ -53,16 +58,16 @@ def test_gather_says_which_file_is_wrong(files):
 
 
 def test_tokenizer_knows_the_characters_of_its_texts():
-    tokenizer = distill.train_tokenizer(TEXTS, TINY)
+    tokenizer = distill.train_tokenizer(sample(), TINY)
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(tokenizer) == 300
-    assert all(tokenizer.unk_token_id not in tokenizer(text)["input_ids"] for text in TEXTS)
+    assert all(tokenizer.unk_token_id not in tokenizer(text)["input_ids"] for text in sample())
 
 
 def test_teacher_is_asked_once(teacher, tmp_path, monkeypatch):
-    first = distill.teacher_embeddings(teacher, TEXTS, tmp_path)
+    first = distill.teacher_embeddings(teacher, sample(), tmp_path)
     monkeypatch.setattr(distill, "embed", None)
-    torch.testing.assert_close(distill.teacher_embeddings(teacher, TEXTS, tmp_path), first, atol=1e-3, rtol=0)
+    torch.testing.assert_close(distill.teacher_embeddings(teacher, sample(), tmp_path), first, atol=1e-3, rtol=0)
 
 
 def test_loss_of_a_perfect_student_is_zero():
@@ -83,7 +88,7 @@ def test_batches_hold_every_row_once():
 
 
 def test_a_tiny_distillation_writes_a_model_that_loads(teacher, tmp_path):
-    distill.distill(teacher, TEXTS, tmp_path / "student", TINY, tmp_path)
+    distill.distill(teacher, sample(), tmp_path / "student", TINY, tmp_path)
     model = AutoModel.from_pretrained(tmp_path / "student", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student", local_files_only=True)
     assert model.dtype == torch.bfloat16
@@ -96,9 +101,9 @@ def test_training_comes_nearer_to_the_teacher(teacher, tmp_path):
 
     def loss_after(epochs: int) -> float:
         recipe = replace(TINY, epochs=epochs)
-        tokenizer = distill.train_tokenizer(TEXTS, recipe)
+        tokenizer = distill.train_tokenizer(sample(), recipe)
         pieces = torch.randn(len(tokenizer), 24, generator=torch.Generator().manual_seed(0))
-        targets = distill.teacher_embeddings(teacher, TEXTS, tmp_path)
-        return distill.train(distill.new_student(tokenizer, pieces, recipe), tokenizer, TEXTS, targets, recipe)
+        targets = distill.teacher_embeddings(teacher, sample(), tmp_path)
+        return distill.train(distill.new_student(tokenizer, pieces, recipe), tokenizer, sample(), targets, recipe)
 
     assert loss_after(20) < loss_after(1)

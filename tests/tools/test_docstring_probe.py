@@ -1,3 +1,4 @@
+import functools
 import logging
 
 import pytest
@@ -6,33 +7,39 @@ from tools.docstring_probe import Answered, adapt, answer_logits, answered, main
 from tools.pretrain import Recipe, new_model, save, train_tokenizer
 from torch.nn import functional
 
-from polyrank.quickstart.stdlib_signatures import pairs
+from polyrank.quickstart.stdlib_signatures import Pair, pairs
 from tools import docstring_probe
 
 TINY = Recipe(vocabulary=300, hidden=16, layers=1, heads=2, key_value_heads=1, feed_forward=32, positions=256)
-PAIRS = pairs()[:40]
+
+
+@functools.cache  # read when a test asks, and not when tests are collected
+def examples() -> list[Pair]:
+    return pairs()[:40]
 
 
 @pytest.fixture
 def decoder():
-    tokenizer = train_tokenizer([pair.prompt + pair.completion for pair in PAIRS], TINY)
+    tokenizer = train_tokenizer([pair.prompt + pair.completion for pair in examples()], TINY)
     return new_model(tokenizer, TINY), tokenizer
 
 
 def test_answers_are_kept_whole_and_prompts_lose_their_left(decoder):
     _, tokenizer = decoder
-    for pair, whole, cut in zip(PAIRS, answered(tokenizer, PAIRS, 10**4), answered(tokenizer, PAIRS, 250), strict=True):
+    for pair, whole, cut in zip(
+        examples(), answered(tokenizer, examples(), 10**4), answered(tokenizer, examples(), 250), strict=True
+    ):
         assert tokenizer.decode(whole.ids) == pair.prompt + pair.completion + tokenizer.eos_token
         assert tokenizer.decode(whole.ids[-whole.answer :]) == pair.completion + tokenizer.eos_token
         assert whole.ids[-len(cut.ids) :] == cut.ids
-    tight = answered(tokenizer, PAIRS, 30)
-    assert 0 < len(tight) < len(PAIRS)
+    tight = answered(tokenizer, examples(), 30)
+    assert 0 < len(tight) < len(examples())
     assert max(len(one.ids) for one in tight) <= 30
 
 
 def test_logits_are_those_of_each_example_alone(decoder):
     model, tokenizer = decoder
-    batch = answered(tokenizer, PAIRS[:3])
+    batch = answered(tokenizer, examples()[:3])
     together, answers = answer_logits(model, batch)
     alone = [answer_logits(model, [one]) for one in batch]
     torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=0.02, rtol=0)
@@ -41,7 +48,7 @@ def test_logits_are_those_of_each_example_alone(decoder):
 
 def test_measure_is_the_sum_over_all_answer_tokens(decoder):
     model, tokenizer = decoder
-    data = answered(tokenizer, PAIRS)
+    data = answered(tokenizer, examples())
     found = measure(model, data)
     logits, answers = answer_logits(model, data)
     assert found.tokens == sum(one.answer for one in data) == len(answers)
@@ -58,15 +65,15 @@ def test_unigram_adds_one_to_every_count():
 def test_an_adapter_learns_the_answers_it_is_shown(decoder):
     """Not much: the small random embeddings, which stay as they are, bound the logits."""
     model, tokenizer = decoder
-    data = answered(tokenizer, PAIRS)
+    data = answered(tokenizer, examples())
     before = measure(model, data).perplexity
     assert measure(adapt(model, data, epochs=10, rate=3e-2), data).perplexity < 0.97 * before
-    assert isinstance(write(model, tokenizer, PAIRS[0].prompt), str)
+    assert isinstance(write(model, tokenizer, examples()[0].prompt), str)
 
 
 def test_the_command_tells_all_figures(decoder, tmp_path, monkeypatch, caplog):
     save(*decoder, tmp_path)
-    monkeypatch.setattr(docstring_probe, "split", lambda: (PAIRS[:30], PAIRS[30:]))
+    monkeypatch.setattr(docstring_probe, "split", lambda: (examples()[:30], examples()[30:]))
     monkeypatch.setattr(docstring_probe, "TOPICS", ("GUI",))
     with caplog.at_level(logging.INFO):
         main([str(tmp_path), "--samples", "1"])

@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 from itertools import islice, pairwise
 
@@ -14,7 +15,11 @@ TINY = Recipe(
     vocabulary=300, hidden=16, layers=1, heads=2, key_value_heads=1, feed_forward=32, positions=64, tokens_a_step=128,
     lengths=((0.0, 32), (0.5, 64)),
 )  # fmt: skip
-TEXTS = [pair.prompt + pair.completion for pair in pairs()[:100]]
+
+
+@functools.cache  # read when a test asks, and not when tests are collected
+def sample() -> list[str]:
+    return [pair.prompt + pair.completion for pair in pairs()[:100]]
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +30,13 @@ def _uncompiled(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(TEXTS, TINY)
+    return train_tokenizer(sample(), TINY)
 
 
 def test_tokenizer_gives_every_text_back_and_adds_nothing(tokenizer):
     assert len(tokenizer) == 300
     assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token) == (PAD, END, None)
-    for text in (*TEXTS, "Ünïcode 漢字\t\r\n  and  spaces ", " ."):
+    for text in (*sample(), "Ünïcode 漢字\t\r\n  and  spaces ", " ."):
         ids = tokenizer(text).input_ids
         assert tokenizer.decode(ids) == text
         assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(ids)
@@ -75,11 +80,11 @@ def test_a_saved_model_loads_with_its_stop_token_and_tied_embeddings(tokenizer, 
     assert loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
     assert loaded.generation_config.eos_token_id == loaded.config.eos_token_id == tokenizer.eos_token_id
     torch.testing.assert_close(loaded.model.norm.weight.float(), model.model.norm.weight.detach())
-    assert AutoTokenizer.from_pretrained(tmp_path)(TEXTS[0]).input_ids == tokenizer(TEXTS[0]).input_ids
+    assert AutoTokenizer.from_pretrained(tmp_path)(sample()[0]).input_ids == tokenizer(sample()[0]).input_ids
 
 
 def test_training_goes_on_exactly_where_it_was(tokenizer, tmp_path):
-    source = batches([tokenizer(text).input_ids for text in TEXTS], TINY, 1, 0, 32)
+    source = batches([tokenizer(text).input_ids for text in sample()], TINY, 1, 0, 32)
     chosen = list(islice(source, 6))
     whole, half = (Training(new_model(tokenizer, TINY), TINY) for _ in range(2))
     losses = [whole.step(ids, 0.1) for ids in chosen]
@@ -95,7 +100,7 @@ def test_a_tiny_decoder_is_finished_when_its_time_is_up(tmp_path, monkeypatch):
     """A clock that ticks once a step: 60 steps in a minute, both lengths are used, and it learns."""
     ticks = iter(range(10_000))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
-    reading = Reading(TEXTS, TEXTS[:10])
+    reading = Reading(sample(), sample()[:10])
     reached = pretrain(reading, tmp_path, TINY, minutes=1.0)
     assert reached < 0.7 * TINY.vocabulary
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.vocab_size == 300
