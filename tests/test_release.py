@@ -29,6 +29,17 @@ def test_no_source_file_repeats_the_version():
         assert f'"{PROJECT["version"]}"' not in path.read_text(encoding="utf-8"), path
 
 
+@pytest.mark.parametrize("page", ["start", "hour"])
+def test_a_page_that_names_what_is_needed_names_the_lowest_versions(page: str):
+    needed = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["flower"]]
+    lowest = dict(re.findall(r"(\w+)(?:\[\w+\])?>=([\d.]+)", " ".join(needed)))
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    named = {"PyTorch": "torch", "transformers": "transformers", "PEFT": "peft", "Flower": "flwr"}
+    found = re.findall(rf"\b({'|'.join(named)}) (\d[\d.]*\d)", text)
+    assert len(found) >= 3
+    assert [lowest[named[name]] for name, _ in found] == [version for _, version in found]
+
+
 def test_the_citation_is_of_this_project():
     assert CITATION["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(CITATION)
