@@ -46,6 +46,8 @@ def write_parquet(path):
         ("list.json", write_json_list),
         ("x.parquet", write_parquet),
         ("X.CSV", lambda path: write_delimited(path, ",")),
+        ("semicolons.csv", lambda path: write_delimited(path, ";")),
+        ("tabs.csv", lambda path: write_delimited(path, "\t")),
     ],
 )
 def test_every_format_gives_the_strings_back_as_they_are(tmp_path, name, write):
@@ -55,6 +57,21 @@ def test_every_format_gives_the_strings_back_as_they_are(tmp_path, name, write):
     table = read_file(str(path))
     assert tuple(table.columns["text"]) == TEXTS
     assert tuple(table.columns["label"]) == LABELS
+
+
+def test_a_csv_whose_first_line_has_commas_is_separated_by_commas(tmp_path):
+    """Semicolons are text there. A first line that never ends, or ends as on old Macs, is no crash."""
+    path = tmp_path / "x.csv"
+    path.write_text("text,label;of;whom\none; two,a\n", encoding="utf-8")
+    assert dict(read_file(str(path)).columns) == {"text": ("one; two",), "label;of;whom": ("a",)}
+    path.write_text("text;label\none; two;a\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 2: 3 fields, expected 2"):
+        read_file(str(path))
+    path.write_text("x;" * 200_000, encoding="utf-8")
+    with pytest.raises(DataError, match="twice"):
+        read_file(str(path))
+    path.write_bytes(b"text;label\rone;a\r")
+    assert dict(read_file(str(path)).columns) == {"text": ("one",), "label": ("a",)}
 
 
 @pytest.mark.parametrize("quoting", ["quotes", "multiline"])

@@ -42,11 +42,14 @@ def found(of: Seen) -> tuple[str | None, str | None, str | None]:
         ({"b": TEXTS, "score": [i / 2 for i in range(ROWS)], "gaps": ["x", None] * 12}, ("b", None, None)),
         ({"id": [f"{i}" for i in range(ROWS)], "kind": ["x", "y"] * 12}, (None, "kind", None)),
         ({"b": TEXTS, "user": [f"u{i}" for i in range(ROWS)]}, ("b", None, None)),
+        ({"on": ["1/2/26", "2/2/26"] * 12, "b": TEXTS, "site": list("nsw") * 8, "department": ["x", "y"] * 12}, (
+            "b", "department", "site")),
+        ({"when": ["11.1.2026 10:00", "12.1.2026 9:30"] * 12, "b": TEXTS}, ("b", None, None)),
         ({"title": ["short one"] * ROWS, "story": TEXTS}, ("story", None, None)),
     ],
 )  # fmt: skip
 def test_columns(columns: dict[str, list[object]], expected: tuple[str | None, ...]):
-    """24 rows: a client or an unnamed label has four or more on average, every row has a label, ids are neither."""
+    """24 rows: a client or an unnamed label has four or more on average, every row has a label; no ids, no days."""
     assert found(seen(**columns)) == expected
 
 

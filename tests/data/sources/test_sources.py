@@ -95,13 +95,21 @@ def test_the_training_file_under_another_spelling_is_no_test_file(tmp_path, monk
         load("x.csv", spelling.format(folder=tmp_path.name))
 
 
-def test_a_copy_of_the_training_file_is_said(tmp_path, caplog):
+def test_test_texts_that_were_trained_on_are_said(tmp_path, caplog):
     train, test = write(tmp_path / "a.csv", ["a", "b"]), write(tmp_path / "b.csv", ["a", "b"])
     load(train, test)
-    assert "every text of" in caplog.text
+    assert f"2 of 2 test texts of {test} are among the training texts of {train}: the test measures" in caplog.text
     caplog.clear()
-    load(train, write(tmp_path / "c.csv", ["a", "b"], start=1))  # one text of two
+    load(train, write(tmp_path / "c.csv", ["a", "b"] * 6, start=1))  # one text of twelve
     assert not caplog.text
+
+
+def test_copies_within_one_file_are_said(tmp_path, caplog):
+    """Tickets that are written by a form: a part that is held out has the same texts."""
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\n" + "no light,a\nno sound,b\n" * 20, encoding="utf-8")
+    load(str(path))
+    assert f"8 of 8 test texts of {path} are among the training texts: the test measures" in caplog.text
 
 
 def test_rows_read_and_rows_of_the_file(tmp_path):
@@ -202,7 +210,7 @@ def test_labels_that_look_like_one_are_named(tmp_path, caplog, labels, said):
 
 def test_labels_that_were_named_are_taken_at_their_word(tmp_path, caplog):
     path = tmp_path / "x.csv"
-    path.write_text("text,label\n" + "x,a\ny,A\n" * 3)
+    path.write_text("text,label\n" + "".join(f"x{i},a\ny{i},A\n" for i in range(3)))
     assert load(str(path), labels=["a", "A"]).train.label_names == ("a", "A")
     assert not caplog.messages
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = ("stdlib-docs", "stdlib-signatures")
 """Data sets that are made of the standard library's text: to classify, and for models that write."""
+MANY_COPIES = 0.1
+"""Of the test texts, the share from which on it is said that they were trained on."""
 UNNAMED = "label"
 """The column of labels where nobody named one: data that need none may lack it."""
 
@@ -110,12 +112,7 @@ def load(
                 *(training.where, training.form, testing.where, testing.form),
             )
         read[test_table.where] = len(test_set)
-        if set(test_set.texts) <= set(train_set.texts):
-            log.warning(
-                "every text of %s is in %s too: the test measures what was learned by heart",
-                test_table.where,
-                train_table.where,
-            )
+    _warn_of_copies(test_set.texts, train_set.texts, (test_table or train_table).where, train_table.where)
     return Split(
         train=_limited(train_set, limit_train, seed, "train"),
         test=_limited(test_set, limit_test, seed, "test"),
@@ -213,6 +210,19 @@ def _warn_of_alike(where: str, names: Sequence[str]) -> None:
             where,
             more,
         )
+
+
+def _warn_of_copies(test: Sequence[str], train: Sequence[str], where: str, other: str) -> None:
+    """Say so where a tenth of the test texts or more were trained on."""
+    known = set(train)
+    copies = sum(text in known for text in test)
+    if copies < MANY_COPIES * len(test):
+        return
+    log.warning(
+        "%d of %d test texts of %s are among the training texts%s: the test measures what was learned by heart; remove "
+        "copies, or name other test data",
+        *(copies, len(test), where, "" if where == other else f" of {other}"),
+    )
 
 
 def _same_file(train: str, test: str | None) -> bool:

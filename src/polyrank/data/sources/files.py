@@ -6,6 +6,8 @@ value, the label "01" no number, U+2028 no end of a line.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> 
     """The table in a csv, tsv, json lines (or one json list of objects) or parquet file.
 
     Args:
-        name: path of the file; text files are UTF-8, or UTF-16 with a byte order mark.
+        name: path of the file; text files are UTF-8, or UTF-16 with a byte order mark; csv as `delimiter` finds it.
         quoting: of csv and tsv, as `read_delimited` has it; ``auto`` is ``quotes`` for csv and ``none`` for tsv.
         label: the label column, by which rows are known where a quotation mark may have joined some.
 
@@ -50,10 +52,23 @@ def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> 
         return _parquet(name, path)
     text = _decode(name, path)
     if suffix == ".csv":
-        return read_delimited(name, text, ",", "quotes" if quoting == "auto" else quoting, label)
+        return read_delimited(name, text, delimiter(text), "quotes" if quoting == "auto" else quoting, label)
     if suffix == ".tsv":
         return read_delimited(name, text, "\t", "none" if quoting == "auto" else quoting, label)
     return _json(name, text)
+
+
+def delimiter(text: str) -> str:
+    """What separates the fields of a csv file: a comma, or where its first line has none, its semicolon or tab.
+
+    Spreadsheets write semicolons where the comma is a decimal point.
+
+    >>> delimiter("text;label"), delimiter("text,label"), delimiter('"text, whole";label'), delimiter("text")
+    (';', ',', ';', ',')
+    """
+    lines = io.StringIO(text, newline="")
+    first = next((line for line in lines if line.strip()), "")[:10_000]  # names; one that is no header may be endless
+    return next((mark for mark in (",", ";", "\t") if len(next(csv.reader([first], delimiter=mark))) > 1), ",")
 
 
 def _decode(name: str, path: Path) -> str:

@@ -27,6 +27,8 @@ MOST_LABELS = 100
 """A column of more different values is not taken for labels by its values alone."""
 ROWS_OF_A_VALUE = 4
 """Rows that a value has on average, at least, where it is taken for a client or, by its values alone, for a label."""
+DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}(\D|$)")
+"""How a day begins that is written in figures, in whatever order; its column is not taken for labels by its values."""
 A_TEXT = 1.5
 """Words of a text on average, at least; of names and labels there are fewer."""
 
@@ -42,6 +44,7 @@ class Column:
         different: how many different values there are; 0 where that cannot be said.
         words: of a string, on average; 0 for others.
         letters: the same in characters.
+        dates: whether all strings begin with a day, month and year in figures.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Column:
     different: int = 0
     words: float = 0.0
     letters: float = 0.0
+    dates: bool = False
 
     def called(self, names: Sequence[str]) -> int:
         """Where the first of some words that its name has stands among them; their number where it has none."""
@@ -59,6 +63,8 @@ class Column:
     @property
     def about(self) -> str:
         """What its values are like, in words."""
+        if self.kind == "other" and not self.filled:
+            return "empty"
         if self.kind == "text" and self.words >= A_TEXT:
             return f"strings of {self.words:.0f} words, {self.different} different ones"
         kinds = {"text": "strings", "whole": "whole numbers", "other": "neither strings nor whole numbers"}
@@ -111,14 +117,19 @@ class Seen:
         return Found(max(long, key=lambda one: one.letters), named=False) if long else None
 
     def label(self, taken: Collection[str] = ()) -> Found | None:
-        """The column of labels: by its name, or that of the fewest different values, unless clients are called so."""
+        """The column of labels: by its name, or that of the fewest different values, unless clients are called so.
+
+        Where several columns are called as clients are, such as a site and a department, one of them may be labels.
+        """
         able = [one for one in self._complete(taken) if 2 <= one.different < max(self.rows, 3)]
         named = [one for one in able if one.called(LABELS) < len(LABELS)]
         if named:
             return Found(min(named, key=lambda one: (one.called(LABELS), one.different)), named=True)
         most = min(MOST_LABELS, self.rows / ROWS_OF_A_VALUE)
-        few = [one for one in able if one.different <= most and one.words < A_TEXT and not one.called_as_clients]
-        return Found(min(few, key=lambda one: one.different), named=False) if few else None
+        few = [one for one in able if one.different <= most and one.words < A_TEXT and not one.dates]
+        client = self.client(taken)
+        likely = [one for one in few if not one.called_as_clients] or [one for one in few if one is not client]
+        return Found(min(likely, key=lambda one: one.different), named=False) if likely else None
 
     def client(self, taken: Collection[str] = ()) -> Column | None:
         """The column whose value says who holds a row; its name must say so, or others would train on these rows."""
@@ -156,7 +167,8 @@ def _column(name: str, values: Sequence[object] | None) -> Column:
     if there and len(strings) == len(there):
         words = sum(len(value.split()) for value in strings) / len(strings)
         letters = sum(map(len, strings)) / len(strings)
-        return Column(name, len(there), "text", len(set(strings)), words, letters)
+        different = set(strings)
+        return Column(name, len(there), "text", len(different), words, letters, all(map(DATE.match, different)))
     if there and all(isinstance(value, int) for value in there):
         return Column(name, len(there), "whole", len(set(map(str, there))))
     return Column(name, len(there), "other")
