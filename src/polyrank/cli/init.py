@@ -18,7 +18,9 @@ def init(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="FILE", help="csv, tsv, jsonl, parquet, or a Hub data set; without it the embedded one."
+            "--data",
+            metavar="FILE",
+            help="csv, tsv, jsonl, parquet, a folder of txt, or a Hub data set; without it the embedded one.",
         ),
     ] = None,
     *,

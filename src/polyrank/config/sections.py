@@ -46,8 +46,8 @@ class DataConfig(Section):
     """``[data]``: what is learned, and who holds what."""
 
     train: str = "stdlib-docs"
-    """A local csv, tsv, jsonl or parquet file, a Hub data set id, or an embedded data set: ``stdlib-docs``, or
-    ``stdlib-signatures`` for models that write."""
+    """A local csv, tsv, jsonl or parquet file, a folder of txt files, a Hub data set id, or an embedded data set:
+    ``stdlib-docs``, or ``stdlib-signatures`` for models that write."""
     test: str | None = None
     """The same for held-out text; without it the data set's own test split, or ``test_share`` of a local file."""
     text: str | list[str] = "text"

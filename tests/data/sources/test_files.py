@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path, name, content, message)
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(DataError, match=r"no such file: .*gone.csv"):
         read_file(str(tmp_path / "gone.csv"))
-    with pytest.raises(DataError, match=r"is a folder; expected a file"):
+    with pytest.raises(DataError, match=r"is a folder without \.txt files; expected a file"):
         read_file(str(tmp_path))
 
 

@@ -54,7 +54,8 @@ def load(
 
     - ``stdlib-docs``, the embedded data set, with the columns text, label, topic (= label) and module, or
       ``stdlib-signatures``, its brother for models that write, with prompt and completion in the place of text;
-    - a file ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` (see `polyrank.data.sources.files`);
+    - a file ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` (see `polyrank.data.sources.files`), or a folder
+      of ``.txt`` files, with the columns text, folder and file (`polyrank.data.sources.folders`);
     - a data set on the Hub, ``id[:configuration][#split]``; the split of `train` is "train" unless named, that of
       `test` "test" or else "validation";
     - for `test` only, ``#split``: another split of the data set that `train` names.
@@ -226,9 +227,9 @@ def _warn_of_copies(test: Sequence[str], train: Sequence[str], where: str, other
 
 
 def _same_file(train: str, test: str | None) -> bool:
-    """Whether both are one file: under another spelling, by a link, in another case where that makes no difference."""
+    """Whether both are one: under another spelling, by a link, in another case where that makes no difference."""
     ours, theirs = Path(train).expanduser(), Path(test or "").expanduser()
-    return ours.is_file() and theirs.is_file() and ours.samefile(theirs)
+    return ours.exists() and bool(test) and theirs.exists() and ours.samefile(theirs)
 
 
 def _tables(train: str, test: str | None, columns: Columns) -> tuple[Table, Table | None]:

@@ -1,4 +1,4 @@
-"""Local files as tables: csv, tsv, json lines and parquet.
+"""Local files as tables: csv, tsv, json lines and parquet, and folders of plain texts.
 
 The text formats are read with the standard library, because nothing may be guessed there: the text "NA" is no missing
 value, the label "01" no number, U+2028 no end of a line.
@@ -16,22 +16,24 @@ from typing import Any
 from polyrank.core.encoding import decode
 from polyrank.core.errors import DataError
 from polyrank.data.sources.delimited import Quoting, read_delimited
+from polyrank.data.sources.folders import holds_texts, read_folder
 from polyrank.data.sources.tables import Table
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a source is meant as a file: it exists, ends in a known suffix, or is written like a path."""
+    """Whether a source is meant as a file or a folder: it exists, ends in a known suffix, or is written like a path."""
     written = name.startswith((".", "/", "~")) or "\\" in name
-    return written or name.lower().endswith(SUFFIXES) or Path(name).is_file()
+    return written or name.lower().endswith(SUFFIXES) or Path(name).is_file() or holds_texts(Path(name))
 
 
 def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> Table:
-    """The table in a csv, tsv, json lines (or one json list of objects) or parquet file.
+    """The table in a csv, tsv, json lines (or one json list of objects) or parquet file, or in a folder of plain texts.
 
     Args:
-        name: path of the file; text files are UTF-8, or UTF-16 with a byte order mark; csv as `delimiter` finds it.
+        name: path of the file or folder; text files are UTF-8, or UTF-16 with a byte order mark; what separates the
+            fields of a csv is found by `delimiter`.
         quoting: of csv and tsv, as `read_delimited` has it; ``auto`` is ``quotes`` for csv and ``none`` for tsv.
         label: the label column, by which rows are known where a quotation mark may have joined some.
 
@@ -41,7 +43,7 @@ def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> 
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
-        raise DataError(f"{name} is a folder; expected a file ({', '.join(SUFFIXES)})")
+        return read_folder(name, path)
     if not path.is_file():
         raise DataError(f"no such file: {name} (looked in {path.absolute().parent}); give a path to an existing file")
     if suffix not in SUFFIXES:

@@ -36,8 +36,8 @@ class HubName:
         match = _ID.fullmatch(name)
         if match is None:
             raise DataError(
-                f"{name!r} is no data source; expected stdlib-docs, a file (csv, tsv, jsonl, parquet), or a data set "
-                "on the Hugging Face Hub as owner/name, owner/name:configuration or owner/name#split"
+                f"{name!r} is no data source; expected stdlib-docs, a file (csv, tsv, jsonl, parquet), a folder of txt "
+                "files, or a data set on the Hub as owner/name, owner/name:configuration or owner/name#split"
             )
         return cls(match["id"], match["config"], match["split"])
 
