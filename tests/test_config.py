@@ -181,6 +181,31 @@ def test_a_file_that_is_no_toml_is_one_line(tmp_path: Path, content: bytes, mess
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            rb'data.train = "C:\Users\ann\x.csv"',
+            r"c\.toml is not valid TOML: .*; in double quotes a backslash begins an escape",
+        ),
+        (rb'data.train = "C:\temp\new.csv"', r"c\.toml: data\.train: found 'C:\\temp\\new\.csv'; no name has such"),
+        (b'model.name = "a\\nb"', r"model\.name.*put a path between single quotes"),
+    ],
+)
+def test_a_windows_path_in_double_quotes_is_said(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "c.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_a_table_in_the_place_of_a_configuration_is_said(tmp_path: Path):
+    path = tmp_path / "tickets.csv"
+    path.write_text("text,label\nno light,a\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"it looks like data: polyrank init --data .*tickets\.csv writes"):
+        load(path)
+
+
 def test_a_file_that_is_not_there_or_a_folder_is_one_line(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no such configuration file: .*absent\.toml; expected a TOML file"):
         load(tmp_path / "absent.toml")
@@ -203,6 +228,8 @@ def test_defaults_are_not_shared():
     assert other.model.config == {}
 
 
+_places = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+"""Without control characters, which no path has."""
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 _numbers = st.floats(1e-12, 1e12)
 _values: st.SearchStrategy[Any] = st.recursive(
@@ -220,14 +247,14 @@ _values: st.SearchStrategy[Any] = st.recursive(
             "model": st.fixed_dictionaries(
                 {},
                 optional={
-                    "name": _texts,
+                    "name": _places,
                     "revision": _texts,
                     "targets": _texts | st.lists(_texts, max_size=3),
                     "config": st.dictionaries(_texts, _values, max_size=3),
                 },
             ),
             "data": st.fixed_dictionaries(
-                {}, optional={"train": _texts, "test": _texts, "text": st.lists(_texts), "size": st.integers(1)}
+                {}, optional={"train": _places, "test": _places, "text": st.lists(_texts), "size": st.integers(1)}
             ),
             "ranks": st.fixed_dictionaries(
                 {"policy": st.just("fixed")},

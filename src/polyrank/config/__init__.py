@@ -7,6 +7,7 @@ the run folder, and running that file again gives the same run.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ __all__ = [
     "override",
     "parse",
 ]
+
+DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+"""How files of data end, which are given in the place of a configuration."""
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -106,7 +110,16 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # tomllib's own errors are ValueErrors, and not the only ones
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        raise ConfigError(f"{path} is not valid TOML: {error}{_advice(path)}") from None
+
+
+def _advice(path: Path) -> str:
+    """What to do where a file that is no TOML is a common mistake."""
+    if path.suffix.lower() in DATA:
+        return f"; it looks like data: polyrank init --data {path} writes a configuration for it"
+    if re.search(rb'"[^"\n]*\\[^"\n]*"', read_whole(path)):
+        return "; in double quotes a backslash begins an escape: put a path between single quotes, or write it with /"
+    return ""
 
 
 def _set(values: dict[str, Any], text: str) -> None:

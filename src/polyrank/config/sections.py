@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from polyrank.config.section import Count, Section, Share
+from polyrank.config.section import Count, Place, Section, Share
 
 PLANNED = ("engine", "clients_per_pass", "lanes", "workers")
 HOW = (*PLANNED, "cluster", "gradient_checkpointing", "cuda_graphs")
@@ -22,7 +22,7 @@ NO_CLUSTER = "none"
 class ModelConfig(Section):
     """``[model]``: the base model and where it is adapted."""
 
-    name: str = "quickstart"
+    name: Place = "quickstart"
     """A Hugging Face id, a local folder, or an embedded model: ``quickstart``, an encoder, and ``quickstart-decoder``,
     which writes."""
     revision: str | None = None
@@ -45,10 +45,10 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """``[data]``: what is learned, and who holds what."""
 
-    train: str = "stdlib-docs"
+    train: Place = "stdlib-docs"
     """A local csv, tsv, jsonl or parquet file, a folder of txt files, a Hub data set id, or an embedded data set:
     ``stdlib-docs``, or ``stdlib-signatures`` for models that write."""
-    test: str | None = None
+    test: Place | None = None
     """The same for held-out text; without it the data set's own test split, or ``test_share`` of a local file."""
     text: str | list[str] = "text"
     """Name of the text column; several are joined by a space."""
