@@ -22,7 +22,7 @@ def test_a_run_shows_its_rounds_and_leaves_the_run_folder(polyrank: Polyrank, ow
         assert word in result.out
     assert {path.name for path in Path("study").iterdir()} == {
         *("config.toml", "requested.toml", "metrics.jsonl", "checkpoint"),
-        *("adapter", "clients.json", "run.json", "summary.json"),
+        *("adapter", "clients.json", "run.json", "summary.json", ".lock"),
     }
     assert result.err == ""
 

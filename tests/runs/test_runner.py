@@ -54,7 +54,7 @@ def done(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_run_folder_holds_all_of_a_run(done: Path):
     found = {path.name for path in done.iterdir()}
     files = {"config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json", "summary.json"}
-    assert found == files | {"checkpoint", "adapter"}
+    assert found == files | {"checkpoint", "adapter", ".lock"}
     assert sorted(path.name for path in (done / "checkpoint").iterdir()) == ["round-00002", "round-00003"]
 
 

@@ -32,7 +32,9 @@ OWN_FILES = (
     *("config.toml", "requested.toml", "metrics.jsonl", "clients.json", "run.json"),
     *("samples.json", "summary.json", "secret"),
 )
-SCRATCH = {f".{name}.writing" for name in OWN_FILES}
+LOCK = ".lock"
+"""Held by the process that writes the folder."""
+SCRATCH = {LOCK, *(f".{name}.writing" for name in OWN_FILES)}
 """What a run that was killed may leave of a file that it wrote; a folder with nothing else is as good as empty."""
 OWN_FOLDERS = ("checkpoint", "adapter", "events")
 
@@ -103,7 +105,7 @@ class RunFolder:
             for name in OWN_FOLDERS:  # a checkpoint that cannot be deleted would pass for one of the new run
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
-            for name in SCRATCH:
+            for name in SCRATCH - {LOCK}:
                 (self.path / name).unlink(missing_ok=True)
             for name in reversed(OWN_FILES):  # config.toml last: without it this is no run folder that can be replaced
                 (self.path / name).unlink(missing_ok=True)

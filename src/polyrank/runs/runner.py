@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from polyrank.runs.agreement import Asked, fingerprint
 from polyrank.runs.folder import RunFolder, disk_errors
 from polyrank.runs.giving import beside, for_servers
 from polyrank.runs.listener import Listener, Listeners
+from polyrank.runs.lock import held
 from polyrank.runs.models import stay_with_clients
 from polyrank.runs.notebook import Live, in_notebook
 from polyrank.runs.opening import opening
@@ -69,21 +71,26 @@ def run(
     Raises:
         PolyRankError: the configuration, the data, the model or the folder does not fit.
     """
-    pace = Pace()
-    with pace.stage("loading"):
-        opened = opening(config, out, resume=resume, overwrite=overwrite, profile=profile, requested=requested)
-    server, folder, state = opened.server, opened.folder, opened.state
-    if listener is None and in_notebook():
-        listener = Live()
-    listeners = Listeners([*opened.trackers, *([listener] if listener else [])])
-    try:
-        server = over(server) if over else server
-        runner = Runner(server, folder, listeners, opened.requested, pace)
-        begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
-        runner.run(begun)
-    finally:
-        server.close()
-    summary: dict[str, Any] = folder.read_json("summary")
+    pace, folder = Pace(), RunFolder(Path(out))
+    with contextlib.ExitStack() as stack:
+        if began := folder.exists():
+            stack.enter_context(held(folder.path))
+        with pace.stage("loading"):
+            opened = opening(config, out, resume=resume, overwrite=overwrite, profile=profile, requested=requested)
+        server, state = opened.server, opened.state
+        if listener is None and in_notebook():
+            listener = Live()
+        listeners = Listeners([*opened.trackers, *([listener] if listener else [])])
+        try:
+            if not began:  # nothing was written before everything was checked
+                stack.enter_context(held(folder.path))
+            server = over(server) if over else server
+            runner = Runner(server, folder, listeners, opened.requested, pace)
+            begun = runner.start(overwrite=overwrite, scores=scores) if state is None else runner.resume(state)
+            runner.run(begun)
+        finally:
+            server.close()
+        summary: dict[str, Any] = folder.read_json("summary")
     return summary
 
 
