@@ -46,6 +46,7 @@ from tools import release  # noqa: E402
 PAGES = (
     *("README.md", "docs/methods.md", "docs/configuration.md", "docs/speed.md", "docs/scale.md", "docs/flower.md"),
     *("docs/merging.md", "docs/secure.md", "docs/trust.md", "docs/writing.md", "docs/why.md", "paper/RESULTS.md"),
+    "paper/FINDINGS.md",
     "docs/releases.md",
 )
 PICTURES = {"docs/images/why.svg": dilution.svg}
@@ -168,6 +169,8 @@ GENERATED = {
     "releases": release.table,
     "cost": cost.table,
     "diagnostic": _diagnostic,
+    "paper_chosen": lambda: tables.chosen(tables.studies("when_ag_news")),
+    "paper_chosen_check": lambda: tables.chosen(tables.studies("check")),
     "paper_advice": lambda: advice.table(advice.score()),
     **{f"paper_{table}": lambda table=table: tables.show(table) for table in TABLES},
 }

@@ -19,6 +19,7 @@ from polyrank.config.sections import MEASURED
 from polyrank.core.errors import RunFolderError
 from polyrank.report.runs import Run
 from polyrank.runs.agreement import differences
+from polyrank.runs.folder import name_of
 from polyrank.tasks.metric import TEST
 
 KEPT = (
@@ -102,8 +103,9 @@ def _write(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def restore(line: Mapping[str, Any]) -> Run:
-    """The run as reports read it; clients are not kept."""
+    """The run as reports read it; clients are not kept. One that is older than ``[task]`` has the task there was."""
     config = parse(line["config"], line["key"])
+    config = config.model_copy(update={"task": config.task.model_copy(update={"name": name_of({}, config)})})
     about = {**line["machine"], **({"digests": line["digests"]} if line.get("digests") else {})}
     return Run(Path(line["key"]), config, line["lines"], {}, line["scoring"], about, line["summary"])
 

@@ -18,7 +18,7 @@ from polyrank.report.statistics import area
 FOLDER = Path(__file__).parent / "figures"
 README = Path(__file__).parents[1] / "docs" / "images"
 DATA = {"ag_news": "AG News", "dbpedia": "DBpedia", "quickstart": "the quickstart"}
-DOTS = (("replication", "zero_padding"), ("tempered", "zero_padding"), ("shrinkage", "zero_padding"))
+DOTS = tuple((what, "zero_padding") for what in ("replication", "tempered", "shrinkage", "validated"))
 """What is drawn against what, where one setting at a time is changed."""
 
 
@@ -53,7 +53,7 @@ def when(results: Path, data: str) -> Figure | None:
     look = looks(what for what, _ in DOTS)
     plot = blank(height=60 + 44 * len(names))
     for k, (what, against) in enumerate(DOTS):
-        shift = 0.24 * (1 - k)
+        shift = 0.2 * ((len(DOTS) - 1) / 2 - k)
         x, y, means, places = [], [], [], []
         for i, name in enumerate(names):
             values = [100 * gap for gap in gaps(by_entry(found[name]), what, against, area).values()]

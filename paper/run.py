@@ -6,6 +6,8 @@ Tables:
 - ``diagnostic``: one round: a high-quality client alone, after zero padding, after replication;
 - ``quickstart``: the methods that keep A and B apart, on the embedded model and text: the README's table;
 - ``curves``: the seed paper's methods on AG News and DBpedia;
+- ``main``: the methods that lead somewhere, on AG News, five seeds;
+- ``rates``: the same at four learning rates;
 - ``methods``: every method of the registry on AG News, with two rank plans;
 - ``generative``: every method on models that write: Dolly's answers and the standard library's docstrings;
 - ``smollm2``: three methods on Dolly with SmolLM2-135M-Instruct (``--model``);
@@ -17,9 +19,9 @@ Tables:
 Without further options models and data come from the Hub. Where it cannot be reached, ``--model`` names a local
 model folder and ``--data`` a folder that holds ``ag_news``, ``dbpedia`` and ``trec6``, each with train.csv and test.csv
 (columns ``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again;
-``--minutes`` ends the work after the run that exceeds it, so a study can be made in pieces. Engine, precision and
-attention (``--set``) are no part of what a run is; each result says which it had, and on what data and model it was
-measured: a run is never put beside one of others.
+``--minutes`` ends the work after the run that exceeds it, so a study can be made in pieces; what another table has is
+taken from there, whatever the time. Engine, precision and attention (``--set``) are no part of what a run is; each
+result says which it had, and on what data and model it was measured: a run is never put beside one of others.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def planned(study: Study, config: Config) -> Iterator[tuple[Entry, int]]:
     """All runs of a study, seed by seed; each method with the data that it takes by itself."""
     for seed in study.seeds:
         for method in study.methods:
-            for entry in entries(config, [method]):
+            for entry in entries(config, [method], study.baseline_ranks):
                 yield entry, seed
 
 
@@ -92,11 +94,12 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
             archive.check(name, line, found)
         if unknown := sum(not line.get("digests") for line in beside.values()):
             print(f"{study.name}: {unknown} runs were kept without a digest of data and model; taken as of the same")
-        for name, (entry, seed) in missing.items():
+        for name in list(missing):
             if (same := archive.elsewhere(chosen.results, name)) is not None:
                 archive.check(name, same, found)
                 archive.copy(path, name, same)
-                continue
+                del missing[name]
+        for name, (entry, seed) in missing.items():
             if chosen.minutes and time.monotonic() - start > 60 * chosen.minutes:
                 return False
             out = chosen.work / table / study.name

@@ -16,6 +16,8 @@ WHEN = (
     "zero_padding:keep_unowned=true",  # dilution without wiping
     *("validated", "fedhl", "flexlora", "raflora"),
 )
+MAIN = ("replication", "zero_padding", "zero_padding_delta", "flexlora", "fedhl", "raflora", "fedavg", "validated")
+"""Those that lead in some setting, zero padding in both forms, and the low rank for everybody."""
 CHECKED = ("replication", "tempered", "zero_padding_delta", "zero_padding", "validated", "fedhl")
 """By methods that lead in some setting of ``WHEN``."""
 THREE_LAYERS = "model.config.num_hidden_layers=3"
@@ -33,6 +35,7 @@ class Study:
         methods: as `polyrank.comparison.entries.entries` takes them.
         overrides: of the configuration.
         seeds: that are run.
+        baseline_ranks: of methods that need equal ranks, as `polyrank.comparison.entries.entries` takes them.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Study:
     methods: Sequence[str]
     overrides: Sequence[str] = ()
     seeds: Sequence[int] = (0, 1, 2)
+    baseline_ranks: Sequence[int] | None = None
 
 
 CHANGES: Mapping[str, Sequence[str]] = {
@@ -68,6 +72,13 @@ def _when(data: str, overrides: Sequence[str]) -> list[Study]:
     return [Study(name, data, WHEN, (*overrides, *change), range(5)) for name, change in CHANGES.items()]
 
 
+def _rates() -> list[Study]:
+    """The main table's methods at four learning rates; 3e-3 is the setting itself."""
+    rates = {"lr-1e-3": "lr-1e-3", "lr-2e-3": "lr-2e-3", "lr-3e-3": "base", "lr-1e-2": "lr-1e-2"}
+    changes = {name: (THREE_LAYERS, *CHANGES[change]) for name, change in rates.items()}
+    return [Study(name, "ag_news", MAIN, change, baseline_ranks=(5,)) for name, change in changes.items()]
+
+
 def _check(data: str) -> list[Study]:
     """What was chosen on AG News and the quickstart, on data that had no part in it.
 
@@ -81,6 +92,8 @@ def _check(data: str) -> list[Study]:
 TABLES: Mapping[str, Sequence[Study]] = {
     "quickstart": [Study("quickstart", "quickstart", QUICKSTART)],
     "curves": [Study(data, data, SEED_PAPER) for data in ("ag_news", "dbpedia")],
+    "main": [Study("ranks-5-20", "ag_news", MAIN, (THREE_LAYERS,), range(5), (5,))],
+    "rates": _rates(),
     "methods": [
         Study("ranks-5-20", "ag_news", EVERY, (THREE_LAYERS,)),
         Study(

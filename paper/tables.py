@@ -26,12 +26,14 @@ DIFFERENCES = (
 
 
 def studies(table: str, results: Path = RESULTS) -> dict[str, list[Run]]:
-    """Study -> its finished runs, in the order of the studies; those without any are left out."""
+    """Study -> its finished runs, in the order of the studies and of their methods; those without any are left out."""
     lines = archive.load(results / f"{table}.jsonl")
-    found = {
-        study.name: [archive.restore(line) for key, line in lines.items() if key.startswith(f"{study.name}/")]
-        for study in TABLES[table]
-    }
+    found: dict[str, list[Run]] = {}
+    for study in TABLES[table]:
+        runs = [archive.restore(line) for key, line in lines.items() if key.startswith(f"{study.name}/")]
+        places = [method.partition(":")[0] for method in study.methods]
+        runs.sort(key=lambda run: places.index(run.config.aggregation.method))
+        found[study.name] = runs
     return {name: runs for name, runs in found.items() if runs}
 
 
@@ -61,6 +63,8 @@ def show(table: str, results: Path = RESULTS) -> str:
     found = studies(table, results)
     if table.startswith("when"):
         return when(found)
+    if table == "rates":
+        return rates(found)
     if len(TABLES[table]) == 1:
         return "".join(map(comparison, found.values()))
     return "\n\n".join(f"**{name}**\n\n{comparison(runs)}" for name, runs in found.items())
@@ -72,6 +76,33 @@ def comparison(runs: Sequence[Run]) -> str:
     head = tables.headings(compare)
     rows = [f"| {' | '.join(tables.cells(row, compare.metric))} |" for row in compare.rows]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+
+
+def rates(found: Mapping[str, Sequence[Run]]) -> str:
+    """One row per method: its mean over all rounds at each learning rate, in per cent, and the best rate of each seed.
+
+    A rate that is chosen by the first seed is judged by the others: by what it gives there.
+    """
+    by_rate = {name: by_entry(runs) for name, runs in found.items()}
+    head = ["method", *(f"{name}, by seed" for name in by_rate)]
+    head += ["chosen by the first seed", "there, the other seeds"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name in dict.fromkeys(name for entries in by_rate.values() for name in entries):
+        seeds = {rate: entries.get(name, {}) for rate, entries in by_rate.items()}
+        cells = [", ".join(_percent(runs[seed]) for seed in sorted(runs)) or "-" for runs in seeds.values()]
+        first = min(seed for runs in seeds.values() for seed in runs)
+        tried = [rate for rate, runs in seeds.items() if first in runs]
+        if len(tried) < len(by_rate):  # nothing is chosen among less than all
+            lines.append(f"| {' | '.join([name, *cells, '-', '-'])} |")
+            continue
+        best = max(tried, key=lambda rate: area(seeds[rate][first]))
+        others = [_percent(run) for seed, run in sorted(seeds[best].items()) if seed != first]
+        lines.append(f"| {' | '.join([name, *cells, best, ', '.join(others) or '-'])} |")
+    return "\n".join(lines)
+
+
+def _percent(run: Run) -> str:
+    return f"{100 * area(run):.1f}"
 
 
 def when(found: Mapping[str, Sequence[Run]]) -> str:
@@ -89,8 +120,36 @@ def when(found: Mapping[str, Sequence[Run]]) -> str:
     return "\n".join(lines)
 
 
-def _short(pair: tuple[str, str]) -> list[str]:
-    return [name.replace("-keep_unowned-True", " keep_unowned") for name in pair]
+def chosen(found: Mapping[str, Sequence[Run]], what: str = "validated") -> str:
+    """One row per setting in which a method was measured: how far it is ahead of each of two others, in points.
+
+    The nearest is the one with the smallest mean difference, whoever made it; each pair by the seeds that both have.
+    """
+    head = [
+        "setting",
+        "seeds",
+        f"{what}, mean over all rounds",
+        "nearest",
+        f"{what} - nearest",
+        f"{what} - replication",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, runs in found.items():
+        entries = by_entry(runs)
+        shared = {other: gaps(entries, what, other, area) for other in entries if other != what}
+        shared = {other: gap for other, gap in shared.items() if gap}
+        if not shared:
+            continue
+        nearest = min(shared, key=lambda other: statistics.fmean(shared[other].values()))
+        mean = f"{100 * statistics.fmean(map(area, entries[what].values())):.1f} %"
+        cells = [name, ", ".join(map(str, sorted(entries[what]))), mean, *_short((nearest,))]
+        cells += [_cell(entries, what, nearest), _cell(entries, what, "replication")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    return [name.replace("-keep_unowned-True", " keep_unowned") for name in names]
 
 
 def _cell(entries: Mapping[str, Mapping[int, Run]], what: str, against: str) -> str:

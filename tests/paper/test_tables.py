@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from paper.studies import TABLES
-from paper.tables import RESULTS, by_entry, gaps, show, studies
+from paper.tables import RESULTS, by_entry, chosen, gaps, rates, show, studies
 
 from paper import figures
 from polyrank.report.statistics import area
@@ -37,6 +37,35 @@ def test_seeds_are_paired_by_hand():
     gap = 100 * statistics.fmean(gaps(by_entry(first), "replication", "zero_padding", area).values())
     row = next(line for line in show("when_ag_news").splitlines() if line.startswith("| ranks-random |"))
     assert row.split("|")[4].strip().startswith(f"{gap:+.1f}")
+
+
+def test_the_nearest_is_whoever_loses_least_in_the_seeds_that_both_have():
+    runs = studies("when_ag_news")["ranks-random"]
+    entries = by_entry(runs)
+    behind = {
+        other: statistics.fmean(gaps(entries, "validated", other, area).values())
+        for other in entries
+        if other != "validated" and gaps(entries, "validated", other, area)
+    }
+    nearest = min(behind, key=lambda other: behind[other])
+    (row,) = [line.split(" | ") for line in chosen({"ranks-random": runs}).splitlines()[2:]]
+    assert row[3] == nearest.replace("-keep_unowned-True", " keep_unowned")
+    assert row[4].startswith(f"{100 * behind[nearest]:+.1f} ± ")
+    others = [run for name, own in entries.items() if name != "validated" for run in own.values()]
+    assert len(chosen({"ranks-random": others}).splitlines()) == 2
+
+
+def test_a_rate_is_chosen_by_the_first_seed_and_judged_by_the_others():
+    found = {name: studies("when_ag_news")[name] for name in ("lr-1e-3", "lr-1e-2")}
+    rows = {
+        line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in rates(found).splitlines()[2:]
+    }
+    own = {name: by_entry(runs)["shrinkage"] for name, runs in found.items()}
+    assert rows["shrinkage"] == [
+        *(", ".join(f"{100 * area(own[name][seed]):.1f}" for seed in (0, 1)) for name in found),
+        "lr-1e-2",
+        f"{100 * area(own['lr-1e-2'][1]):.1f}",
+    ]
 
 
 def test_what_is_not_measured_is_left_out(tmp_path: Path):
