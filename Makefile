@@ -29,7 +29,7 @@ test: $(VENV)/.test
 
 # of the files that have such tests: to collect all the others takes half a minute
 slow: $(VENV)/.test
-	$(PYTEST) -m 'slow and not long' $$(grep -rl --include='test_*.py' 'pytest.mark.slow' tests)
+	$(PYTEST) -m 'slow and not long' $$(grep -rl --include='test_*.py' 'pytest.mark.slow' tests | sort)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
