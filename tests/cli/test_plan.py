@@ -97,6 +97,7 @@ def test_memory_without_activations_says_so(polyrank: Polyrank, own_things: Path
         (("--memory", "1e3MB"), "--memory: found '1e3MB'"),
         (("--uplink", "600B"), "too little: a client of rank 1 sends 648 B, 136 B of it for the head"),
         (("--memory", "1kB"), "too little: a client of rank 1 holds "),
+        (("--memory", "1kB"), 'for base and head; model.quantization = "nf4" holds the base in less'),
         (("--uplink", "1MB", "--uplink", "2MB", "--memory", *("1GB", "--memory", "1GB", "--memory", "2GB")), "3 times"),
         (("--set", "aggregation.method=fedavg"), "needs clients of equal ranks"),
         (("--set", "model.name=./nowhere"), "no such folder"),
