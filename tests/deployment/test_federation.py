@@ -34,7 +34,7 @@ def local(folder: Path, *sets: str) -> Path:
 
 @pytest.mark.skipif(
     airtight.why_not() is None and airtight.HERE not in os.environ,
-    reason="tests/end_to_end/test_offline.py runs it, where it is seen that nothing leaves",
+    reason="tests/deployment/test_offline.py runs it, where it is seen that nothing leaves",
 )
 def test_a_deployment_gives_what_a_local_run_gives_and_a_killed_node_comes_back(federation: Federation, tmp_path: Path):
     """Two rounds as everywhere. In the third, a node is killed while it trains: the round counts, and the node, started
