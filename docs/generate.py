@@ -170,7 +170,6 @@ GENERATED = {
     "cost": cost.table,
     "diagnostic": _diagnostic,
     "paper_chosen": lambda: tables.chosen(tables.studies("when_ag_news")),
-    "paper_chosen_check": lambda: tables.chosen(tables.studies("check")),
     "paper_advice": lambda: advice.table(advice.score()),
     **{f"paper_{table}": lambda table=table: tables.show(table) for table in TABLES},
 }

@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from tests.cli.conftest import Polyrank
+from tests.interrupts import heard
 from tests.report.folders import write_run
 
 ROUNDS = 200
@@ -21,9 +22,8 @@ ROUNDS = 200
 def start(*arguments: str | Path) -> tuple[subprocess.Popen[str], str]:
     """The command, and the address that it printed."""
     line = [sys.executable, "-m", "polyrank", "watch", *map(str, arguments)]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
+    with heard():
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().removeprefix("page: ").strip()
 

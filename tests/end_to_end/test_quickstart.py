@@ -15,6 +15,7 @@ from peft import PeftModel
 
 import polyrank
 from polyrank.runs import checkpoint
+from tests.interrupts import heard
 
 SHORT = (
     *("--set", "federation.clients=10", "--set", "federation.participation=0.4", "--set", "federation.rounds=4"),
@@ -76,15 +77,14 @@ def test_the_adapter_works_in_plain_peft(done: Path):
     "how", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted")]
 )
 def test_a_stopped_run_is_continued_to_the_same_adapter(done: Path, tmp_path: Path, how: signal.Signals):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored,
-    process = subprocess.Popen(  # and a child would ignore it too
-        command("run", *SHORT, "--out", "run"),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    signal.signal(signal.SIGINT, before)
+    with heard():
+        process = subprocess.Popen(
+            command("run", *SHORT, "--out", "run"),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + SECONDS
     while not (metrics.is_file() and metrics.stat().st_size):

@@ -33,7 +33,7 @@ from polyrank.config.secure import SecureConfig
 from polyrank.config.whole import Config
 from polyrank.core.encoding import decode
 from polyrank.core.errors import ConfigError, did_you_mean
-from polyrank.core.files import read_whole
+from polyrank.core.files import TABLES, read_whole
 
 __all__ = [
     "AggregationConfig",
@@ -54,9 +54,6 @@ __all__ = [
     "override",
     "parse",
 ]
-
-DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-"""How files of data end, which are given in the place of a configuration."""
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -115,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _advice(path: Path) -> str:
     """What to do where a file that is no TOML is a common mistake."""
-    if path.suffix.lower() in DATA:
+    if path.suffix.lower() in TABLES:
         return f"; it looks like data: polyrank init --data {path} writes a configuration for it"
     if re.search(rb'"[^"\n]*\\[^"\n]*"', read_whole(path)):
         return "; in double quotes a backslash begins an escape: put a path between single quotes, or write it with /"

@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""How files end that are read as tables of data."""
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 

@@ -73,7 +73,7 @@ def run(
     """
     pace, folder = Pace(), RunFolder(Path(out))
     with contextlib.ExitStack() as stack:
-        if began := folder.exists():
+        if there := folder.exists():
             stack.enter_context(held(folder.path))
         with pace.stage("loading"):
             opened = opening(config, out, resume=resume, overwrite=overwrite, profile=profile, requested=requested)
@@ -82,7 +82,7 @@ def run(
             listener = Live()
         listeners = Listeners([*opened.trackers, *([listener] if listener else [])])
         try:
-            if not began:  # nothing was written before everything was checked
+            if not there:  # nothing was written before everything was checked
                 stack.enter_context(held(folder.path))
             server = over(server) if over else server
             runner = Runner(server, folder, listeners, opened.requested, pace)

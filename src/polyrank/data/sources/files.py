@@ -15,17 +15,16 @@ from typing import Any
 
 from polyrank.core.encoding import decode
 from polyrank.core.errors import DataError
+from polyrank.core.files import TABLES
 from polyrank.data.sources.delimited import Quoting, read_delimited
 from polyrank.data.sources.folders import holds_texts, read_folder
 from polyrank.data.sources.tables import Table
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def looks_like_path(name: str) -> bool:
     """Whether a source is meant as a file or a folder: it exists, ends in a known suffix, or is written like a path."""
     written = name.startswith((".", "/", "~")) or "\\" in name
-    return written or name.lower().endswith(SUFFIXES) or Path(name).is_file() or holds_texts(Path(name))
+    return written or name.lower().endswith(TABLES) or Path(name).is_file() or holds_texts(Path(name))
 
 
 def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> Table:
@@ -46,8 +45,8 @@ def read_file(name: str, *, quoting: Quoting = "auto", label: str = "label") -> 
         return read_folder(name, path)
     if not path.is_file():
         raise DataError(f"no such file: {name} (looked in {path.absolute().parent}); give a path to an existing file")
-    if suffix not in SUFFIXES:
-        raise DataError(f"{name} is a {suffix or 'nameless'} file; expected one of {', '.join(SUFFIXES)}: convert it")
+    if suffix not in TABLES:
+        raise DataError(f"{name} is a {suffix or 'nameless'} file; expected one of {', '.join(TABLES)}: convert it")
     if path.stat().st_size == 0:
         raise DataError(f"{name} is empty; expected columns and at least one example")
     if suffix == ".parquet":
