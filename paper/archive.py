@@ -66,11 +66,13 @@ def load(path: Path) -> dict[str, dict[str, Any]]:  # Any: JSON values
     return {line["key"]: line for line in lines}
 
 
-def elsewhere(folder: Path, name: str) -> dict[str, Any] | None:
-    """The line of the same run in any table of the folder, if another study has made it."""
-    what = name.partition("/")[2]
+def elsewhere(folder: Path) -> dict[str, dict[str, Any]]:
+    """The runs of all tables of the folder by what they are, whichever study has made them: `key` without the study."""
     lines = (line for path in sorted(folder.glob("*.jsonl")) for line in load(path).values())
-    return next((line for line in lines if line["key"].partition("/")[2] == what), None)
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        found.setdefault(line["key"].partition("/")[2], line)
+    return found
 
 
 def copy(path: Path, name: str, line: Mapping[str, Any]) -> None:

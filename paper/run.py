@@ -94,8 +94,9 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
             archive.check(name, line, found)
         if unknown := sum(not line.get("digests") for line in beside.values()):
             print(f"{study.name}: {unknown} runs were kept without a digest of data and model; taken as of the same")
+        others = archive.elsewhere(chosen.results) if missing else {}
         for name in list(missing):
-            if (same := archive.elsewhere(chosen.results, name)) is not None:
+            if (same := others.get(name.partition("/")[2])) is not None:
                 archive.check(name, same, found)
                 archive.copy(path, name, same)
                 del missing[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from paper import archive
@@ -70,12 +70,16 @@ def show(table: str, results: Path = RESULTS) -> str:
     return "\n\n".join(f"**{name}**\n\n{comparison(runs)}" for name, runs in found.items())
 
 
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
 def comparison(runs: Sequence[Run]) -> str:
     """One row per method."""
     compare = compared(grouped(runs))
-    head = tables.headings(compare)
-    rows = [f"| {' | '.join(tables.cells(row, compare.metric))} |" for row in compare.rows]
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+    return markdown(tables.headings(compare), (tables.cells(row, compare.metric) for row in compare.rows))
 
 
 def rates(found: Mapping[str, Sequence[Run]]) -> str:
@@ -84,40 +88,33 @@ def rates(found: Mapping[str, Sequence[Run]]) -> str:
     A rate that is chosen by the first seed is judged by the others: by what it gives there.
     """
     by_rate = {name: by_entry(runs) for name, runs in found.items()}
-    head = ["method", *(f"{name}, by seed" for name in by_rate)]
-    head += ["chosen by the first seed", "there, the other seeds"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    head = ["method", *(f"{name}, by seed" for name in by_rate), "chosen by the first seed", "there, the other seeds"]
+    rows = []
     for name in dict.fromkeys(name for entries in by_rate.values() for name in entries):
         seeds = {rate: entries.get(name, {}) for rate, entries in by_rate.items()}
-        cells = [", ".join(_percent(runs[seed]) for seed in sorted(runs)) or "-" for runs in seeds.values()]
+        cells = [", ".join(_percent([runs[seed]]) for seed in sorted(runs)) or "-" for runs in seeds.values()]
         first = min(seed for runs in seeds.values() for seed in runs)
-        tried = [rate for rate, runs in seeds.items() if first in runs]
-        if len(tried) < len(by_rate):  # nothing is chosen among less than all
-            lines.append(f"| {' | '.join([name, *cells, '-', '-'])} |")
-            continue
-        best = max(tried, key=lambda rate: area(seeds[rate][first]))
-        others = [_percent(run) for seed, run in sorted(seeds[best].items()) if seed != first]
-        lines.append(f"| {' | '.join([name, *cells, best, ', '.join(others) or '-'])} |")
-    return "\n".join(lines)
-
-
-def _percent(run: Run) -> str:
-    return f"{100 * area(run):.1f}"
+        if all(first in runs for runs in seeds.values()):  # nothing is chosen among less than all
+            best = max(seeds, key=lambda rate: area(seeds[rate][first]))
+            others = [_percent([run]) for seed, run in sorted(seeds[best].items()) if seed != first]
+            cells += [best, ", ".join(others) or "-"]
+        else:
+            cells += ["-", "-"]
+        rows.append([name, *cells])
+    return markdown(head, rows)
 
 
 def when(found: Mapping[str, Sequence[Run]]) -> str:
     """One row per setting: mean differences in points, of the mean over all rounds and, in brackets, at the end."""
     head = ["setting", "seeds", "zero padding, mean over all rounds"]
     head += [f"{what} - {against}" for what, against in map(_short, DIFFERENCES)]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for name, runs in found.items():
         entries = by_entry(runs)
         padded = entries.get("zero_padding", {})
-        mean = f"{100 * statistics.fmean(map(area, padded.values())):.1f} %" if padded else "-"
-        cells = [name, ", ".join(map(str, sorted(padded))) or "-", mean]
-        cells += [_cell(entries, *pair) for pair in DIFFERENCES]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        mean = f"{_percent(padded.values())} %" if padded else "-"
+        rows.append([name, _seeds(padded) or "-", mean, *(_cell(entries, *pair) for pair in DIFFERENCES)])
+    return markdown(head, rows)
 
 
 def chosen(found: Mapping[str, Sequence[Run]], what: str = "validated") -> str:
@@ -125,15 +122,9 @@ def chosen(found: Mapping[str, Sequence[Run]], what: str = "validated") -> str:
 
     The nearest is the one with the smallest mean difference, whoever made it; each pair by the seeds that both have.
     """
-    head = [
-        "setting",
-        "seeds",
-        f"{what}, mean over all rounds",
-        "nearest",
-        f"{what} - nearest",
-        f"{what} - replication",
-    ]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    head = ["setting", "seeds", f"{what}, mean over all rounds", "nearest"]
+    head += [f"{what} - {other}" for other in ("nearest", "replication")]
+    rows = []
     for name, runs in found.items():
         entries = by_entry(runs)
         shared = {other: gaps(entries, what, other, area) for other in entries if other != what}
@@ -141,11 +132,18 @@ def chosen(found: Mapping[str, Sequence[Run]], what: str = "validated") -> str:
         if not shared:
             continue
         nearest = min(shared, key=lambda other: statistics.fmean(shared[other].values()))
-        mean = f"{100 * statistics.fmean(map(area, entries[what].values())):.1f} %"
-        cells = [name, ", ".join(map(str, sorted(entries[what]))), mean, *_short((nearest,))]
-        cells += [_cell(entries, what, nearest), _cell(entries, what, "replication")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ours = entries[what]
+        pairs = [_cell(entries, what, other) for other in (nearest, "replication")]
+        rows.append([name, _seeds(ours), f"{_percent(ours.values())} %", *_short((nearest,)), *pairs])
+    return markdown(head, rows)
+
+
+def _percent(runs: Iterable[Run]) -> str:
+    return f"{100 * statistics.fmean(map(area, runs)):.1f}"
+
+
+def _seeds(runs: Mapping[int, Run]) -> str:
+    return ", ".join(map(str, sorted(runs)))
 
 
 def _short(names: Sequence[str]) -> list[str]:
