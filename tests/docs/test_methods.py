@@ -96,3 +96,11 @@ def test_links_of_the_repository_are_led_to_the_site():
     )
     assert links.in_site("[x](docs/methods.md)", "contributing.md") == "[x](methods.md)"
     assert links.in_site("![x](figures/gamma.svg)", "results/RESULTS.md") == "![x](figures/gamma.svg)"
+
+
+def test_a_text_of_another_page_keeps_its_links():
+    led = links.moved(
+        "[a](../paper/RESULTS.md#gamma) [b](trust.md) [c](#here) [d](https://e.f)", "docs/a.md", "docs/methods/b.md"
+    )
+    assert led == "[a](../../paper/RESULTS.md#gamma) [b](../trust.md) [c](#here) [d](https://e.f)"
+    assert "](../../paper/RESULTS.md#the-main-table)" in methods.paragraph("validated")

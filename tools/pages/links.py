@@ -25,6 +25,22 @@ def taken_in() -> dict[str, str]:
     return PAGES | {f"paper/figures/{file.name}": f"results/figures/{file.name}" for file in figures}
 
 
+def moved(markdown: str, origin: str, to: str) -> str:
+    """A text with its relative links as they are from another file, to which it was copied.
+
+    Args:
+        markdown: as it stands in `origin`.
+        origin: a file's path in the repository.
+        to: the other's path.
+    """
+
+    def led(match: re.Match[str]) -> str:
+        target = posixpath.join(posixpath.dirname(origin), match[2])
+        return f"{match[1]}{posixpath.relpath(target, posixpath.dirname(to) or '.')}{match[3]}"
+
+    return LINK.sub(led, markdown)
+
+
 def in_site(markdown: str, page: str) -> str:
     """A page's text with its relative links led to the site's pages, or else to the repository on the web.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polyrank.aggregation import METHODS, options
 from polyrank.cli.methods import facts
-from tools.pages import arrival
+from tools.pages import arrival, links
 
 ROOT = Path(__file__).parents[2]
 OURS = re.compile(r"\b(ours|our own|our generalisation|not at hand|a reading|the paper's is another)\b", re.IGNORECASE)
@@ -51,7 +51,12 @@ def paragraph(name: str) -> str:
     if not found:
         return ""
     first, _, rest = found[1].partition("\n")
-    return f"{first}\n{textwrap.dedent(rest)}".strip()
+    return _here(f"{first}\n{textwrap.dedent(rest)}".strip(), "docs/methods.md")
+
+
+def _here(text: str, origin: str) -> str:
+    """A text of another page, for a method's page."""
+    return links.moved(text, origin, "docs/methods/method.md")
 
 
 def _facts(name: str) -> str:
@@ -96,7 +101,8 @@ def when(name: str) -> str:
     found = re.search(rf"^\| `{re.escape(name)}` \| (.*?) \| (.*?) \|$", text, flags=re.MULTILINE)
     if not found:
         return "No advice yet: nothing was measured from which to give one ([how to choose](../choose.md))."
-    return f"Take it when: {found[1]}\n\nRather not when: {found[2]}\n\n[How to choose](../choose.md)"
+    take, leave = (_here(cell, "docs/choose.md") for cell in found.groups())
+    return f"Take it when: {take}\n\nRather not when: {leave}\n\n[How to choose](../choose.md)"
 
 
 def measured(name: str) -> str:
@@ -113,6 +119,7 @@ def measured(name: str) -> str:
                 parts.append("\n".join([f"**{study}{', ' + block[1] if block[1] else ''}**", "", head, rule, *kept]))
     if not parts:
         return "Not measured yet in the studies of [the results](../results/RESULTS.md)."
+    parts = [_here(part, "paper/RESULTS.md") for part in parts]
     return "\n\n".join([*parts, f"{seen} of the tables in [the results](../results/RESULTS.md), which say how."])
 
 
