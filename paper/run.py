@@ -20,8 +20,9 @@ Without further options models and data come from the Hub. Where it cannot be re
 model folder and ``--data`` a folder that holds ``ag_news``, ``dbpedia`` and ``trec6``, each with train.csv and test.csv
 (columns ``text`` and ``label``). Finished runs are kept in ``paper/results/TABLE.jsonl`` and never run again;
 ``--minutes`` ends the work after the run that exceeds it, so a study can be made in pieces; what another table has is
-taken from there, whatever the time. Engine, precision and attention (``--set``) are no part of what a run is; each
-result says which it had, and on what data and model it was measured: a run is never put beside one of others.
+taken from there, whatever the time. ``--show`` prints what is kept and needs neither model nor data. Engine, precision
+and attention (``--set``) are no part of what a run is; each result says which it had, and on what data and model it was
+measured: a run is never put beside one of others.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def measure(table: str, chosen: argparse.Namespace) -> bool:
                 archive.copy(path, name, same)
                 del missing[name]
         for name, (entry, seed) in missing.items():
-            if chosen.minutes and time.monotonic() - start > 60 * chosen.minutes:
+            if chosen.minutes is not None and time.monotonic() - start > 60 * chosen.minutes:
                 return False
             out = chosen.work / table / study.name
             (folder,) = compare([Planned(entry, seed, out / entry.name / f"seed-{seed}")], out, scores=scores)
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="some of the studies' methods, by their names in the results")
     parser.add_argument("--seeds", nargs="+", type=int, help="some of the studies' seeds")
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    parser.add_argument("--show", action="store_true", help="run nothing: print what is kept")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="training.NAME=VALUE", help="how it is computed, in place of a trial"
     )
@@ -138,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif chosen.table == "diagnostic":
         print(diagnostic.table(diagnostic.measure(chosen)))
     else:
-        complete = measure(chosen.table, chosen)
+        complete = chosen.show or measure(chosen.table, chosen)
         print(show(chosen.table, chosen.results))
         if not complete:
             print("\nnot complete yet: the same command goes on")

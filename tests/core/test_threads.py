@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -49,49 +48,5 @@ def test_whatever_is_imported_first_of_the_package_comes_before_torch():
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
 def test_no_more_threads_than_cores_that_may_be_used():
     """Where a process is bound to a core torch sees that itself; a quota it does not see."""
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from polyrank.core import threads"
-    assert told(f"{code}; print(threads.allowed()); import torch; print(torch.get_num_threads())") == ["1", "1"]
-
-
-@pytest.mark.parametrize(
-    ("files", "quotas"),
-    [
-        ({}, []),
-        ({"proc/self/cgroup": "0::/\n"}, []),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, []),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/b/cpu.max": "250000 100000\n",
-                "sys/fs/cgroup/a/cpu.max": "100000 100000\n",
-            },
-            [2.5, 1.0],
-        ),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, [1.5]),  # in a container
-        (
-            {
-                "proc/self/cgroup": "3:cpu,cpuacct:/x\n2:memory:/y\n",
-                "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "50000\n",
-                "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            [0.5],
-        ),
-    ],
-)
-def test_quotas(files: dict[str, str], quotas: list[float], tmp_path: Path):
-    """Of the control group and all above it, in both versions; a share of a core is one core."""
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="ascii")
-    assert list(threads._quotas(tmp_path)) == quotas
-
-
-def test_a_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(threads, "affinity", lambda: 8)
-    monkeypatch.setattr(threads, "_quotas", lambda _: iter([2.5, 6.0]))
-    assert threads.allowed() == 3
-    monkeypatch.setattr(threads, "_quotas", lambda _: iter([0.2]))
-    assert threads.allowed() == 1
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from polyrank.core import limits"
+    assert told(f"{code}; print(limits.cores()); import torch; print(torch.get_num_threads())") == ["1", "1"]

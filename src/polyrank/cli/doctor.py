@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 
 from polyrank.cli.console import out, print_json, size, table
@@ -73,17 +73,19 @@ def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, measured now; a few seconds."""
     import torch
 
+    from polyrank.core import limits
     from polyrank.core.machine import about_this_machine, gflops
-    from polyrank.core.threads import allowed, settle
+    from polyrank.core.threads import settle
     from polyrank.training.tuning import remembered
 
     about = about_this_machine()
     rates = {name: gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}
     return {
         "python": about["python"],
-        "cores": f"{about['cores']}, of which {allowed()} are ours; torch uses {about['threads']} threads",
+        "cores": f"{about['cores']}, of which {limits.cores()} are ours; torch uses {about['threads']} threads",
         "threads wait": settle(),
-        "memory": _memory(),
+        "memory": f"{size(psutil.virtual_memory().total)}, of which {size(limits.memory())} are ours; "
+        f"{size(limits.free_memory())} free",
         "choices remembered": f"{len(remembered.everything())} in {remembered.folder() or 'no folder'}",
         "free disk here": size(shutil.disk_usage(Path.cwd()).free),
         "GPU": about["gpu"] or "none",
@@ -99,12 +101,6 @@ def examine() -> dict[str, Any]:
 
 def _words(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def _memory() -> str:
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return size(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return "unknown"
 
 
 def _hub() -> str:

@@ -8,12 +8,11 @@ they spin about as long as waking takes, and sleep then; see ``benchmarks/neighb
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import sys
-from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+
+from polyrank.core.limits import affinity, cores
 
 WAIT, SPIN, COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
 """Environment variables of OpenMP, which torch's threads are of; what a user sets in them stays."""
@@ -21,8 +20,6 @@ SPINS = 1000
 """Turns of GNU's OpenMP before a thread sleeps; others know the policy only."""
 M_ARENA_MAX = -8
 """Of GNU's ``mallopt``."""
-ROOT = Path("/")
-V1 = Path("sys/fs/cgroup/cpu")
 
 
 @lru_cache(maxsize=1)
@@ -37,7 +34,7 @@ def settle() -> str:
     if found is None:  # a number of turns is stronger than the policy, so whoever says one of them has said it all
         os.environ[WAIT] = "PASSIVE"
         os.environ.setdefault(SPIN, str(SPINS))
-    if not late and (count := allowed()) < affinity():
+    if not late and (count := cores()) < affinity():
         os.environ.setdefault(COUNT, str(count))
     if found is not None:
         return f"{found.lower()}, by {WAIT}"
@@ -54,39 +51,3 @@ def one_heap() -> None:
     allocator = getattr(ctypes.CDLL(None), "mallopt", None)
     if allocator is not None:
         allocator(M_ARENA_MAX, 1)
-
-
-def allowed() -> int:
-    """How many cores this process may keep busy: those it may run on, and no more than its control group's quota."""
-    return max(min([affinity(), *(math.ceil(quota) for quota in _quotas(ROOT))]), 1)
-
-
-def affinity() -> int:
-    """How many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """Cores' worth of time that the process's control group and those above it are given, where they are limited."""
-    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
-        _, controllers, name = line.split(":", 2)
-        for path in (PurePosixPath(name), *PurePosixPath(name).parents):
-            own = str(path).lstrip("/")
-            if not controllers:  # version 2; at the top there is no such file
-                quota, _, period = _text(root / "sys/fs/cgroup" / own / "cpu.max").partition(" ")
-            elif "cpu" in controllers.split(","):
-                quota = _text(root / V1 / own / "cpu.cfs_quota_us")
-                period = _text(root / V1 / own / "cpu.cfs_period_us")
-            else:
-                continue
-            if quota.strip().isdigit() and period.strip().isdigit() and int(period):  # "max" and -1 are no limit
-                yield int(quota) / int(period)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return ""

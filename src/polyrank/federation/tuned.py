@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
 from polyrank.config import Config
 from polyrank.config.sections import MEASURED, NO_CLUSTER
+from polyrank.core.limits import cores, memory
 from polyrank.core.machine import about_this_machine, processor
-from polyrank.core.threads import allowed
 from polyrank.federation.population import global_rank, initial
 from polyrank.federation.round import cohort
 from polyrank.hf.digest import CONFIGURATION
@@ -111,8 +110,8 @@ def _depends_on(
     about = about_this_machine()
     return {
         "machine": {
-            **{"processor": processor(), "cores": allowed(), "threads": about["threads"]},
-            **{"gpu": about["gpu"], "gpus": torch.cuda.device_count(), "memory": psutil.virtual_memory().total},
+            **{"processor": processor(), "cores": cores(), "threads": about["threads"]},
+            **{"gpu": about["gpu"], "gpus": torch.cuda.device_count(), "memory": memory()},
         },
         "versions": {name: about["versions"][name] for name in ("polyrank", "torch", "transformers", "peft")},
         "model": {

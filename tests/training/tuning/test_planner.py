@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch import nn
 
 from polyrank.config import TrainingConfig
+from polyrank.core import limits
 from polyrank.hf.resident import ResidentModel
 from polyrank.tasks.task import Examples
 from polyrank.training.batched.engine import Batched
@@ -33,7 +32,7 @@ SETTLED = {"precision": "float32", "attention": "sdpa"}
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests set the number that stands for the cores, whatever this machine allows; they begin with one to a pass."""
-    monkeypatch.setattr(search, "allowed", torch.get_num_threads)
+    monkeypatch.setattr(limits, "cores", torch.get_num_threads)
     monkeypatch.setattr(search, "FIRST_SECONDS", 0.0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,17 +66,10 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
     return prescribe
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What psutil says, as far as it is read."""
-
-    available: float
-
-
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Prescribe the bytes that are free."""
-    return lambda size: monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(size))
+    return lambda size: monkeypatch.setattr(limits, "free_memory", lambda: size)
 
 
 def asked(model: ResidentModel, count: int) -> list[Work]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import psutil
 import torch
 from torch import Tensor, nn
+
+from polyrank.core import limits
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that are free where it is computed."""
-    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else limits.free_memory())
 
 
 def most_saved(model: nn.Module, step: Callable[[], object]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from polyrank.config import TrainingConfig
-from polyrank.core.threads import allowed
+from polyrank.core import limits
 from polyrank.hf.resident import ResidentModel
 from polyrank.training.batched.engine import Batched
 from polyrank.training.dropout import UnbatchableError
@@ -63,7 +63,7 @@ class Settled:
 
 def cores(workers: int) -> int:
     """How many cores each of so many processes has."""
-    return max(min(torch.get_num_threads(), allowed()) // workers, 1)
+    return max(min(torch.get_num_threads(), limits.cores()) // workers, 1)
 
 
 def room_for_lanes(works: Sequence[Work], options: TrainingConfig, *, on_gpu: bool) -> bool:
