@@ -17,6 +17,8 @@ from paper import archive
 from paper.tables import RESULTS, TABLES
 from polyrank import config as configuration
 from polyrank.config import Config, parse
+from polyrank.core.errors import DataError, PolyRankError
+from polyrank.core.files import TABLES as ENDINGS
 from polyrank.federation.population import digests_of
 from polyrank.report.runs import Run, read
 
@@ -25,14 +27,23 @@ EXACT = ("bytes/up", "bytes/down", "rows/owners_weight")
 
 
 def config_of(line: Mapping[str, Any], rounds: int, model: str | None, data: Path | None) -> Config:
-    """An archived run's configuration, cut to its first rounds, with local files where they are given."""
+    """An archived run's configuration, cut to its first rounds, with local files where they are given.
+
+    Raises:
+        DataError: it was of local files, and their folder is not given.
+    """
     config = parse(line["config"], line["key"])
     local = [f"federation.rounds={rounds}"]
     if model:
         local.append(f"model.name={model}")
     for name in ("train", "test"):
         value = getattr(config.data, name)
-        if data and value and "/" in value:
+        if value and value.endswith(ENDINGS):  # FOLDER/FILE, as the archive keeps a local one
+            if data is None:
+                raise DataError(
+                    f"{line['key']} was measured on the local file {value}, which paper/RESULTS.md describes: "
+                    "give --data the folder that holds it, and --model the model's folder"
+                )
             local.append(f"data.{name}={data / value}")
     return configuration.override(config, local)
 
@@ -80,7 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"--key: no run of {chosen.table} begins with {chosen.key!r}; there are {', '.join(kept)}")
     line = kept[found[0]]
     print(f"{found[0]}, from {line['machine']['processor']}")
-    print(table(line, rerun(line, config_of(line, chosen.rounds, chosen.model, chosen.data), chosen.work)))
+    try:
+        run = rerun(line, config_of(line, chosen.rounds, chosen.model, chosen.data), chosen.work)
+    except PolyRankError as error:
+        raise SystemExit(str(error)) from None
+    print(table(line, run))
 
 
 if __name__ == "__main__":

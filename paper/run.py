@@ -39,6 +39,7 @@ from polyrank import config as configuration
 from polyrank.comparison.compare import Planned, compare
 from polyrank.comparison.entries import Entry, entries
 from polyrank.config import Config
+from polyrank.core.errors import PolyRankError
 from polyrank.federation.population import digests_of
 from polyrank.federation.scoring import Known
 from polyrank.quickstart import config_path
@@ -140,7 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif chosen.table == "diagnostic":
         print(diagnostic.table(diagnostic.measure(chosen)))
     else:
-        complete = chosen.show or measure(chosen.table, chosen)
+        try:
+            complete = chosen.show or measure(chosen.table, chosen)
+        except PolyRankError as error:
+            raise SystemExit(f"{error}\n(--show prints what is kept, without model and data)") from None
         print(show(chosen.table, chosen.results))
         if not complete:
             print("\nnot complete yet: the same command goes on")

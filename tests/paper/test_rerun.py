@@ -46,6 +46,8 @@ def test_what_is_rerun_is_what_was_run_cut_to_its_first_rounds(tmp_path: Path):
     news = next(iter(archive.load(RESULTS / "methods.jsonl").values()))
     found = rerun.config_of(news, 2, "there", tmp_path)
     assert (found.model.name, found.data.train) == ("there", str(tmp_path / "ag_news" / "train.csv"))
+    with pytest.raises(SystemExit, match=r"measured on the local file ag_news/train.csv.*: give --data"):
+        rerun.main(["methods"])
 
 
 def test_another_number_is_named():

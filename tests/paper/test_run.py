@@ -10,7 +10,6 @@ from paper.studies import TABLES, Study
 
 from paper import archive, run
 from paper import tables as paper_tables
-from polyrank.core.errors import RunFolderError
 from polyrank.quickstart import stdlib_docs
 
 FEW = ("data.limit_train=300", "data.limit_test=40", "federation.clients=4", "federation.participation=0.5")
@@ -126,7 +125,7 @@ def test_a_run_on_other_data_is_not_put_beside_those_of_a_table(
     with monkeypatch.context() as patch:
         patch.setattr(stdlib_docs, "split", lambda: (documents[0][1:], documents[1]))
         with pytest.raises(
-            RunFolderError, match=r"tiny/replication/seed-0/\w+ was measured on other data .*training texts"
+            SystemExit, match=r"tiny/replication/seed-0/\w+ was measured on other data .*training texts"
         ):
             run.main(arguments(tmp_path))
     assert len(archive.load(path)) == 2
