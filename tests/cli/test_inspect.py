@@ -73,6 +73,7 @@ def test_a_run_and_its_adapter_hold_the_same_modules(polyrank: Polyrank, run: Pa
     of_run = json.loads(polyrank("inspect", run, "--json").out)
     of_adapter = json.loads(polyrank("inspect", run / "adapter", "--json").out)
     assert (of_run["lowest_rank"], of_adapter["lowest_rank"]) == (2, 4)
+    assert of_run["run"]["unfinished"] is None
     assert of_run["run"]["clients_by_rank"] == {"2": 3, "4": 1}
     assert of_adapter["run"] is None
     assert {row["module"]: row["norm"] for row in of_run["modules"]} == {
@@ -95,6 +96,17 @@ def test_a_run_shows_what_its_last_round_measured(polyrank: Polyrank, run: Path)
     for words in ("aggregation error  ", "effective rank", "clients' drift", "owners' weight"):
         assert words in shown
     assert "energy in rank 3" in shown
+
+
+def test_a_run_of_fewer_rounds_than_planned_says_why(polyrank: Polyrank, own_things: Path):
+    """With a learning rate of nothing the second round is no better than the first."""
+    still = ("--set", "training.lr=1e-12", "--set", "evaluation.patience=1", "--set", "federation.rounds=3")
+    assert polyrank("run", own_things / "study.toml", "--out", "still", *still).code == 0
+    why = "ended after round 2 of 3: 1 evaluation without a better test accuracy (evaluation.patience)"
+    assert f"the run {why}" in polyrank("inspect", "still").out
+    assert json.loads(polyrank("inspect", "still", "--json").out)["run"]["unfinished"] == why
+    Path("still/summary.json").unlink()
+    assert "the run is not finished: 2 of 3 rounds" in polyrank("inspect", "still").out
 
 
 def test_a_run_without_diagnostics_is_shown_without_them(polyrank: Polyrank, own_things: Path):

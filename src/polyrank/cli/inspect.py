@@ -88,6 +88,8 @@ def owners_by_row(weights: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
+    from polyrank.report.ending import unfinished
+    from polyrank.report.runs import read
     from polyrank.runs.models import stay_with_clients
 
     config, found = run.read_config(), run.read_lines()
@@ -102,6 +104,7 @@ def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
         "data": config.data.train,
         "rounds": len(lines),
         "rounds_planned": config.federation.rounds,
+        "unfinished": unfinished(read(run.path)),
         "clients_by_rank": dict(sorted(Counter(state.ranks.values()).items())),
         "untrained": untrained,
         "last": last or None,
@@ -122,6 +125,8 @@ def _print_run(run: dict[str, Any], task: Task) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if run["unfinished"]:
+        out.print(f"the run {run['unfinished']}", markup=False, soft_wrap=True)
     if run["stay_with_clients"]:
         stay = " and ".join(run["stay_with_clients"])
         out.print(

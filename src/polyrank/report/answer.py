@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from polyrank.report.ending import unfinished
 from polyrank.report.figure import Groups, listed
 from polyrank.report.runs import Run, of_answers
 from polyrank.report.statistics import LAST, Comparison, Difference, Row, at_end
@@ -32,16 +33,8 @@ def notices(groups: Groups) -> list[str]:
     said: list[str] = []
     for name, runs in groups.items():
         for run in runs:
-            planned = run.config.federation.rounds
-            if run.stopped_early:
-                patience, title = run.config.evaluation.patience, run.task.primary.title
-                evaluations = "1 evaluation" if patience == 1 else f"{patience} evaluations"
-                said.append(
-                    f"{name}, seed {run.seed}, ended after round {len(run.lines)} of {planned}: {evaluations} without "
-                    f"a better test {title} (evaluation.patience)."
-                )
-            elif run.summary is None or len(run.lines) < planned:
-                said.append(f"{name}, seed {run.seed}, is not finished: {len(run.lines)} of {planned} rounds.")
+            if why := unfinished(run):
+                said.append(f"{name}, seed {run.seed}, {why}.")
             if lost := sum(not math.isfinite(value) for value in run.values):
                 title, rounds = run.task.primary.title, "1 evaluated round" if lost == 1 else f"{lost} evaluated rounds"
                 said.append(f"{name}, seed {run.seed}: the test {title} was no finite number in {rounds}.")
