@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := pyproject.toml constraints.txt
 
-.PHONY: quickstart test slow lint format docs package release-check clean help
+.PHONY: quickstart test slow lint format docs package release-check lowest clean help
 
 help:
 	@echo "make quickstart  install what running needs, then: polyrank run"
@@ -16,6 +16,7 @@ help:
 	@echo "make docs        the documentation as a site that opens from disk: site/index.html"
 	@echo "make package     wheel, source distribution and bill of materials in dist/, checked and tried"
 	@echo "make release-check  the wheel in empty environments, on several Pythons and the lowest dependencies; gigabytes"
+	@echo "make lowest      the quick tests with the lowest versions of the dependencies, in an environment of their own"
 	@echo "make clean       remove the environment and caches (runs/ stays)"
 
 quickstart: $(VENV)/.run
@@ -54,6 +55,13 @@ release-check: package
 	$(BIN)/python -m tools.release $(PYTHONS)
 	$(BIN)/python -m tools.release --lowest $(PYTHON)
 
+# pip has no resolver for the lowest; what one library needs of another may lie above pyproject.toml's bound
+LOWEST := .venv-lowest
+lowest: $(VENV)/.test
+	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test,flower]'
+	$(LOWEST)/bin/python -m pytest -n logical --maxprocesses 8 --no-loadscope-reorder
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "PolyRank needs Python 3.11 or newer, found " + v + "; name another one: make quickstart PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -80,4 +88,4 @@ $(VENV)/.release: $(VENV)/.run
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist

@@ -140,6 +140,7 @@ def _test(folder: Path, arguments: Sequence[str], said: Path) -> None:
             os.dup2(file.fileno(), stream)
         sys.stdout = sys.stderr = file
         os.chdir(folder)
+        sys.dont_write_bytecode = True  # a cache knows its source by size and second, which two faults may share
         os.environ |= {"PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         sys.path[:] = [str(folder / "src"), str(folder), *(path for path in sys.path if path not in ("", str(ROOT)))]
         for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:

@@ -20,8 +20,13 @@ VALIDATOR = jsonschema.Draft7Validator(schema())
 
 
 def test_the_file_in_the_package_is_up_to_date():
-    """`python docs/generate.py` brings it up to date."""
-    assert FILE.read_text(encoding="utf-8") == text()
+    """`python docs/generate.py` brings it up to date; some versions of pydantic say what is so without being said."""
+    kept, made = (json.loads(one, object_hook=_without_defaults) for one in (FILE.read_text(encoding="utf-8"), text()))
+    assert kept == made
+
+
+def _without_defaults(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if (key, value) != ("additionalProperties", True)}
 
 
 def test_it_is_a_schema_and_says_what_every_key_is():

@@ -364,7 +364,7 @@ def test_folder_without_weights(broken: Path):
 def test_truncated_weights(broken: Path):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    fails(broken, "incomplete")
+    assert "incomplete" in fails(broken).lower()
 
 
 def test_damaged_configuration(broken: Path):
@@ -451,7 +451,9 @@ def test_unknown_key_of_the_configuration(checkpoint: Checkpoints):
 
 
 def test_wrong_value_of_the_configuration(checkpoint: Checkpoints):
-    fails(checkpoint("bert"), "num_hidden_layers", "expected int", config={"num_hidden_layers": "two"})
+    """Transformers checks types from some version on; before, it says what came of it."""
+    said = fails(checkpoint("bert"), config={"num_hidden_layers": "two"})
+    assert ("num_hidden_layers" in said and "expected int" in said) or "'str' object" in said
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mappings are read from Linux's /proc")

@@ -294,7 +294,7 @@ def test_a_toy_task_is_learned(checkpoint: Checkpoints, architecture: str, head:
     model.install(update.adapter)
     after = TASK.measured(evaluate(model, TASK, data, 64))
     assert after["loss"] < 0.5 < before["loss"]
-    assert after["accuracy"] > 0.75
+    assert after["accuracy"] >= 0.75
 
 
 def test_values_that_are_not_finite_come_back_as_they_are(calm: ResidentModel):
