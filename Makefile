@@ -23,7 +23,8 @@ quickstart: $(VENV)/.run
 	$(BIN)/polyrank run
 
 # a process per core, in the order of the folders; what stays together is in tests/conftest.py
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --no-loadscope-reorder
+CORES := -n logical --maxprocesses 8 --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(CORES)
 
 test: $(VENV)/.test
 	$(PYTEST)
@@ -60,7 +61,7 @@ LOWEST := .venv-lowest
 lowest: $(VENV)/.test
 	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test,flower]'
-	$(LOWEST)/bin/python -m pytest -n logical --maxprocesses 8 --no-loadscope-reorder
+	$(LOWEST)/bin/python -m pytest $(CORES)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "PolyRank needs Python 3.11 or newer, found " + v + "; name another one: make quickstart PYTHON=python3.12")'

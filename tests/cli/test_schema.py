@@ -15,12 +15,15 @@ from polyrank.config.schema import FILE, schema, text
 from polyrank.core.errors import ConfigError
 from polyrank.quickstart import config_path
 from tests.cli.conftest import Polyrank
+from tests.versions import as_tested
 
 VALIDATOR = jsonschema.Draft7Validator(schema())
 
 
 def test_the_file_in_the_package_is_up_to_date():
-    """`python docs/generate.py` brings it up to date; some versions of pydantic say what is so without being said."""
+    """`python docs/generate.py` brings it up to date; an older pydantic says what is so without being said."""
+    if as_tested("pydantic"):
+        assert FILE.read_text(encoding="utf-8") == text()
     kept, made = (json.loads(one, object_hook=_without_defaults) for one in (FILE.read_text(encoding="utf-8"), text()))
     assert kept == made
 

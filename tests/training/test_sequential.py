@@ -20,6 +20,7 @@ from polyrank.training.evaluate import evaluate
 from polyrank.training.sequential import Sequential, penalty
 from polyrank.training.work import Penalty, Proximal, Work
 from tests.models import LABELS, TASK, Checkpoints, examples, random_adapter, resident, updates
+from tests.versions import as_tested
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -294,7 +295,7 @@ def test_a_toy_task_is_learned(checkpoint: Checkpoints, architecture: str, head:
     model.install(update.adapter)
     after = TASK.measured(evaluate(model, TASK, data, 64))
     assert after["loss"] < 0.5 < before["loss"]
-    assert after["accuracy"] >= 0.75
+    assert after["accuracy"] > (0.75 if as_tested("torch") else 0.74)  # 120 of 160 are 0.75
 
 
 def test_values_that_are_not_finite_come_back_as_they_are(calm: ResidentModel):

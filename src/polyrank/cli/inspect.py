@@ -92,11 +92,9 @@ def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
     from polyrank.report.runs import read
     from polyrank.runs.models import stay_with_clients
 
-    config, found = run.read_config(), run.read_lines()
-    untrained = found[0] if found and found[0]["round"] == 0 else None
-    lines = found[1:] if untrained else found
+    found = read(run.path)
+    config, lines = found.config, found.lines
     last = lines[-1] if lines else {}
-    clients = run.read_json("clients")["clients"] if (run.path / "clients.json").is_file() else {}
     return {
         "method": config.aggregation.method,
         "stay_with_clients": list(stay_with_clients(config)),
@@ -104,14 +102,14 @@ def _describe_run(run: RunFolder, state: ServerState) -> dict[str, Any]:
         "data": config.data.train,
         "rounds": len(lines),
         "rounds_planned": config.federation.rounds,
-        "unfinished": unfinished(read(run.path)),
+        "unfinished": unfinished(found),
         "clients_by_rank": dict(sorted(Counter(state.ranks.values()).items())),
-        "untrained": untrained,
+        "untrained": found.untrained,
         "last": last or None,
         "error_by_layer": error_by_layer(last.get("aggregation/error_by_module", {})),
         "owners_by_row": owners_by_row(last.get("rows/owners_weight", [])),
         "dropped": sum(len(line.get("dropped", ())) for line in lines),
-        "left_out": {client: about["left_out"] for client, about in clients.items() if about.get("left_out")},
+        "left_out": {client: about["left_out"] for client, about in found.clients.items() if about.get("left_out")},
     }
 
 

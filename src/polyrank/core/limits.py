@@ -11,8 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-import psutil
+from typing import Any
 
 ROOT = Path("/")
 GROUPS = Path("sys/fs/cgroup")
@@ -45,13 +44,19 @@ def affinity() -> int:
 
 def memory() -> int:
     """Bytes of memory that this process may use at most."""
-    return min([int(psutil.virtual_memory().total), *(limit.most for limit in memory_limits(ROOT))])
+    return min([int(_whole_machine().total), *(limit.most for limit in memory_limits(ROOT))])
 
 
 def free_memory() -> int:
     """Bytes of memory that this process could take now."""
-    available = int(psutil.virtual_memory().available)
+    available = int(_whole_machine().available)
     return max(min([available, *(limit.left for limit in memory_limits(ROOT))]), 0)
+
+
+def _whole_machine() -> Any:  # Any: psutil has no types
+    import psutil  # not with the package, which every command imports
+
+    return psutil.virtual_memory()
 
 
 def quotas(root: Path) -> Iterator[float]:

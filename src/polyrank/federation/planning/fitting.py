@@ -19,9 +19,7 @@ def rank_for_uplink(ahead: Outlook, budget: int) -> int:
     Raises:
         ConfigError: rank 1 needs more; it says how much.
     """
-    return _highest(
-        ahead, budget, lambda rank: uplink(ahead, rank), "an uplink of {} a round", ("sends", "the head", "")
-    )
+    return _highest(ahead, budget, lambda rank: uplink(ahead, rank), "an uplink of {} a round", ("sends", "the head"))
 
 
 def rank_for_memory(ahead: Outlook, budget: int, held: Callable[[int], int]) -> int:
@@ -36,7 +34,7 @@ def rank_for_memory(ahead: Outlook, budget: int, held: Callable[[int], int]) -> 
         ConfigError: rank 1 needs more; it says how much.
     """
     less = "" if ahead.config.model.quantization != "none" else '; model.quantization = "nf4" holds the base in less'
-    return _highest(ahead, budget, held, "{} of memory", ("holds", "base and head", less))
+    return _highest(ahead, budget, held, "{} of memory", ("holds", "base and head"), advice=less)
 
 
 def uplink(ahead: Outlook, rank: int) -> int:
@@ -51,10 +49,18 @@ def uplink(ahead: Outlook, rank: int) -> int:
     return max(sent)
 
 
-def _highest(ahead: Outlook, budget: int, needed: Callable[[int], int], what: str, words: tuple[str, str, str]) -> int:
+def _highest(
+    ahead: Outlook,
+    budget: int,
+    needed: Callable[[int], int],
+    what: str,
+    words: tuple[str, str],
+    *,
+    advice: str = "",
+) -> int:
     low, high = 0, ahead.widest.rank
     if (least := needed(1)) > budget:
-        does, rest, advice = words
+        does, rest = words
         more = f", {size(others)} of it for {rest}" if (others := needed(0)) else ""
         found = f"{what.format(size(budget))} is too little: a client of rank 1 {does} {size(least)}{more}"
         raise ConfigError(f"{found}{advice}")
